@@ -1,21 +1,21 @@
 # Also built by the classic builder (CapRover), so without --mount and --chmod.
 #   docker build -t backupd .        or scripts/image, which fills in the labels
 
-FROM python:3.13-slim-trixie AS build
+# The base by its digest: --build-arg BASE=python:3.13-slim-trixie@sha256:…
+ARG BASE=python:3.13-slim-trixie
+FROM $BASE AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 RUN python3 -m venv --without-pip /opt/backupd
 WORKDIR /build
 # Dependencies are a layer of their own: a change of the source does not fetch them again.
-COPY pyproject.toml ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        >requirements.txt \
-    && pip --python /opt/backupd/bin/python install --no-compile -r requirements.txt
+COPY requirements.lock ./
+RUN pip --python /opt/backupd/bin/python install --no-compile --no-deps --require-hashes -r requirements.lock
 COPY . .
 RUN pip wheel --no-deps --wheel-dir /wheels . \
     && pip --python /opt/backupd/bin/python install --no-compile --no-deps /wheels/*.whl \
     && /opt/backupd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/backupd/lib
 
-FROM python:3.13-slim-trixie
+FROM $BASE
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/lib/dpkg/*-old /var/cache/debconf/*-old \
@@ -33,18 +33,25 @@ RUN python -c 'import apprise, pkgutil, backupd; apprise.Apprise().add("json://l
 [__import__(m.name) for m in pkgutil.walk_packages(backupd.__path__, "backupd.") if not m.name.endswith("__main__")]'
 ENV PYTHONDONTWRITEBYTECODE=1
 
-ARG VERSION=dev
-ARG REVISION=unknown
-ARG CREATED=unknown
+# scripts/image fills these in; without it, they are those of the release that this file belongs to.
+ARG BASE
+ARG VERSION=0.1.0
+ARG REVISION=v0.1.0
+ARG CREATED=2026-11-30T00:00:00Z
 LABEL org.opencontainers.image.title="backupd" \
       org.opencontainers.image.description="Automatic, verified backups of SQLite apps, with restores that are rehearsed" \
+      org.opencontainers.image.vendor="backupd" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.13-slim-trixie" \
+      org.opencontainers.image.url="https://example.com/backupd" \
+      org.opencontainers.image.source="https://example.com/backupd" \
+      org.opencontainers.image.documentation="https://example.com/backupd/src/branch/main/docs" \
+      org.opencontainers.image.base.name="docker.io/library/$BASE" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.created="$CREATED"
 
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["backupd", "health"]
-ENTRYPOINT ["/usr/bin/tini", "--", "backupd"]
+# As the first process it starts tini in its place, with an environment that holds no secrets, and itself below it.
+ENTRYPOINT ["backupd"]
 CMD ["serve"]

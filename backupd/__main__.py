@@ -13,11 +13,11 @@ def main() -> None:
     """Run the command line; SIGTERM and a lost terminal exit through all cleanup, as Ctrl-C does."""
     gc.disable()  # loading modules makes no garbage, and collecting takes a tenth of the start; `cli` enables it again
     open_standard_streams()
+    exit_on_signals()  # first: the kernel drops what reaches a first process (PID 1) without a handler
     import click
 
     from backupd.cli import cli
 
-    exit_on_signals()
     try:
         sys.exit(cli(prog_name="backupd", standalone_mode=False))
     except click.ClickException as error:

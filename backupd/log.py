@@ -64,6 +64,7 @@ class Event(StrEnum):
     CATALOG_UNAVAILABLE = "catalog.unavailable"
     CATALOG_REBUILT = "catalog.rebuilt"
     DAEMON_STARTED = "daemon.started"
+    DAEMON_RUNS_AS_ROOT = "daemon.runs_as_root"
     DAEMON_STANDBY = "daemon.standby"
     DAEMON_STOPPED = "daemon.stopped"
     DOCTOR_FOUND = "doctor.found"

@@ -1,12 +1,20 @@
-"""Pings: each run reports its start and end to an outside monitor, which raises an alarm when they stop."""
+"""Pings: each run reports its start and end to an outside monitor, which raises an alarm when they stop.
 
+`python -m backupd.pings` pings for a process that reads what a stranger can write, and so does not get the URLs. It
+ends when its standard input closes.
+"""
+
+import json
+import os
 import re
+import select
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -14,7 +22,12 @@ from backupd.errors import Terminated
 from backupd.log import Event, EventLog
 from backupd.masking import without_secrets
 from backupd.report import AnyReport
+from backupd.system.process import pipe, send, start_module
 
+if TYPE_CHECKING:
+    import subprocess
+
+M = TypeVar("M")
 Signal = Literal["start", "success", "failure", "log"]  # "log" does not change the state of the monitor
 MonitorKind = Literal["healthchecks", "uptime-kuma"]
 # Receives the result of each ping: task, subject (empty for the daily one), and the error, empty when accepted.
@@ -31,6 +44,8 @@ _KUMA_PATH: Final = "/api/push/"
 TIMEOUT_S: Final = 3.0
 _PAUSE_S: Final = 0.5
 _ATTEMPTS: Final = 2
+# The start ping may still be under way: each takes two attempts.
+_HELPER_S: Final = 15.0
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _HINT: Final = "check its URL under [pings], and the network; the run itself is not affected"
@@ -93,10 +108,10 @@ def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: I
             raise ValueError(f"{name!r} is not a task: use {known_names}")
 
 
-def monitor_for(task: str, subject: str, monitors: Mapping[str, Monitor]) -> Monitor | None:
+def monitor_for(task: str, subject: str, monitors: Mapping[str, M]) -> M | None:
     """Return the monitor that is configured for `task` of `subject`, else the one for `task`."""
     by_name = {_normalized(name): monitor for name, monitor in monitors.items()}
-    return by_name.get(_normalized(f"{task}-{subject}")) or by_name.get(_normalized(task))
+    return by_name.get(_normalized(f"{task}-{subject}"), by_name.get(_normalized(task)))
 
 
 def _normalized(name: str) -> str:
@@ -139,12 +154,16 @@ def _uptime_kuma_request(url: str, ping: Ping) -> PingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Pinger:
-    """Pings `monitors` (by task, or by task and subject); failures are logged and recorded, and never raised."""
+    """Pings `monitors` (by task, or by task and subject); failures are logged and recorded, and never raised.
+
+    `helper` is the process that has the URLs where this one does not.
+    """
 
     monitors: Mapping[str, Monitor]
     log: EventLog
     record: PingRecorder = lambda _task, _subject, _error: None
     timeout_s: float = TIMEOUT_S
+    helper: "PingHelper | None" = None
 
     @contextmanager
     def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
@@ -175,7 +194,8 @@ class Pinger:
         """Send `ping` as `send_ping` does; log and record the result, and return whether it was accepted."""
         if ping_request(monitor, ping) is None:
             return True
-        error = send_ping(monitor, self.log.mask.of(ping), self.timeout_s)
+        masked = self.log.mask.of(ping)
+        error = self.helper.send(monitor, masked) if self.helper else send_ping(monitor, masked, self.timeout_s)
         self.record(task, subject, error)
         if error:
             what = f"the {task} of {subject}" if subject else f"the {task} ping"
@@ -208,9 +228,71 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
     return error
 
 
+@dataclass(frozen=True, slots=True)
+class PingHelper:
+    """The pipes to and from a process that pings, and the monitors that it knows, without their URLs."""
+
+    monitors: Mapping[str, Monitor]
+    to: int
+    back: int
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __reduce__(self) -> tuple[type["PingHelper"], tuple[Mapping[str, Monitor], int, int]]:
+        """Leave the lock out where this goes to another process."""
+        return PingHelper, (self.monitors, self.to, self.back)
+
+    def send(self, monitor: Monitor, ping: Ping) -> str:
+        """Let that process ping; return the error, empty when the ping was accepted."""
+        name = next(name for name, known in self.monitors.items() if known is monitor)
+        request = json.dumps({"monitor": name, "ping": asdict(ping)}).encode() + b"\n"
+        with self.lock:
+            try:
+                with open(self.to, "wb", closefd=False) as stream:
+                    stream.write(request)
+                return self._answer()
+            except (OSError, ValueError) as error:
+                return f"the process that pings has ended: {error}"
+
+    def _answer(self) -> str:
+        line, deadline = b"", time.monotonic() + _HELPER_S
+        while not line.endswith(b"\n"):
+            if not select.select([self.back], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return f"the process that pings did not answer within {_HELPER_S:.0f} s"
+            data = os.read(self.back, 1 << 16)
+            if not data:
+                return "the process that pings has ended"
+            line += data
+        return str(json.loads(line))
+
+
+def start_ping_helper(
+    monitors: Mapping[str, Monitor], environ: Mapping[str, str]
+) -> "tuple[PingHelper, subprocess.Popen[bytes]]":
+    """Start a process that pings `monitors`; it ends when both pipes close. Raises ProcessRefused, OSError."""
+    process = start_module("backupd.pings", environ=environ)
+    send(process, json.dumps({name: asdict(monitor) for name, monitor in monitors.items()}).encode() + b"\n")
+    known = {name: Monitor(monitor.kind, "") for name, monitor in monitors.items()}
+    return PingHelper(known, pipe(process.stdin).fileno(), pipe(process.stdout).fileno()), process
+
+
+def main() -> None:
+    """Ping for another process: the monitors, then the pings, come as lines of JSON; each is answered by its error."""
+    monitors = {name: Monitor(**of) for name, of in json.loads(sys.stdin.readline() or "{}").items()}
+    for line in sys.stdin:
+        request = json.loads(line)
+        request["ping"]["lines"] = tuple(request["ping"]["lines"])
+        error = send_ping(monitors[request["monitor"]], Ping(**request["ping"]))
+        sys.stdout.write(f"{json.dumps(error)}\n")
+        sys.stdout.flush()
+
+
 def _end_ping(report: AnyReport, run_id: str, lines: tuple[str, ...]) -> Ping:
     """Return the ping of the end of a run; warnings do not make it a failure."""
     failed = report.outcome == "failed"
     details = f"failed: {report.error}" if failed else "; ".join((report.outcome, *report.warnings))
     summary = f"{report.task} of {report.subject}: {details}"
     return Ping("failure" if failed else "success", run_id, summary, lines, report.exit_code, report.duration_s)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,10 @@ from backupd.errors import ConfigError
 from backupd.log import LOG_NAME
 from backupd.model import Manifest
 from backupd.sqlite.permissions import apply_permissions, plan_permissions
+from backupd.sqlite.source import real_path
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
+from backupd.system.links import first_not_of_root, foreign_link, others_write
 from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
 from backupd.tasks.restore import RestoreRequest
 
@@ -26,6 +28,10 @@ PGID = "PGID"
 AUTO = "auto"
 _CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _HIGHEST = 2**32 - 2  # the next number means "unchanged" to chown(2)
+_DOUBT = (
+    f"set {PUID} to the number of the app's user (see `docker exec APP id -u`), or to 0 to run as root on purpose; or "
+    "correct the owner of these files"
+)
 _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
 
@@ -33,12 +39,14 @@ _CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%
 class Owner:
     """The owner of `path`: a database, or its nearest visible directory where it cannot be seen.
 
-    `uid` and `gid` are None where this user namespace does not map them.
+    `uid` and `gid` are None where this user namespace does not map them. `doubt` says why that is not to be followed:
+    somebody else may have put it there.
     """
 
     path: Path
     uid: int | None
     gid: int | None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,18 @@ def drop_privileges(config: Config, environ: Mapping[str, str]) -> Identity | No
     hand_over_backups(config, identity)
     _become(identity)
     return identity
+
+
+ROOT_HINT = (
+    f"set {PUID} to the number of the app's user where the app does not run as root: a fault then has fewer rights"
+)
+
+
+def runs_as_root(environ: Mapping[str, str]) -> str:
+    """Return why this process runs as root in a container, empty where it does not."""
+    if os.geteuid() != 0 or PUID not in environ:
+        return ""
+    return "since no other user owns a database" if follows_owner(environ) else f"as {PUID} says"
 
 
 def follows_owner(environ: Mapping[str, str]) -> bool:
@@ -121,7 +141,7 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
 
 
 def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:
-    """Return the owner of each database, without those of which only directories of root can be seen."""
+    """Return the owner of each database, without those of which only directories that root alone writes can be seen."""
     found = (_owner_of(path) for path in databases)
     return tuple(owner for owner in found if owner is not None)
 
@@ -156,6 +176,8 @@ def decide_identity(
 
 
 def _owner(owners: Sequence[Owner], gid: int | None, group_of: Callable[[int], int | None]) -> Identity | None:
+    if doubt := next((owner.doubt for owner in owners if owner.doubt), ""):
+        raise ConfigError(f"PUID=auto does not follow the owner of {doubt}", _DOUBT)
     if unmapped := next((owner for owner in owners if owner.uid is None), None):
         what = f"{unmapped.path} belongs to a user that is not mapped in this user namespace"
         hint = f"{NAMESPACE_HINT}; with PUID=0 it stays root, which can back up while the app has its database open"
@@ -200,9 +222,26 @@ def _owner_of(database: Path) -> Owner | None:
             found = path.stat()
         except OSError:
             continue
-        owner = Owner(path, *known_owner(path, found))
-        return None if path != database and not owner.uid else owner
+        owner = Owner(path, *known_owner(path, found), _doubt(database, path, found))
+        return None if path != database and owner.uid == 0 and not owner.doubt else owner
     return None
+
+
+def _doubt(database: Path, path: Path, found: os.stat_result) -> str:
+    """Return why the owner of `path`, the visible part of the way to `database`, is not to be followed, if so.
+
+    Root is followed only where nobody else can have put the database there, or could put one there.
+    """
+    if foreign := foreign_link(database):
+        return f"{database}: {foreign}"
+    if found.st_uid != 0:
+        return ""
+    other = first_not_of_root(path)
+    if other is not None and other.state.st_uid != 0:
+        return f"{path}, which is root's, since {other.path} belongs to user {other.state.st_uid}"
+    if other is not None or (path != database and others_write(found, create=True)):
+        return f"{path}, which is root's, since others may write to {other.path if other else path}"
+    return ""
 
 
 def _is_shut_out(directory: Path) -> bool:
@@ -277,7 +316,7 @@ def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: C
 def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return request  # without that capability root could not write to the directory of another user
-    database = Path(os.path.realpath(request.path))
+    database = real_path(request.path)
     rights = plan_permissions(database, manifest.origin, config.backups_dir)
     if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before the directory becomes inaccessible

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import deflate
-
+from backupd.archive.raw_deflate import compress, crc32, decompress
 from backupd.errors import CopyCorrupt
 
 LEVELS = (5, 6, 7)
@@ -30,12 +29,12 @@ _MAGIC, _FIELD = b"\x1f\x8b\x08\x04", b"Bd"
 
 def pack_member(piece: bytes, level: int) -> bytes:
     """Return `piece` as one gzip member, verified by unpacking it. Raises CopyCorrupt."""
-    body = deflate.deflate_compress(piece, level)
-    if deflate.deflate_decompress(body, max(len(piece), 1)) != piece:
+    body = compress(piece, level)
+    if decompress(body, max(len(piece), 1)) != piece:
         raise CopyCorrupt("a compressed piece did not unpack to itself", "test this machine's memory (memtest)")
     length = HEADER_BYTES + len(body) + TRAILER_BYTES
     header = _HEADER.pack(_MAGIC, 0, 0, 255, 8, _FIELD, 4, length)
-    return b"".join((header, body, _TRAILER.pack(deflate.crc32(piece), len(piece))))
+    return b"".join((header, body, _TRAILER.pack(crc32(piece), len(piece))))
 
 
 def read_member(stream: BinaryIO, member_bytes: int) -> bytes:
@@ -57,12 +56,12 @@ def read_member(stream: BinaryIO, member_bytes: int) -> bytes:
 
 def unpack_member(member: bytes, member_bytes: int) -> bytes:
     """Return the piece in `member`, at most `member_bytes`. Raises CopyCorrupt."""
-    crc32, size = _TRAILER.unpack_from(member, len(member) - TRAILER_BYTES)
+    checksum, size = _TRAILER.unpack_from(member, len(member) - TRAILER_BYTES)
     try:
-        piece = bytes(deflate.deflate_decompress(member[HEADER_BYTES:-TRAILER_BYTES], max(min(size, member_bytes), 1)))
-    except deflate.DeflateError as error:
+        piece = decompress(member[HEADER_BYTES:-TRAILER_BYTES], max(min(size, member_bytes), 1))
+    except ValueError as error:
         raise CopyCorrupt("the archive is damaged: a member does not unpack", "try another generation") from error
-    if len(piece) != size or deflate.crc32(piece) != crc32:
+    if len(piece) != size or crc32(piece) != checksum:
         raise CopyCorrupt("the archive is damaged: a member's checksum is wrong", "try another generation")
     return piece
 
@@ -82,7 +81,7 @@ def choose_level(snapshot: Path, on_all_cores: Map) -> int:
     """
 
     def sizes_of(piece: bytes) -> list[int]:
-        return [len(deflate.deflate_compress(piece, level)) for level in LEVELS]
+        return [len(compress(piece, level)) for level in LEVELS]
 
     sizes = [sum(column) for column in zip(*on_all_cores(sizes_of, _sample(snapshot)), strict=True)]
     return next(

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backupd.bootstrap.tasks import backup_request, drill_request, monitors
+from backupd.bootstrap.tasks import backup_request, drill_request
 from backupd.config import Config, ReplicaSection
 from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
@@ -126,7 +126,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context)
     if config.pings:
-        yield from examine_pings(monitors(config), context)
+        yield from examine_pings(config.pings, context)
 
 
 def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
 
-from backupd.config import Config, DrillSection, config_digest, mask_of, secrets_of
+from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, null_log, open_log
@@ -57,7 +57,8 @@ def build_context(
     if config.pings:
         from backupd.notifications.delivery import ping_recorder  # slow to import
 
-        context = replace(context, watch=Pinger(monitors(config), context.log, ping_recorder(context)).watch)
+        pinger = Pinger(monitors(config), context.log, ping_recorder(context), helper=config.ping_helper)
+        context = replace(context, watch=pinger.watch)
     return context
 
 
@@ -75,8 +76,11 @@ def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
 
 
 def monitors(config: Config) -> Mapping[str, Monitor]:
-    """Return the outside monitors by their names under `[pings]`."""
-    return {name: Monitor.parse(url.get_secret_value()) for name, url in config.pings.items()}
+    """Return the outside monitors by their names under `[pings]`: those that this process, or its helper, can ping."""
+    if config.ping_helper is not None:
+        return config.ping_helper.monitors
+    given = {name: url for name, url in config.pings.items() if not isinstance(url, WithheldSecret)}
+    return {name: Monitor.parse(url.get_secret_value()) for name, url in given.items()}
 
 
 def writable(config: Config) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backupd.catalog.database import catalog_errors as catalog_errors
+from backupd.catalog.connection import catalog_errors as catalog_errors
 from backupd.catalog.database import prepare, require_ready
 from backupd.catalog.database import read_copies as read_copies
 from backupd.errors import CatalogUnavailable as CatalogUnavailable

@@ -6,6 +6,7 @@ before the new file takes the old one's name. An old file that was read complete
 second name first, and so does its WAL.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -18,18 +19,23 @@ from typing import Any, Final
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
+from backupd.catalog.connection import (
+    REBUILD_S,
+    SIDE_FILES,
+    catalog_errors,
+    connect,
+    primary_code,
+    require_regular_file,
+)
 from backupd.catalog.database import (
     LATEST,
     MIGRATING,
     WORKING,
-    catalog_errors,
     catalog_lock,
-    connect,
     create,
     migrate,
-    primary_code,
     require_own_database,
-    require_regular_file,
+    require_schema,
     upgrade,
     user_version,
 )
@@ -37,13 +43,11 @@ from backupd.catalog.models import Base, CopyRow, GenerationRow, UtcDateTime, ge
 from backupd.catalog.session import make_engine, sqlalchemy_errors
 from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
-from backupd.system.fs import fsync_directory, fsync_file
+from backupd.system.directory import Directory
 
 Row = dict[str, Any]
 _CopyKey = tuple[str, str]  # generation, store
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains
-_LENIENT: Final = ("writable_schema=ON",)  # without it SQLite opens no truncated file
 
 
 @dataclass(slots=True)
@@ -80,13 +84,14 @@ def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
 
 def _replace(path: Path, generations: Iterable[GenerationRow], copies: Iterable[_CopyKey]) -> None:
     old = _read_old(path)
-    new = _beside(path, ".rebuild")
-    _remove(new)  # of a rebuild that was killed
-    try:
-        _build(new, [*generations, *_copy_rows(copies, old)], old)
-        _put_in_place(new, path, keep_old=not old.complete)
-    finally:
-        _remove(new)
+    new = path.with_name(f"{path.name}.rebuild")
+    with Directory.open(path.parent) as directory:
+        _remove(directory, new.name)  # of a rebuild that was killed
+        try:
+            _build(new, [*generations, *_copy_rows(copies, old)], old)
+            _put_in_place(directory, new.name, path.name, keep_old=not old.complete)
+        finally:
+            _remove(directory, new.name)
     upgrade(path)
 
 
@@ -102,7 +107,6 @@ def _build(new: Path, rows: Iterable[Base], old: OldCatalog) -> None:
         for table in _TABLES:
             if table != "copy":
                 _insert(connection, table, old.rows[table])
-    fsync_file(new)
 
 
 def _copy_rows(copies: Iterable[_CopyKey], old: OldCatalog) -> Iterator[CopyRow]:
@@ -127,36 +131,40 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> 
             connection.execute(query, row)
 
 
-def _put_in_place(new: Path, path: Path, *, keep_old: bool) -> None:
+def _put_in_place(directory: Directory, new: str, name: str, *, keep_old: bool) -> None:
+    descriptor = directory.open_file(new)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     if keep_old:
-        _set_aside(path)
-    for suffix in _SIDE_FILES:
-        _beside(path, suffix).unlink(missing_ok=True)
-    fsync_directory(path.parent)
-    new.replace(path)
-    fsync_directory(path.parent)
+        _set_aside(directory, name)
+    for suffix in SIDE_FILES:
+        directory.unlink(name + suffix)
+    directory.fsync()
+    directory.rename(new, directory, name)
+    directory.fsync()
 
 
-def _set_aside(path: Path) -> None:
+def _set_aside(directory: Directory, name: str) -> None:
     """Give the old file and its WAL or journal a second name, `….damaged-N` with the first free N."""
-    aside = next(name for n in count(1) if not (name := _beside(path, f".damaged-{n}")).exists())
+    aside = next(free for n in count(1) if directory.stat(free := f"{name}.damaged-{n}") is None)
     for suffix in ("", "-wal", "-journal"):
-        name = _beside(path, suffix)
-        if name.exists():
-            try:
-                _beside(aside, suffix).hardlink_to(name)
-            except OSError:  # no hard links, or none to another user's file: the old name disappears a moment early
-                name.replace(_beside(aside, suffix))
-    fsync_directory(path.parent)
+        if directory.stat(name + suffix) is not None:
+            _keep_as(directory, name + suffix, aside + suffix)
+    directory.fsync()
 
 
-def _remove(path: Path) -> None:
-    for suffix in ("", *_SIDE_FILES):
-        _beside(path, suffix).unlink(missing_ok=True)
+def _keep_as(directory: Directory, name: str, kept: str) -> None:
+    try:
+        os.link(name, kept, src_dir_fd=directory.descriptor, dst_dir_fd=directory.descriptor, follow_symlinks=False)
+    except OSError:  # no hard links there, or none to another user's file: the old name disappears a moment early
+        directory.rename(name, directory, kept)
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def _remove(directory: Directory, name: str) -> None:
+    for suffix in ("", *SIDE_FILES):
+        directory.unlink(name + suffix)
 
 
 def _read_old(path: Path) -> OldCatalog:
@@ -168,8 +176,11 @@ def _read_old(path: Path) -> OldCatalog:
     require_regular_file(path)
     if path.exists():
         try:
-            with closing(connect(path, *_LENIENT)) as connection:
+            # Lenient: else SQLite opens no truncated file.
+            with closing(connect(path, limit_s=REBUILD_S, lenient=True)) as connection:
                 _read_tables(path, connection, old)
+        except MemoryError:
+            old.complete = False
         except sqlite3.Error as error:
             old.note_loss(error)
     return old
@@ -178,14 +189,16 @@ def _read_old(path: Path) -> OldCatalog:
 def _read_tables(path: Path, connection: sqlite3.Connection, old: OldCatalog) -> None:
     require_own_database(path, connection)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    old.complete = user_version(connection) <= LATEST
     try:
+        require_schema(connection, min(user_version(connection), LATEST))
         migrate(connection)
-    except sqlite3.Error as error:
+        old.complete = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except sqlite3.Error as error:  # also a planted trigger or view, which must not run
         old.note_loss(error)
-    for table in _TABLES:
+    # No view and no virtual table, which compute their rows.
+    stored = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0").fetchall()
+    for table in {name for (name,) in stored}.intersection(_TABLES):
         old.rows[table] = _rows(connection, Base.metadata.tables[table], old)
-    old.complete &= connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
     connection.execute("PRAGMA journal_mode=DELETE")  # a WAL that is gone cannot be replayed
 
 

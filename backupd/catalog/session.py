@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backupd.catalog.database import LATEST, REBUILD, WORKING, catalog_errors, catalog_lock, connect
+from backupd.catalog.connection import REBUILD, catalog_errors, connect
+from backupd.catalog.database import LATEST, WORKING, catalog_lock, require_schema, user_version
 from backupd.errors import CatalogUnavailable
 
 # Without it the pool prints a traceback to standard error when a SIGTERM arrives while a connection is being closed.
@@ -65,10 +66,13 @@ class UnitOfWork:
             Session(self._engine.execution_options(**options)) as session,
             session.begin(),
         ):
-            version: int = session.connection().exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection = session.connection().connection.dbapi_connection
+            assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for the type checker
+            version = user_version(connection)
             if version != LATEST:  # since it was opened, another backupd migrated it or another program emptied it
                 raise CatalogUnavailable(
                     f"the catalog {self._path} changed from version {LATEST} to {version} while it was in use",
                     hint=f"restart backupd; if that does not help, {REBUILD}",
                 )
+            require_schema(connection)
             yield session

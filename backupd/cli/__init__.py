@@ -44,15 +44,17 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "notify": Entry("notify", "Show notification delivery; --test sends a test notification."),
     "health": Entry("serve", "Ask the running daemon whether it works (GET /livez)."),
     "config": Entry("config", "Show or check the configuration."),
+    "completion": Entry("complete", "Print the script that completes commands in a shell."),
     "catalog": Entry("maintenance", "Rebuild the catalog, the index of runs and generations."),
 }
 
 
 class Command(click.Command):
-    """A command with --config, whose help lists its exit codes: `exits` says what some mean here, empty for the usual.
+    """A command whose help lists its exit codes: `exits` says what some mean here, empty for the usual.
 
-    Any command may exit with 0, 1, 2 and 78, and others are in `exits`. The help is the docstring of the function,
-    after the short help of a command that is in no group.
+    Any command may exit with 0 and 2, one that reads the configuration (and has --config) also with 1 and 78, and
+    others are in `exits`. The help is the docstring of the function, after the short help of a command that is in no
+    group.
     """
 
     def __init__(
@@ -62,14 +64,17 @@ class Command(click.Command):
         example: str,
         exits: Mapping[int, str],
         group: bool = False,
+        reads_config: bool = True,
         **settings: Any,  # noqa: ANN401 - click's
     ) -> None:
         if not group:
             settings["help"] = f"{COMMANDS[name].summary}\n\n{getdoc(settings['callback'])}"
         super().__init__(name, epilog=f"Example: {example}", **settings)
-        text = f"Configuration file (default: {_SOUGHT})."
-        self.params.append(click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help=text))
-        codes = {0, 1, UsageError.exit_code, ConfigError.exit_code, *exits}
+        codes = {0, UsageError.exit_code, *exits}
+        if reads_config:
+            text = f"Configuration file (default: {_SOUGHT})."
+            self.params.append(click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help=text))
+            codes |= {1, ConfigError.exit_code}
         self.exits = {code: exits.get(code) or EXIT_CODES[code] for code in sorted(codes)}
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -95,6 +100,18 @@ class _Lazy(click.Group):
         gc.freeze()  # imported modules stay until the end: no collection need visit them
         gc.enable()
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the command that was probably meant where there is none of this name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            similar = " or ".join(map(repr, get_close_matches(args[0], COMMANDS)))
+            raise click.UsageError(f"{error.message}{similar and f' (Did you mean {similar}?)'}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """List the commands without importing them."""

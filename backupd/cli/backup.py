@@ -25,6 +25,7 @@ _BY_HAND_STAYS = timedelta(days=30)
     "backup",
     "backupd backup --source tasks --json",
     {0: "published, or verified as unchanged", 3: "published, with warnings (degraded)", 75: ""},
+    pings=True,
 )
 @click.option(
     "--pin/--no-pin",

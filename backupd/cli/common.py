@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import click
 
+from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
-from backupd.cli import Command
+from backupd.cli import Command, complete
 from backupd.cli.output import fail, mask_output, print_error, print_warning
-from backupd.config import Config, load_config, mask_of
+from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
-from backupd.privileges import become_owner_of_backups, drop_privileges
+from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
@@ -35,28 +36,59 @@ _OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
 _REPORT: Final = "report this with backup.log"
 
 Body = Callable[..., None]
+# The paths of the secrets that a command with these arguments needs.
+Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
-source_option = click.option("--source", "names", multiple=True, metavar="NAME", help="Only this source (repeatable).")
+source_option = click.option(
+    *("--source", "names"),
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Only this source (repeatable).",
+)
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
 
 def store_option(verb: str = "look at") -> Callable[[Body], Body]:
     """Return `--store NAME`, the local one unless another is named."""
-    return click.option("--store", metavar="NAME", default=LOCAL_STORE, show_default=True, help=f"Store to {verb}.")
+    return click.option(
+        "--store",
+        metavar="NAME",
+        default=LOCAL_STORE,
+        show_default=True,
+        shell_complete=complete.stores,
+        help=f"Store to {verb}.",
+    )
+
+
+def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets that most commands need: those of the replica that `--store` names."""
+    return ((REPLICAS, arguments.get("store", LOCAL_STORE)),)
+
+
+def all_secrets(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return the secrets of a command that tries all of them, or hands them to runs."""
+    return ALL_SECRETS
 
 
 def command(
-    name: str, example: str, exits: Mapping[int, str] | None = None, *, group: click.Group | None = None
+    name: str,
+    example: str,
+    exits: Mapping[int, str] | None = None,
+    *,
+    group: click.Group | None = None,
+    secrets: Secrets | None = of_store,
+    pings: bool = False,
 ) -> Callable[[Body], Command]:
     """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
-    Errors that are foreseen end it with a message and their exit code.
+    Errors that are foreseen end it with a message and their exit code. `secrets` and `pings`: see `with_config`.
     """
 
     def decorate(body: Body) -> Command:
         make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
-        made = make(with_config(body))
+        made = make(with_config(body, secrets, pings=pings))
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
@@ -65,15 +97,19 @@ def command(
     return decorate
 
 
-def with_config(body: Body) -> Body:
-    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors."""
+def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> Body:
+    """Return `body` with the configuration of `config_file` as its first argument, and with readable errors.
+
+    A command that reads or writes what an app can change has only the secrets whose paths `secrets` returns; with
+    `pings` another process pings its runs. `None` is for one that only looks at the configuration.
+    """
 
     @functools.wraps(body)
     def guarded(config_file: Path | None, **arguments: Any) -> None:  # noqa: ANN401 - whatever click passes on
         as_json = bool(arguments.get("as_json"))
         try:
             try:
-                config = load_config(config_file, os.environ)
+                config = handed_config() or _read_config(config_file, secrets, arguments, pings=pings)
                 mask_output(mask_of(config))
                 body(config, **arguments)
             except Exception as error:
@@ -89,6 +125,14 @@ def with_config(body: Body) -> Body:
             sys.exit(1)
 
     return guarded
+
+
+def _read_config(
+    config_file: Path | None, secrets: Secrets | None, arguments: Mapping[str, Any], *, pings: bool
+) -> Config:
+    """Return the configuration, where this command need not start again without its secrets. Raises ConfigError."""
+    config = load_config(config_file, os.environ)
+    return config if secrets is None else launch(config, secrets(config, arguments), pings=pings)
 
 
 def _is_of_output(error: Exception) -> bool:
@@ -121,6 +165,8 @@ def open_context(config: Config, progress: Progress | None = None, *, writing: b
     """
     drop_privileges(config, os.environ)  # first: what is writable depends on the user
     become_owner_of_backups(config, os.environ)
+    if writing and (as_root := runs_as_root(os.environ)):
+        print_warning(f"backupd runs as root, {as_root}; {ROOT_HINT}")
     context = build_context(config, progress, writing=writable(config) if writing is None else writing)
     click.get_current_context().call_on_close(context.log.close)
     return context

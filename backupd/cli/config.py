@@ -13,7 +13,7 @@ config_command = click.Group(
 )
 
 
-@command("show", "backupd config show --json", group=config_command)
+@command("show", "backupd config show --json", group=config_command, secrets=None)
 def show(config: Config, *, as_json: bool) -> None:
     """Show the effective configuration, secrets masked."""
     if as_json:
@@ -23,7 +23,7 @@ def show(config: Config, *, as_json: bool) -> None:
     _print_note(config)
 
 
-@command("check", "backupd config check", group=config_command)
+@command("check", "backupd config check", group=config_command, secrets=None)
 def check(config: Config, *, as_json: bool) -> None:
     """Check the configuration; an error names file, line and key."""
     refuse_shared_databases(config)

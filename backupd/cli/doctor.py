@@ -1,21 +1,24 @@
 """`backupd doctor`."""
 
+import os
 import sys
+from collections.abc import Iterator
 
 import click
 
 from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
-from backupd.cli.common import command, open_context
+from backupd.cli.common import all_secrets, command, open_context
 from backupd.cli.output import echo, print_json
 from backupd.config import Config
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
+from backupd.privileges import ROOT_HINT, runs_as_root
 from backupd.tasks.doctor import Finding
 
 
-@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"})
+@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"}, secrets=all_secrets)
 @click.option("--notify", is_flag=True, help="Also test every URL under [notify] and [pings].")
 def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     """Run it before the first night, and when something does not work.
@@ -26,7 +29,7 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     """
     context = open_context(config, writing=False)
     refuse_shared_databases(config)  # as the owner of the databases, who can follow links in a private directory
-    findings = [*diagnose(config, context)]
+    findings = [*_user(), *diagnose(config, context)]
     app = app_to_check(config)
     if app is not None:
         findings += examine_app(app)
@@ -38,6 +41,12 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
         for finding in findings:
             _print(finding)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _user() -> Iterator[Finding]:
+    """Yield that a container runs as root; that is well where it was asked for."""
+    if as_root := runs_as_root(os.environ):
+        yield Finding("user", ok=True, detail=f"backupd runs as root, {as_root}", hint=ROOT_HINT)
 
 
 def _print(finding: Finding) -> None:

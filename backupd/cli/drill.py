@@ -5,10 +5,11 @@ import sys
 import click
 
 from backupd.bootstrap.replicas import replica_retry, store_opener
-from backupd.bootstrap.tasks import drill_request, sources
+from backupd.bootstrap.tasks import drill_request, drill_store, sources
+from backupd.cli import complete
 from backupd.cli.common import command, open_context, require_store, source_option, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
-from backupd.config import Config
+from backupd.config import REPLICAS, Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.drill import drill
@@ -18,8 +19,15 @@ from backupd.tasks.drill import drill
     "drill",
     "backupd drill --from offsite",
     {0: "the restore works", 1: "it does not", 3: "it works, with warnings", 75: ""},
+    secrets=lambda config, arguments: ((REPLICAS, arguments["store"] or drill_store(config)),),
+    pings=True,
 )
-@click.option("--from", "store", metavar="STORE", help="From this store (default: drill.from, else the first replica).")
+@click.option(
+    *("--from", "store"),
+    metavar="STORE",
+    shell_complete=complete.stores,
+    help="From this store (default: drill.from, else the first replica).",
+)
 @source_option
 def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, as_json: bool) -> None:
     """Restore the newest copy in isolation, verify it, and check the app on it.

@@ -5,7 +5,6 @@ import sys
 import click
 
 from backupd.bootstrap.notifications import channels, try_notifications
-from backupd.bootstrap.tasks import monitors
 from backupd.catalog import NotificationState
 from backupd.cli.common import command, open_context
 from backupd.cli.output import echo, print_hint, print_json
@@ -17,7 +16,12 @@ from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.tasks.context import TaskContext
 
 
-@command("notify", "backupd notify --test", {0: "success; with --test: all accepted it", 1: "with --test: one did not"})
+@command(
+    "notify",
+    "backupd notify --test",
+    {0: "success; with --test: all accepted it", 1: "with --test: one did not"},
+    secrets=lambda _config, _arguments: (("notify",), ("pings",)),
+)
 @click.option("--test", is_flag=True, help="Send to every URL under [notify] and [pings] now.")
 def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
     """Show when a channel last accepted a notification, which ones wait, and how many pings failed.
@@ -47,7 +51,7 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
     accepted, refused = state.notices.get(ACCEPTED), state.notices.get(REFUSED)
     last_at = accepted.notified_at if accepted else None
-    pings = read_pings(monitors(config), context)
+    pings = read_pings(config.pings, context)
     names = [channel.masked for channel in channels(config)]
     if as_json:
         print_json(

@@ -2,6 +2,7 @@
 
 import click
 
+from backupd.cli import complete
 from backupd.cli.common import command, label_option, open_context, opened, require_store, store_option
 from backupd.cli.output import echo, print_json
 from backupd.config import Config
@@ -15,7 +16,7 @@ _MOST_CHARACTERS = 200
 
 
 @command("pin", 'backupd pin tasks-20261123-0400 --label "before the migration to v2"', {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
 @label_option
 @store_option()
 def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
@@ -39,7 +40,7 @@ def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: 
 
 
 @command("unpin", "backupd unpin tasks-20261123-0400", {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
 def unpin_command(config: Config, ids: tuple[str, ...], *, as_json: bool) -> None:
     """From then on the retention policy decides about them."""
     released = unpin_all(ids, open_context(config))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from backupd.bootstrap.tasks import retention_rule, sources
-from backupd.cli import common, output
+from backupd.cli import common, complete, output
 from backupd.config import Config
 from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
@@ -17,7 +17,7 @@ from backupd.tasks.remove import remove_at_replica, remove_local
 _Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
 
 
-@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""})
+@common.command("prune", "backupd prune --dry-run", {3: "", 75: ""}, pings=True)
 @common.dry_run_option
 @click.option("--unfreeze", "release", is_flag=True, help="Release the hold after a source shrank or was corrupt.")
 @common.source_option
@@ -69,7 +69,7 @@ def _facts(decision: _Decision) -> dict[str, object]:
 
 
 @common.command("remove", "backupd remove tasks-20261123-0400", {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
 @click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
 @common.store_option("remove them from")
 def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:

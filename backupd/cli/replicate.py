@@ -1,14 +1,16 @@
 """`backupd replicate`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import click
 
 from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
+from backupd.cli import complete
 from backupd.cli.common import command, open_context, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, shown_progress
-from backupd.config import Config
+from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration
 from backupd.report import ReplicationDetails, RunReport, report_facts
@@ -17,8 +19,25 @@ from backupd.tasks.replica import replica_errors, replica_inventory
 from backupd.tasks.replicate import ReplicationPlan, foreign_copies_error, plan_all, replicate
 
 
-@command("replicate", "backupd replicate --to offsite --dry-run", {0: "everything is sent", 3: "", 75: ""})
-@click.option("--to", "names", multiple=True, metavar="NAME", help="Only to this replica (repeatable).")
+def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return those of the replicas that are sent to."""
+    return [(REPLICAS, name) for name in arguments["names"]] or ((REPLICAS,),)
+
+
+@command(
+    "replicate",
+    "backupd replicate --to offsite --dry-run",
+    {0: "everything is sent", 3: "", 75: ""},
+    secrets=_secrets,
+    pings=True,
+)
+@click.option(
+    *("--to", "names"),
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.replicas,
+    help="Only to this replica (repeatable).",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and removed, and why; change nothing.")
 @click.option("--adopt", is_flag=True, help="Adopt the copies that a lost machine sent to the replica.")
 @click.option("--force", is_flag=True, help="With --adopt: even if that machine seems to be running.")

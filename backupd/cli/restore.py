@@ -3,17 +3,19 @@
 import os
 import re
 import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
-from backupd.cli import common, output
+from backupd.cli import common, complete, output
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
-from backupd.config import Config
+from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
 from backupd.privileges import drop_privileges, give_directories
@@ -31,6 +33,12 @@ from backupd.tasks.restore.to_path import restore_to_path
 _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 
 
+def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
+    """Return those of the replica that is read; with --if-missing any may be."""
+    store = arguments["store"]
+    return ((REPLICAS,) if store is None and arguments["if_missing"] else (REPLICAS, store or LOCAL_STORE),)
+
+
 @common.command(
     "restore",
     "backupd restore latest --from offsite",
@@ -39,11 +47,25 @@ _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
         3: "restored, with warnings",
         75: "the database is in use, or another run holds the lock: stop the app, or try again later",
     },
+    secrets=_secrets,
+    pings=True,
 )
-@click.argument("wanted", metavar="[ID|latest]", default=LATEST)
-@click.option("--at", metavar="TIME", help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".')
-@click.option("--source", metavar="NAME", help="Of this source; needed where there are several.")
-@click.option("--from", "store", metavar="STORE", help="From this store (default: local).")
+@click.argument("wanted", metavar="[ID|latest]", default=LATEST, shell_complete=complete.generations_or_latest)
+@click.option(
+    "--at",
+    metavar="TIME",
+    shell_complete=complete.times,
+    help='The newest at or before this time, "2026-11-20 14:00" or "2026-11-20".',
+)
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Of this source; needed where there are several.",
+)
+@click.option(
+    *("--from", "store"), metavar="STORE", shell_complete=complete.stores, help="From this store (default: local)."
+)
 @click.option("--to", "target", metavar="PATH", help="Restore to this new file; the database stays as it is.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
 @click.option("--adopt", is_flag=True, help="With --from: adopt the copies that a lost machine sent there.")

@@ -32,10 +32,10 @@ def serve_command(config_file: Path | None) -> None:
 
     What was missed while it did not run is caught up. SIGTERM ends it within 8 seconds, whatever it is doing.
     """
-    from backupd.cli.common import with_config
+    from backupd.cli.common import all_secrets, with_config
     from backupd.daemon.main import serve
 
-    with_config(serve)(config_file=config_file)
+    with_config(serve, all_secrets)(config_file=config_file)
 
 
 @click.command(

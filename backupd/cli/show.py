@@ -6,6 +6,7 @@ import click
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory
+from backupd.cli import complete
 from backupd.cli.common import command, open_context, require_mounted, require_sources
 from backupd.cli.output import echo, print_json
 from backupd.cli.pin import pin_facts, pin_text
@@ -20,8 +21,13 @@ from backupd.tasks.inventory import LATEST, choose_generation
 
 
 @command("show", "backupd show tasks-20261123-0400")
-@click.argument("wanted", metavar="[ID|latest]")
-@click.option("--source", metavar="NAME", help="Source of the latest one; needed where there are several.")
+@click.argument("wanted", metavar="[ID|latest]", shell_complete=complete.generations_or_latest)
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=complete.sources,
+    help="Source of the latest one; needed where there are several.",
+)
 def show_command(config: Config, wanted: str, source: str | None, *, as_json: bool) -> None:
     """Read the generation from the local store."""
     context = open_context(config, writing=False)

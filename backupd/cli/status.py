@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from backupd.bootstrap.tasks import limits, monitors, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import limits, planned_tasks, retention_rule
 from backupd.cli.common import command, open_context
 from backupd.cli.output import echo, print_json
 from backupd.config import Config
@@ -31,7 +31,7 @@ def status_command(config: Config, *, as_json: bool) -> None:
     """
     context = open_context(config, writing=False)
     now, rule = context.clock(), retention_rule(config)
-    status = read_status(StatusScope(planned_tasks(config), limits(config), rule, monitors(config), context, now))
+    status = read_status(StatusScope(planned_tasks(config), limits(config), rule, config.pings, context, now))
     if as_json:
         print_json(status)
     else:

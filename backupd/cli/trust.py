@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from backupd.bootstrap.replicas import replica_names
+from backupd.cli import complete
 from backupd.cli.common import command
 from backupd.cli.output import echo, print_json, print_warning
 from backupd.config import Config, toml_key, toml_value
@@ -31,7 +32,7 @@ _ENDINGS: Final = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa"}
     "backupd trust offsite",
     {1: "failed, or the server shows another key than the pinned one", 3: "some key types were not asked for", 75: ""},
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=complete.replicas)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 600), default=30, show_default=True, help="Seconds.")
 def trust_command(config: Config, name: str, timeout_s: float, *, as_json: bool) -> None:
     """Say how to compare the keys with those on the server.

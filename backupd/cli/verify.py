@@ -5,7 +5,7 @@ import sys
 import click
 
 from backupd.bootstrap.tasks import workers
-from backupd.cli import common, output
+from backupd.cli import common, complete, output
 from backupd.config import Config
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_duration, printable
@@ -21,7 +21,7 @@ from backupd.tasks.verify import VerificationResult, verify
     "backupd verify --all",
     {0: "all are verified", 1: "at least one is damaged, or could not be verified", 75: ""},
 )
-@click.argument("ids", nargs=-1, metavar="[ID|latest]...")
+@click.argument("ids", nargs=-1, metavar="[ID|latest]...", shell_complete=complete.generations_or_latest)
 @click.option("--all", "everything", is_flag=True, help="Every generation in the store.")
 @common.store_option()
 @common.source_option

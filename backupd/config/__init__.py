@@ -1,14 +1,20 @@
 """TOML, environment and `…_FILE` secrets in; one frozen, validated Config out."""
 
+from backupd.config.kinds import WithheldSecret
 from backupd.config.load import load_config
 from backupd.config.render import config_digest, mask_of, masked, secrets_of, to_toml, toml_key, toml_value
-from backupd.config.schema import Config
+from backupd.config.schema import Config, KeyPath
 from backupd.config.sections import DrillSection, ReplicaSection
+from backupd.config.withheld import ALL_SECRETS, REPLICAS, withhold_secrets
 
 __all__ = [
+    "ALL_SECRETS",
+    "REPLICAS",
     "Config",
     "DrillSection",
+    "KeyPath",
     "ReplicaSection",
+    "WithheldSecret",
     "config_digest",
     "load_config",
     "mask_of",
@@ -17,4 +23,5 @@ __all__ = [
     "to_toml",
     "toml_key",
     "toml_value",
+    "withhold_secrets",
 ]

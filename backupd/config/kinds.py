@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -32,6 +32,17 @@ _DATABASE_URL: Final = re.compile(
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
 _Value = TypeVar("_Value")
+
+
+class WithheldSecret(SecretStr):
+    """A secret that is set, and that this process was not given."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def get_secret_value(self) -> NoReturn:
+        """Raise RuntimeError: whoever started this process did not know that it needs the secret."""
+        raise RuntimeError("a secret is needed that this process was not given")
 
 
 def absolute_path(text: str, directory: Path) -> str:

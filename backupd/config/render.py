@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, SecretStr
 
 from backupd import __version__
+from backupd.config.kinds import WithheldSecret
 from backupd.config.schema import Config
 from backupd.masking import Mask
 
@@ -26,7 +27,9 @@ def masked(config: Config) -> dict[str, Any]:
 
 
 def secrets_of(value: object) -> tuple[str, ...]:
-    """Return every secret in clear text in `value`, the configuration or a part of it."""
+    """Return every secret in clear text in `value`, the configuration or a part of it; none that was withheld."""
+    if isinstance(value, WithheldSecret):
+        return ()
     if isinstance(value, SecretStr):
         return (value.get_secret_value(),)
     below: Iterable[object] = ()
@@ -69,12 +72,21 @@ def config_digest(config: Config) -> str:
     """
     facts = {
         "config": config.model_dump(exclude=_WITHOUT_EFFECT_ON_RUNS),
-        "secrets": secrets_of(config.replicas),
+        "secrets": digest_of_secrets(config),
         "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
         "databases": [_file_facts(Path(source.path)) for source in config.sources.values()],
         "user": (os.geteuid(), os.getegid()),
         "version": __version__,
     }
+    return _digest(facts, config)
+
+
+def digest_of_secrets(config: Config) -> str:
+    """Return the digest of the secrets of replicas, also where they were withheld from this process."""
+    return config.digest_of_secrets or _digest(secrets_of(config.replicas), config)
+
+
+def _digest(facts: object, config: Config) -> str:
     text = json.dumps(facts, sort_keys=True, default=str).encode()
     key = blake2b(os.fsencode(config.backups_dir)).digest()
     return blake2b(text, digest_size=_DIGEST_BYTES, key=key).hexdigest()

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from backupd.config import kinds, sections
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
-from backupd.pings import require_ping_names
+from backupd.pings import PingHelper, require_ping_names
 from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
@@ -62,6 +62,8 @@ class Config(sections.Table):
     _origin: str = PrivateAttr(ENVIRONMENT)
     _timezone_warning: str = PrivateAttr("")
     _note: str = PrivateAttr("")
+    _digest_of_secrets: str = PrivateAttr("")
+    _ping_helper: PingHelper | None = PrivateAttr(None)
 
     @field_validator("sources")
     @classmethod
@@ -153,6 +155,28 @@ class Config(sections.Table):
     def timezone_warning(self) -> str:
         """Why the time zone is UTC although TZ is set, empty where TZ is unset or understood."""
         return self._timezone_warning
+
+    @property
+    def digest_of_secrets(self) -> str:
+        """The digest of the secrets of replicas that were withheld from this process; empty where none were."""
+        return self._digest_of_secrets
+
+    def with_digest_of_secrets(self, digest: str) -> Self:
+        """Return a copy for a process from which secrets are withheld."""
+        copy = self.model_copy()
+        copy._digest_of_secrets = digest  # noqa: SLF001 - of its own class
+        return copy
+
+    @property
+    def ping_helper(self) -> PingHelper | None:
+        """The process that pings for this one, which was not given the URLs; None where there is none."""
+        return self._ping_helper
+
+    def with_ping_helper(self, helper: PingHelper) -> Self:
+        """Return a copy for a process that pings by way of `helper`."""
+        copy = self.model_copy()
+        copy._ping_helper = helper  # noqa: SLF001 - of its own class
+        return copy
 
     @property
     def note(self) -> str:

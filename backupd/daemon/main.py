@@ -8,8 +8,9 @@ import time
 from typing import NoReturn
 
 from backupd import __version__
+from backupd.bootstrap.launch import relaunch_with
 from backupd.bootstrap.notifications import notification_options
-from backupd.bootstrap.tasks import daemon_context, limits, monitors, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -17,11 +18,13 @@ from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.log import Event, EventLog
 from backupd.privileges import (
+    ROOT_HINT,
     become_owner_of_backups,
     become_root_again,
     drop_privileges,
     hand_over_backups,
     identity_for,
+    runs_as_root,
 )
 from backupd.status.current import StatusScope, read_status
 from backupd.status.history import StatusService
@@ -47,7 +50,7 @@ def serve(config: Config) -> NoReturn:
     context = daemon_context(config, sys.stdout)
     run_ended = threading.Event()
     scope = StatusScope(
-        planned_tasks(config), limits(config), retention_rule(config), monitors(config), context, context.clock()
+        planned_tasks(config), limits(config), retention_rule(config), config.pings, context, context.clock()
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     daemon = Daemon(scope.planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
@@ -69,14 +72,18 @@ def serve(config: Config) -> NoReturn:
     what = f"backupd {__version__} backs up {', '.join(config.sources)}"
     user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
+    if as_root := runs_as_root(os.environ):
+        context.log.warning(Event.DAEMON_RUNS_AS_ROOT, f"backupd runs as root, {as_root}", hint=ROOT_HINT)
     restart = daemon.run()
     notifier.stop()
     server.stop(_HTTP_STOP_S)
-    context.log.info(Event.DAEMON_STOPPED, "the databases have an owner now: restarting" if restart else "stopped")
+    context.log.info(
+        Event.DAEMON_STOPPED, "the owner of the databases has changed: restarting" if restart else "stopped"
+    )
     context.log.close()
     sys.stdout.flush()
     if restart:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very command
+        relaunch_with(config, os.environ)
     os._exit(0)
 
 
@@ -91,11 +98,17 @@ class OwnerHandover:
         self._last_error = ""
 
     def ready(self) -> bool:
-        """Return whether the daemon can restart as another user; an obstacle is logged once."""
+        """Return whether the daemon has to restart: as another user, or to be refused, since it is not to stay root.
+
+        An obstacle to the former is logged once.
+        """
         try:
             identity = identity_for(self._config, os.environ)
-            if identity is None:
-                return False
+        except ConfigError:
+            return True
+        if identity is None:
+            return False
+        try:
             become_root_again()
             hand_over_backups(self._config, identity)
         except ConfigError as error:

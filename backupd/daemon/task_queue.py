@@ -1,20 +1,23 @@
 """Runs one task after the other, each in a process of its own, and remembers the results."""
 
+import os
 import pickle
 import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from backupd.config import Config
+from backupd.bootstrap.launch import monitors_of_runs, secrets_of_task
+from backupd.config import Config, withhold_secrets
 from backupd.errors import ProcessRefused, TemporaryError
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
+from backupd.pings import start_ping_helper
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.system.process import close_input, send, start_module
 
@@ -126,9 +129,12 @@ class TaskQueue:
 
     def _run(self, request: TaskRequest) -> int:
         """Run `request` in a process and return its exit code; a failure to start is logged, and has a code as well."""
+        with ExitStack() as stack:
+            return self._watch(request, stack)
+
+    def _watch(self, request: TaskRequest, stack: ExitStack) -> int:
         try:
-            process = start_module("backupd.daemon.task_process", request.task, request.source, stdout=None)
-            send(process, pickle.dumps(self._config))
+            process = self._start(request, stack)
         except ProcessRefused as error:
             return self._failed_to_start(request, error.message, error.hint)
         except OSError as error:
@@ -151,6 +157,22 @@ class TaskQueue:
             self._log.error(Event.RUN_FAILED, what, hint=hint, **request.fields())
         return process.returncode
 
+    def _start(self, request: TaskRequest, stack: ExitStack) -> subprocess.Popen[bytes]:
+        """Start the process of a run, with the secrets that it needs, and beside it the one that sends its pings.
+
+        The latter ends with `stack`.
+        """
+        config = withhold_secrets(self._config, secrets_of_task(self._config, request.task, request.source))
+        descriptors: tuple[int, ...] = ()
+        if request.source and (monitors := monitors_of_runs(self._config)):
+            helper, pinging = start_ping_helper(monitors, os.environ)
+            stack.callback(_end_helper, pinging)
+            config, descriptors = config.with_ping_helper(helper), (helper.to, helper.back)
+        arguments = ("backupd.daemon.task_process", request.task, request.source)
+        process = start_module(*arguments, stdout=None, descriptors=descriptors)
+        send(process, pickle.dumps(config))
+        return process
+
     def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> int:
         self._log.error(Event.RUN_FAILED, f"the {request} could not start: {why}", hint=hint, **request.fields())
         return TemporaryError.exit_code
@@ -166,6 +188,12 @@ class TaskQueue:
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
+
+
+def _end_helper(helper: subprocess.Popen[bytes]) -> None:
+    """End the process that pings: the run that it pinged for has ended."""
+    helper.kill()
+    helper.communicate()
 
 
 @dataclass(frozen=True, slots=True)

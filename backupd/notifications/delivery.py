@@ -56,10 +56,10 @@ def ping_recorder(context: TaskContext) -> PingRecorder:
     return record
 
 
-def read_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> tuple[PingRecord, ...]:
+def read_pings(monitors: Mapping[str, object], context: TaskContext) -> tuple[PingRecord, ...]:
     """Return the records of what `monitors` still watch; none when the catalog cannot be read."""
     records = context.ask_catalog(lambda catalog: catalog.pings(), tuple[PingRecord, ...]())
-    return tuple(one for one in records if monitor_for(one.task, one.source, monitors))
+    return tuple(one for one in records if monitor_for(one.task, one.source, monitors) is not None)
 
 
 def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
@@ -86,7 +86,7 @@ def examine_app(app: App) -> Iterator[Finding]:
         yield Finding("app", ok=True, detail=f"it is healthy, version {found.version}")
 
 
-def examine_pings(monitors: Mapping[str, Monitor], context: TaskContext) -> Iterator[Finding]:
+def examine_pings(monitors: Mapping[str, object], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each monitor that refused the last ping."""
     for one in read_pings(monitors, context):
         if one.failing and one.failed_at:

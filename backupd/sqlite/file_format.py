@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from backupd.system.fs import opened
+from backupd.system.directory import opened_file
 
 HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2
-_PAGE_SIZES = frozenset(512 << power for power in range(7))
+PAGE_SIZES = frozenset(512 << power for power in range(8))
 _PAYLOAD_FRACTIONS = b"\x40\x20\x20"
 MAGIC = b"SQLite format 3\x00"
 
@@ -69,13 +69,13 @@ def parse_header(raw: bytes) -> Header | None:
         application_id=int.from_bytes(raw[68:72], "big", signed=True),
         writer_number=int.from_bytes(raw[96:100], "big"),
         read_version=raw[19],
-        valid=(page_size == 1 or page_size in _PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
+        valid=(page_size == 1 or page_size in PAGE_SIZES) and raw[21:24] == _PAYLOAD_FRACTIONS,
     )
 
 
 def read_header(path: Path | str) -> Header | None:
     """Read the header of the file at `path`. Raises OSError."""
-    with opened(path) as descriptor:
+    with opened_file(path, links=True) as descriptor:
         return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
 
 
@@ -112,7 +112,7 @@ def looks_encrypted(descriptor: int) -> bool:
 
 def is_encrypted(path: Path | str) -> bool:
     """Return whether the file at `path` looks like an encrypted database. Raises OSError."""
-    with opened(path) as descriptor:
+    with opened_file(path, links=True) as descriptor:
         return looks_encrypted(descriptor)
 
 
@@ -180,7 +180,7 @@ def set_checksums(descriptor: int, *, first_only: bool) -> None:
 
 def file_has_checksums(path: Path) -> bool:
     """Return `has_checksums` of the file at `path`. Raises OSError."""
-    with opened(path) as descriptor:
+    with opened_file(path, links=True) as descriptor:
         return has_checksums(descriptor)
 
 

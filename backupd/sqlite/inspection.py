@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
-from backupd.sqlite.worker.protocol import CopyRequest, IntegrityReply, IntegrityRequest, QueryResult
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker.protocol import CopyRequest, IntegrityReply, IntegrityRequest, QueryResult, Thoroughness
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.resources import NORMAL, Priority
+
+_TOO_LONG = "a stronger check did not end in time: the schema has expressions that take very long to compute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,38 @@ def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterato
     """Check the copy at `path`, which no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
 
     The check runs in parallel to the block, with `priority`, and is killed at its end. Yields a function that waits for
-    the result. Damage is a result, not an error. Raises WorkerFailed when the check itself fails.
+    the result. Damage is a result, not an error. Where a schema takes the check too long (`deadline_for`), a weaker one
+    begins, which runs less of it. Raises WorkerFailed when the check itself fails, WorkerHung when even the weakest
+    does not end.
     """
-    request = IntegrityRequest(path=path.name, writer=writer, priority=priority._asdict())
-    with WorkerProcess[IntegrityReply]("integrity_check", request, path.parent) as worker:
-        yield lambda: _inspection(worker.result())
+
+    def begin(thorough: Thoroughness) -> WorkerProcess[IntegrityReply]:
+        request = IntegrityRequest(path=path.name, writer=writer, priority=priority._asdict(), thorough=thorough)
+        deadline = deadline_for(path.stat().st_size)
+        return running.enter_context(WorkerProcess("integrity_check", request, path.parent, deadline))
+
+    def wait(worker: WorkerProcess[IntegrityReply], *weaker: Thoroughness) -> Inspection:
+        try:
+            return _inspection(worker.result())
+        except WorkerHung:
+            running.close()
+            if not weaker:
+                raise
+        found = wait(begin(weaker[0]), *weaker[1:])
+        notes = dict.fromkeys((_TOO_LONG, *found.verdict.notes))
+        return replace(found, verdict=replace(found.verdict, notes=tuple(notes)))
+
+    with ExitStack() as running:
+        first = begin("all")
+        yield lambda: wait(first, "structure", "pages")
 
 
 def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
     """Query the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
     request = CopyRequest(verb="query", path=path.name, query=query)
     try:
-        with WorkerProcess[dict[str, Any]]("copy_tasks", request, path.parent) as worker:
-            return QueryResult(**worker.result(deadline=time.monotonic() + timeout_s))
+        with WorkerProcess[dict[str, Any]]("copy_tasks", request, path.parent, time.monotonic() + timeout_s) as worker:
+            return QueryResult(**worker.result())
     except WorkerHung as error:
         raise DrillFailed(
             f"the query on the restored copy took longer than {timeout_s:.0f} s",

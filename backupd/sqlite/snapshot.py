@@ -1,6 +1,5 @@
 """Take a consistent copy of a live database into a staging directory."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from backupd.model import SnapshotFacts
 from backupd.sqlite.file_format import EMPTY_HEADER, file_has_checksums, read_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess
+from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, deadline_for
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name
@@ -70,8 +69,8 @@ def take_snapshot(
     deadline = time.monotonic() + settings.timeout_s if deadline is None else deadline
     request = _request(source, settings, deadline, probe=False)
     with _timeout_errors(source, settings):
-        with WorkerProcess[SnapshotReply]("snapshot", request, staging) as worker:
-            reply = worker.result(on_progress, on_event, deadline + _GRACE_S)
+        with WorkerProcess[SnapshotReply]("snapshot", request, staging, deadline + _GRACE_S) as worker:
+            reply = worker.result(on_progress, on_event)
         journal = staging / _JOURNAL
         if reply["hot"]:
             journal.rename(staging / f"{_NAME}-journal")
@@ -88,8 +87,11 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     """
     deadline = time.monotonic() + settings.timeout_s
     request = _request(source, settings, deadline, probe=True)
-    with _timeout_errors(source, settings), WorkerProcess[SnapshotReply]("snapshot", request, directory) as worker:
-        return worker.result(deadline=deadline + _GRACE_S)
+    with (
+        _timeout_errors(source, settings),
+        WorkerProcess[SnapshotReply]("snapshot", request, directory, deadline + _GRACE_S) as worker,
+    ):
+        return worker.result()
 
 
 def compact_snapshot(snapshot: Snapshot) -> Snapshot:
@@ -99,7 +101,11 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     and SnapshotFailed when the schema needs functions of the app.
     """
     staging = snapshot.path.parent
-    _do({"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED}, staging)
+    _do(
+        {"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED},
+        staging,
+        deadline_for(snapshot.size_bytes),
+    )
     path = staging / _COMPACTED
     if file_has_checksums(snapshot.path):
         with path.open("r+b") as stream:
@@ -111,6 +117,8 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
 def _request(source: Source, settings: SnapshotSettings, deadline: float, *, probe: bool) -> SnapshotRequest:
     return SnapshotRequest(
         path=str(source.path),
+        device=source.signature.database.device,
+        inode=source.signature.database.inode,
         uid=source.uid,
         gid=source.gid,
         unmapped=source.unmapped,
@@ -123,9 +131,9 @@ def _request(source: Source, settings: SnapshotSettings, deadline: float, *, pro
     )
 
 
-def _do(request: CopyRequest, staging: Path, deadline: float = math.inf) -> None:
-    with WorkerProcess[None]("copy_tasks", request, staging) as worker:
-        worker.result(deadline=deadline)
+def _do(request: CopyRequest, staging: Path, deadline: float) -> None:
+    with WorkerProcess[None]("copy_tasks", request, staging, deadline) as worker:
+        worker.result()
 
 
 @contextmanager

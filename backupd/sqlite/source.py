@@ -3,6 +3,7 @@
 import os
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
 from backupd.sqlite.permissions import Permissions
+from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
 
 TIMESTAMP_GRAIN_NS = 2_000_000_000
 _EMPTY_BYTES = 1
+_BLOCK_BYTES = 512  # of st_blocks (inode(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +59,18 @@ class Source:
 
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
-        """Inspect the database at `path` (links are followed).
+        """Inspect the database at `path` (links are followed, see `real_path`).
 
         Raises SourceMissing, and SourceUnusable if it is not a regular file, is mounted without its directory, is
         empty, or has a second name.
         """
-        real = Path(os.path.realpath(path))
+        real = real_path(path)
         state = _stat(real, path)
         signature = signature_of(real, state)
-        wal_bytes = signature.wal.size_bytes if signature.wal else 0
         mode = stat.S_IMODE(state.st_mode)
         uid, gid = known_owner(real, state)
         rights = Permissions.of(real.parent)
+        wal_bytes = _written_bytes(f"{real}-wal")
         source = cls(real, uid, gid, mode, state.st_size, wal_bytes, signature, state.st_nlink, rights)
         source._refuse_place(allow_links=allow_links)
         source._refuse(allow_empty=allow_empty, allow_links=allow_links)
@@ -99,6 +102,13 @@ class Source:
             )
 
 
+def real_path(path: Path) -> Path:
+    """Return where `path` leads to. Raises SourceUnusable for a link whose owner is not that of its target."""
+    if foreign := foreign_link(path):
+        raise SourceUnusable(str(foreign), LINK_HINT)
+    return Path(os.path.realpath(path))
+
+
 def signature_of(path: Path, state: os.stat_result | None = None) -> Signature:
     """Return the signature of the database at `path` (real path) and its WAL. Raises OSError when it is gone."""
     now = time.time_ns()
@@ -119,6 +129,14 @@ def same_content(earlier: Signature, now: Signature) -> bool:
     times = [t for f in (earlier.database, earlier.wal) if f for t in (f.mtime_ns, f.ctime_ns)]
     is_old_enough = earlier.captured_at_ns - max(times) > TIMESTAMP_GRAIN_NS
     return is_old_enough and earlier.database == now.database and earlier.wal == now.wal
+
+
+def _written_bytes(path: str) -> int:
+    """Return the size of the file at `path` without its holes, 0 without a file: any size may be planted."""
+    with suppress(FileNotFoundError):
+        state = os.lstat(path)
+        return min(state.st_size, state.st_blocks * _BLOCK_BYTES) if stat.S_ISREG(state.st_mode) else 0
+    return 0
 
 
 def _stat(path: Path, named: Path) -> os.stat_result:

@@ -18,9 +18,9 @@ from backupd.model import SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
 from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header, set_checksums
 from backupd.sqlite.history import KEPT
-from backupd.sqlite.source import Source
+from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.file_lock import directory_lock
 from backupd.system.fs import change_owner, fsync_directory, opened, set_mode
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
@@ -100,9 +100,9 @@ def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Lock the directory of `database` (links resolved) against other restores and their recovery.
 
     A directory that does not exist, or is on a file system without flock (NFS), is not locked. Raises LockHeld when
-    another process still has the lock after `wait_s`.
+    another process still has the lock after `wait_s`, SourceUnusable.
     """
-    directory = Path(os.path.realpath(database)).parent
+    directory = real_path(database).parent
     with ExitStack() as stack:
         try:
             held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
@@ -125,7 +125,7 @@ class Target:
     @classmethod
     def inspect(cls, path: Path) -> "Target":
         """Inspect the target at `path`. Raises TargetRefused where no restore is possible, SourceUnusable."""
-        real = Path(os.path.realpath(path))
+        real = real_path(path)
         _refuse_name(real)
         _refuse_mount(real)
         _refuse_directory(real.parent)
@@ -183,7 +183,8 @@ class Target:
             return None
         name = self.path.name.partition(KEPT)[0]  # the name that its app uses
         request = CheckpointRequest(path=str(self.path), name=name, uid=self.old.uid, gid=self.old.gid)
-        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/")) as worker:
+        deadline = deadline_for(self.old.size_bytes + self.old.wal_bytes)
+        with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/"), deadline) as worker:
             return CheckpointResult(**worker.result())
 
     def _owner(self) -> tuple[int | None, int | None]:
@@ -202,7 +203,7 @@ def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
         return False
     checksums = file_has_checksums(path)
     request = CopyRequest(verb="journal", path=path.name, mode=wanted)
-    with WorkerProcess[None]("copy_tasks", request, path.parent) as worker:
+    with WorkerProcess[None]("copy_tasks", request, path.parent, deadline_for(path.stat().st_size)) as worker:
         worker.result()
     if checksums:
         with opened(path, os.O_RDWR) as descriptor:

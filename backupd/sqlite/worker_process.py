@@ -1,7 +1,6 @@
 """The parent's end of the pipe to a worker: a child process that does one task on a database file."""
 
 import json
-import math
 import os
 import select
 import subprocess
@@ -22,7 +21,17 @@ Reply = TypeVar("Reply")
 
 _STDERR_CHARACTERS = 400
 _EXIT_TIMEOUT_S = 5.0
+_LONGEST_LINE_BYTES = 32 << 20
+_SHORTEST_LIMIT_S, _SLOWEST_BYTES_S = 600.0, 2 << 20
 _LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
+
+
+def deadline_for(size_bytes: int) -> float:
+    """Return when work on a file of `size_bytes` that begins now must have ended, by the monotonic clock.
+
+    That is in 10 minutes, and in the time that a slow disk takes, which reads 2 MiB a second.
+    """
+    return time.monotonic() + _SHORTEST_LIMIT_S + size_bytes / _SLOWEST_BYTES_S
 
 
 def _ignore(_first: object, _second: object) -> None:
@@ -32,10 +41,12 @@ def _ignore(_first: object, _second: object) -> None:
 class WorkerProcess(Generic[Reply]):
     """A child process that does `task`, a module of `sqlite.worker`; as a context manager, it is killed at the end.
 
-    A process that waits for a dead disk or server cannot be killed: the block ends after 5 s nevertheless.
+    It has until `deadline` by the monotonic clock. A process that waits for a dead disk or server cannot be killed: the
+    block ends after 5 s nevertheless.
     """
 
-    def __init__(self, task: str, request: Mapping[str, object], directory: Path) -> None:
+    def __init__(self, task: str, request: Mapping[str, object], directory: Path, deadline: float) -> None:
+        self._deadline = deadline
         self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115 - closed by __exit__
         self._process = start_module(f"backupd.sqlite.worker.{task}", directory=directory, stderr=self._stderr)
         self._stdout = pipe(self._process.stdout)
@@ -55,14 +66,12 @@ class WorkerProcess(Generic[Reply]):
             threading.Thread(target=self._process.wait, daemon=True).start()  # reaps it whenever it ends
         self._stderr.close()
 
-    def result(
-        self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore, deadline: float = math.inf
-    ) -> Reply:
-        """Wait for the reply of the child until `deadline` by the monotonic clock.
+    def result(self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore) -> Reply:
+        """Wait for the reply of the child.
 
         Raises the child's own error by its class, WorkerFailed when the child died, and WorkerHung.
         """
-        for line in self._lines(deadline):
+        for line in self._lines():
             message = json.loads(line)
             match message["kind"]:
                 case "progress":
@@ -85,21 +94,23 @@ class WorkerProcess(Generic[Reply]):
         except subprocess.TimeoutExpired as error:
             raise _hung() from error
 
-    def _lines(self, deadline: float) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         """Yield the lines that the child writes. A plain read would never return from a child hung in the kernel."""
         poll, rest = select.poll(), b""
         poll.register(self._stdout, select.POLLIN)
         while True:
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise _hung()
             if not poll.poll(1000 * min(left_s, _LONGEST_POLL_S)):
-                if not left_s:
-                    raise _hung()
                 continue
             data = os.read(self._stdout.fileno(), 1 << 16)
             if not data:
                 return
             *lines, rest = (rest + data).split(b"\n")
             yield from lines
+            if len(rest) > _LONGEST_LINE_BYTES:
+                raise WorkerFailed("the worker process sent more than a reply can be", "report this with backup.log")
 
 
 def _hung() -> WorkerHung:

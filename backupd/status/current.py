@@ -13,7 +13,6 @@ from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
-from backupd.pings import Monitor
 from backupd.report import drill_of
 from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
 from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, TaskFigures
@@ -30,7 +29,7 @@ class StatusScope:
     planned: tuple[Planned, ...]
     limits: tuple[Limit, ...]
     retention: RetentionRule
-    monitors: Mapping[str, Monitor]
+    monitors: Mapping[str, object]
     context: TaskContext
     started_at: datetime  # when the daemon started
 

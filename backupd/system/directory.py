@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,12 +20,13 @@ from backupd.system.fs import exchange_names, fsync_open_directory
 from backupd.system.owners import known_owner
 
 if TYPE_CHECKING:  # child processes import this
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SMALL_BYTES: Final = 1 << 20
 MAX_NAMES: Final = 100_000
 _READ_S: Final = 5.0
+_LEASE_S: Final = 60.0  # the kernel itself ends a lease after 45 s (proc(5), lease-break-time)
 _POLL_S: Final = 0.02
 _PIECE_BYTES: Final = 1 << 16
 _MAX_DEPTH: Final = 32
@@ -264,12 +265,35 @@ def read_small_file(
     `limit_bytes`, TimeoutError after `timeout_s` seconds, and OSError.
     """
     text = os.fspath(path)
+    return _read(lambda: _open_regular(text, os.O_RDONLY, links=links), text, limit_bytes, timeout_s)
 
-    def open_it() -> int:
-        _require_kind(os.stat(text, follow_symlinks=links), text)  # opening has effects on a device
-        return _required_regular(os.open(text, os.O_RDONLY | (os.O_NONBLOCK if links else _FILE)), text)
 
-    return _read(open_it, text, limit_bytes, timeout_s)
+@contextmanager
+def opened_file(
+    path: "Path | str", flags: int = os.O_RDONLY, *, links: bool = False, timeout_s: float = _LEASE_S
+) -> "Iterator[int]":
+    """Open the regular file at `path` for the block; yields its descriptor.
+
+    Without `links` that the operator made, the last part of `path` is no link. Raises UnexpectedFile, OSError; and
+    TimeoutError where another process holds a lease on it for longer than `timeout_s` seconds.
+    """
+    text = os.fspath(path)
+    descriptor = _opened_before(time.monotonic() + timeout_s, lambda: _open_regular(text, flags, links=links), text)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def require_regular_file(path: str) -> None:
+    """Raise UnexpectedFile unless the file at `path`, if there is one, is a regular file."""
+    with suppress(FileNotFoundError):
+        _require_kind(os.stat(path, follow_symlinks=False), path)
+
+
+def _open_regular(path: str, flags: int, *, links: bool) -> int:
+    _require_kind(os.stat(path, follow_symlinks=links), path)  # opening has effects on a device
+    return _required_regular(os.open(path, flags | (os.O_NONBLOCK if links else _FILE)), path)
 
 
 def mount_of_descriptor(descriptor: int) -> str:

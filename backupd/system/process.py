@@ -17,7 +17,7 @@ from backupd.errors import ProcessRefused
 
 if TYPE_CHECKING:  # child processes import this
     import subprocess
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -39,11 +39,12 @@ def start_module(
     environ: "Mapping[str, str] | None" = None,
     stdout: "int | None" = -1,
     stderr: "int | IO[bytes] | None" = None,
+    descriptors: "Iterable[int]" = (),
 ) -> "subprocess.Popen[bytes]":
     """Start `python -m MODULE ARGUMENTS` in a session of its own, whose Ctrl-C is then this process's to handle.
 
     Its standard input is a pipe that closes when this process ends (see `call_when_parent_ends`), and by default its
-    standard output is one too. Raises ProcessRefused, OSError.
+    standard output is one too; of other files it has only `descriptors` open. Raises ProcessRefused, OSError.
     """
     import subprocess  # child processes import this module
 
@@ -57,6 +58,7 @@ def start_module(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=tuple(descriptors),
         )
 
 

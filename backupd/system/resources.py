@@ -4,6 +4,7 @@ Free space is checked before a task and watched during it, so that no app runs o
 """
 
 import os
+import resource
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,9 @@ _IDLE_CLASS = 3 << 13
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_BYTES = 32 << 20  # what the library allows
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2 and 1
+_NUMBER_BYTES = 64
+_LEAST_LIMIT_BYTES = 192 << 20
 _MAX_DEFAULT_RESERVE = 1 << 30
 _DEFAULT_RESERVE = 0.05
 
@@ -75,6 +79,31 @@ def tune_malloc() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
         library.mallopt(_M_TRIM_THRESHOLD, _LARGEST_BYTES)
+
+
+def memory_bytes() -> int:
+    """Return how much memory this container may have, else this machine has."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _MEMORY_LIMITS:
+        with suppress(OSError, ValueError), open(path, "rb") as stream:
+            found.append(int(stream.read(_NUMBER_BYTES)))
+    return min(found)
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Limit this process to `most_bytes` of memory of its own, and to half of what there is; mapped files are extra.
+
+    What takes more raises MemoryError. Half of very little memory is rounded up to 192 MiB.
+    """
+    limit = min(most_bytes, max(_LEAST_LIMIT_BYTES, memory_bytes() // 2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def memory_limit_bytes() -> int:
+    """Return the limit that `limit_memory` has set."""
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
 
 
 def free_bytes(directory: "Path") -> int:

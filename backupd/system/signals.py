@@ -10,7 +10,7 @@ from types import FrameType
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 _AGAIN_S = 0.01
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM)
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM)
 
 
 class TimeLimitReached(SystemExit):
@@ -22,7 +22,7 @@ def exit_on_signals() -> None:
 
     SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached.
     """
-    for end in _ENDS:
+    for end in ENDS:
         # nohup and background jobs of a shell set the other two to be ignored
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
             signal.signal(end, _unwind)
@@ -31,7 +31,7 @@ def exit_on_signals() -> None:
 
 def ignore_signals() -> None:
     """Ignore these signals from now on: this process is ending."""
-    for end in _ENDS:
+    for end in ENDS:
         signal.signal(end, lambda *_: None)  # unlike SIG_IGN, children do not inherit it
     signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -42,7 +42,7 @@ def defer_signals() -> Iterator[None]:
 
     If the block succeeds they are ignored, so that its result is reported; otherwise the first one ends this process.
     """
-    held = [end for end in _ENDS if signal.getsignal(end) is _unwind]
+    held = [end for end in ENDS if signal.getsignal(end) is _unwind]
     came: list[int] = []
     for end in held:
         signal.signal(end, lambda number, _frame: came.append(number))

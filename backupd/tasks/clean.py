@@ -1,6 +1,5 @@
 """Remove old leftovers: databases that restores replaced, and damaged copies."""
 
-import os
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
+from backupd.sqlite.source import real_path
 from backupd.sqlite.target import restore_lock
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.recovery import recover_restore
@@ -105,7 +105,7 @@ def clean(
 def _clean_replaced(
     source: str, path: Path, older_than: timedelta, context: TaskContext, *, dry_run: bool
 ) -> tuple[CleanDecision, ...]:
-    target = Path(os.path.realpath(path))
+    target = real_path(path)
     if not target.parent.is_dir():
         return ()
     with nullcontext() if dry_run else restore_lock(path):

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from backupd.cli import cli
 from support.command import Backupd, CommandResult
+from support.fork_server import StartedAgain, noticed
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,13 @@ class Keyboard:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
         outside = {name: None for name in os.environ if name.startswith("BACKUPD_")}
         env: dict[str, str | None] = {**outside, **self.environ, **environ}
-        done = CliRunner().invoke(cli, [str(a) for a in arguments], env=env, catch_exceptions=False)
+        words = [str(argument) for argument in arguments]
+        try:
+            with noticed():
+                done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
+        except StartedAgain as again:
+            env = {name: None for name in (*env, *os.environ) if name.startswith("BACKUPD_")} | again.environ
+            done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
         return CommandResult(done.exit_code, done.stdout, done.stderr)
 
 

@@ -66,6 +66,7 @@ OF_THE_DAEMON = {
     Event.RUN_STOPPED,
     Event.RUN_FAILED,
     Event.DAEMON_STARTED,
+    Event.DAEMON_RUNS_AS_ROOT,
     Event.DAEMON_STANDBY,
     Event.DAEMON_STOPPED,
     Event.DOCTOR_FOUND,

@@ -62,6 +62,15 @@ def status_of_daemon(sidecar: Container, *signal: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in answer.out.splitlines())}
 
 
+# Tells name and environment of each process but this one.
+PROCESSES = """
+import os, pathlib
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if process.name != str(os.getpid()):
+        print((process / "comm").read_text().strip(), (process / "environ").read_bytes())
+"""
+
+
 def archives(sidecar: Container) -> list[str]:
     return sh(sidecar, f"ls {DATA}/backups/*.sqlite3.gz").split()
 
@@ -240,3 +249,31 @@ def test_invalid_configuration_stops_start_with_hint(
     assert answer.code == 78
     assert name in answer.err
     assert words in answer.err
+
+
+@pytest.mark.parametrize("command", ["serve", "restore"])
+def test_no_process_shows_a_secret_of_the_container_not_even_the_first(
+    lab: ContainerLab, volume: str, command: str
+) -> None:
+    options = ("--user=1000:1000", "--cap-drop=ALL", "--read-only", "--tmpfs=/tmp", "--no-healthcheck")
+    secrets = {"BACKUPD_HTTP__TOKEN": "t0ken-0f-the-page", "BACKUPD_NOTIFY__URLS": "json://127.0.0.1/ch4nnel"}
+    sidecar = lab.sidecar(volume, "serve", options=options, **secrets)
+    said(sidecar, "backup of tasks: published")
+    if command == "restore":  # by `docker exec`, which brings the environment of the container again
+        taken = sidecar.exec("backupd", "restore", "--to", f"{DATA}/backups/restored.db")
+        assert taken.code == 0, taken.err
+    answer = sidecar.exec("python", "-c", PROCESSES)
+    assert answer.code == 0, answer.err
+    assert "tini" in answer.out
+    assert "PATH=" in answer.out
+    assert "0f-the-page" not in answer.out
+    assert "ch4nnel" not in answer.out
+    code, seconds = sidecar.stop()
+    assert (code, seconds < 8) == (0, True)
+
+
+def test_a_stop_right_after_the_start_is_not_lost(lab: ContainerLab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=HARDENED, BACKUPD_HTTP__TOKEN="t0ken-0f-the-page")
+    code, seconds = sidecar.stop()
+    assert code in (0, 143)
+    assert seconds < 8

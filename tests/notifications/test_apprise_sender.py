@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from backupd.bootstrap.notifications import notification_options
 from backupd.catalog import NoticeRecord, NotificationState, OutboxMessage, open_catalog
-from backupd.cli import cli
 from backupd.config import load_config
 from backupd.masking import without_secrets
 from backupd.notifications.apprise import Sender
@@ -156,7 +154,7 @@ def test_notify_and_doctor_report_for_each_url_whether_it_accepts_a_message(back
         assert [one["ok"] for one in found.json if one["check"] == "messages"] == [True]
 
 
-def test_notify_shows_delivery(backups: Path) -> None:
+def test_notify_shows_delivery(backups: Path, tmp_path: Path) -> None:
     backups.mkdir()
     (backups / ".backupd").mkdir()
     outbox_message = OutboxMessage("ref", NOW, "failure", "bad news", "body", frozenset({"key"}), 3, NOW)
@@ -168,13 +166,14 @@ def test_notify_shows_delivery(backups: Path) -> None:
         "BACKUPD_BACKUPS_DIR": str(backups),
         "BACKUPD_NOTIFY__URLS": "json://hunter2",
     }
-    assert CliRunner(env=environ).invoke(cli, ["notify"]).output.splitlines() == [
+    backupd = Backupd(environ, tmp_path)
+    assert backupd("notify").out.splitlines() == [
         "channels  json://[secret]",
         "accepted  2026-11-25 12:00:00 UTC",
         "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
         "waiting   since 2026-11-25 12:00:00 UTC, 3 attempts: bad news",
     ]
-    facts = json.loads(CliRunner(env=environ).invoke(cli, ["notify", "--json"]).output)
+    facts = backupd("notify", "--json").json
     assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)
 
 

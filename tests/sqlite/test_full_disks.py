@@ -14,7 +14,7 @@ from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.directories import contents, fill, rows, small_disk, two_files
+from support.directories import contents, fill, identity_of, rows, small_disk, two_files
 from support.processes import CopyObserver, die_in_a_transaction
 from support.snapshots import SHORT_WAITS, Take
 
@@ -81,7 +81,7 @@ def test_a_hot_journal_that_does_not_fit_is_never_half_copied(tmp_path: Path) ->
         two_files(disk) as (database, journal),
         pytest.raises(NoSpace, match="and its journal could not be copied"),
     ):
-        copy_with_journal(str(path), database, journal, lambda done, _total: said.append(done))
+        copy_with_journal(str(path), identity_of(path), database, journal, lambda done, _total: said.append(done))
     assert said == []  # the journal is one chunk, of which some would have fitted
 
 

@@ -15,7 +15,7 @@ from backupd.sqlite.worker.hot_journal import copy_with_journal
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
-from support.directories import contents, read_only, rows, two_files
+from support.directories import contents, identity_of, read_only, rows, two_files
 from support.processes import die_in_a_transaction
 from support.snapshots import SHORT_WAITS, Take
 
@@ -108,7 +108,9 @@ def wait(done, total):
     sys.stdin.readline()
 
 source, *targets = sys.argv[1:]
-copy_with_journal(source, *(os.open(path, os.O_WRONLY | os.O_CREAT) for path in targets), wait)
+state = os.stat(source)
+opened = [os.open(path, os.O_WRONLY | os.O_CREAT) for path in targets]
+copy_with_journal(source, (state.st_dev, state.st_ino), *opened, wait)
 """
 
 
@@ -159,12 +161,13 @@ def test_a_database_at_which_its_app_is_at_work_is_left_to_it(
         assert holder.stdout is not None
         holder.stdout.readline()
         with two_files(tmp_path) as (database, journal), pytest.raises(SourceBusy, match=said):
-            copy_with_journal(str(hot), database, journal, lambda _done, _total: None)
+            copy_with_journal(str(hot), identity_of(hot), database, journal, lambda _done, _total: None)
         holder.communicate("")
 
 
 def test_a_journal_that_is_gone_when_it_is_to_be_copied_was_recovered(tmp_path: Path) -> None:
-    make_bank(tmp_path / "tasks.db", "delete")
+    path = tmp_path / "tasks.db"
+    make_bank(path, "delete")
     with two_files(tmp_path) as (database, journal), pytest.raises(SourceBusy, match="was recovered"):
-        copy_with_journal(str(tmp_path / "tasks.db"), database, journal, lambda _done, _total: None)
-    assert rows(tmp_path / "tasks.db", "PRAGMA integrity_check") == [("ok",)]
+        copy_with_journal(str(path), identity_of(path), database, journal, lambda _done, _total: None)
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]

@@ -234,7 +234,7 @@ def short(path):
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, 50_000)
     return connection
 integrity_check.open_immutable = short
-request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict()}
+request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict(), "thorough": "all"}
 print(json.dumps(integrity_check.check_copy(request, None)))
 """
 

@@ -122,7 +122,8 @@ def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: Ba
     make_bank(path)
     with running_app(path) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (1)")
-        os.truncate(f"{path}-wal", 257 << 20)
+        with open(f"{path}-wal", "r+b") as wal:
+            os.posix_fallocate(wal.fileno(), 0, 257 << 20)
         result = back_up(path)
     assert result.outcome == ("published", 0)
     assert "the WAL is 257.0 MiB" in result.report.notes[0]

@@ -9,7 +9,7 @@ import pytest
 
 from backupd.errors import TargetRefused
 from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from support.attached_databases import balances, die_in_a_commit, make_accounts
 from support.backup_runs import BackUp
 from support.directories import contents, hidden, mounted, rows
@@ -145,7 +145,7 @@ def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(p
 def overwrite(database: Path, snapshot: Path) -> None:
     """Write `snapshot` into the live database at `database`."""
     request = {"path": str(database), "snapshot": snapshot.name, "uid": 0, "gid": 0, "busy_timeout_s": 0.3}
-    with WorkerProcess("restore_online", request, snapshot.parent) as child:
+    with WorkerProcess("restore_online", request, snapshot.parent, deadline_for(0)) as child:
         child.result()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import WorkerFailed
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import make_bank
@@ -19,7 +19,7 @@ from support.command import Backupd
 from support.processes import CopyObserver, children_of, has_open, is_gone, wait_until
 from support.snapshots import Take
 
-CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}}
+CHECK = {"path": "tasks.db", "writer": "3.40.1", "priority": {}, "thorough": "all"}
 PARENT = """
 import sys
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_si
 
 def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
-    with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
+    with WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
         os.kill(child._process.pid, signal.SIGKILL)
         with pytest.raises(WorkerFailed, match="killed by signal 9"):
             child.result()
@@ -132,7 +132,7 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
 
 def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
     with (
-        WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path) as child,
+        WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path, deadline_for(0)) as child,
         pytest.raises(WorkerFailed, match=r"ended with exit code 1: (?s:.)*KeyError: 'priority'"),
     ):
         child.result()
@@ -140,7 +140,7 @@ def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
 
 def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db", rows=10_000)
-    with pytest.raises(KeyboardInterrupt), WorkerProcess("integrity_check", CHECK, tmp_path) as child:
+    with pytest.raises(KeyboardInterrupt), WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
         raise KeyboardInterrupt
     assert not Path(f"/proc/{child._process.pid}").exists()
 
@@ -158,7 +158,7 @@ def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     for name in ("apsw", "json", "backupd"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else wrote this')")
-    with WorkerProcess("integrity_check", CHECK, tmp_path) as child:
+    with WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
         assert child.result()["verdict"]["level"] == "full"
 
 

@@ -129,3 +129,9 @@ def fill(directory: Path) -> Path:
             except OSError:
                 continue
     return filler
+
+
+def identity_of(path: Path) -> tuple[int, int]:
+    """Return device and inode of a file."""
+    state = path.stat()
+    return state.st_dev, state.st_ino

@@ -69,6 +69,10 @@ class SftpFaults:
     cut_before: float = _NEVER  # the connection ends at this request, which is not done
     cut_after: float = _NEVER  # ... which is done but not answered
     stall_at: float = _NEVER  # from this request on nothing is answered
+    drip_s: float = 0.0  # answers come byte by byte, with so many seconds between
+    answer: Callable[["FaultySftpSession", str, int], bool] | None = None  # a request itself, False: it is served
+    allowed: str = "publickey"  # the methods of logging in that it names
+    login: Callable[[paramiko.Transport], object] | None = None  # is called at each attempt, and no key is accepted
     shell: Callable[[str], bytes | None] | None = None  # answers commands, None: never; without it commands are refused
 
 
@@ -154,21 +158,32 @@ class FaultySftpServer:
             transport.set_subsystem_handler("sftp", FaultySftpSession, FaultySftpFiles)
             self._transports.append(transport)
             with suppress(paramiko.SSHException, EOFError, OSError):  # a client that goes away at once
-                transport.start_server(event=threading.Event(), server=_Login(self))
+                transport.start_server(event=threading.Event(), server=_Login(self, transport))
 
 
 class _Login(paramiko.ServerInterface):
     """Accepts the client's key."""
 
-    def __init__(self, faulty: FaultySftpServer) -> None:
-        self.faulty = faulty
+    def __init__(self, faulty: FaultySftpServer, transport: paramiko.Transport) -> None:
+        self.faulty, self.transport = faulty, transport
 
     def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002 - paramiko's signature
-        return "publickey"
+        return self.faulty.faults.allowed
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        if self.faulty.faults.login:
+            self.faulty.faults.login(self.transport)
+            return paramiko.AUTH_FAILED
         known = username == self.faulty.user and key.get_base64() == self.faulty.public
         return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+
+    def check_auth_password(self, username: str, password: str) -> int:  # noqa: ARG002 - paramiko's signature
+        return paramiko.AUTH_FAILED
+
+    def check_auth_interactive(self, username: str, submethods: str) -> int:  # noqa: ARG002 - paramiko's signature
+        if self.faulty.faults.login:
+            self.faulty.faults.login(self.transport)
+        return paramiko.AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko's signature
         return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED

@@ -1,6 +1,7 @@
 """How the server of faulty_sftp.py serves requests: all that it does wrong is decided here."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,21 @@ class FaultySftpSession(paramiko.SFTPServer):
         if not self.is_mute:
             super()._send_packet(kind, packet)
 
+    def _write_all(self, out: bytes) -> None:
+        drip_s = self.faulty.faults.drip_s
+        if not drip_s:
+            super()._write_all(out)
+            return
+        for byte in out:
+            self.sock.sendall(bytes([byte]))
+            time.sleep(drip_s)
+
     def _process(self, kind: int, number: int, message: paramiko.Message) -> None:
         faults = self.faulty.faults
         count, name = self._note(kind, message)
         if count >= faults.stall_at:
+            return
+        if faults.answer and faults.answer(self, name, number):
             return
         if count in {faults.cut_before, faults.cut_after}:
             self.is_mute = True

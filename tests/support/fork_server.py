@@ -36,6 +36,7 @@ from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
 from paramiko.util import asbytes
 
 import backupd
+from backupd.system.relaunch import HANDED_OVER
 
 _AUDITED = frozenset(
     {
@@ -81,6 +82,33 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
     outside = {key: value for key, value in os.environ.items() if not key.startswith("BACKUPD_")}
     return {**outside, "BACKUPD_PACK__PRIORITY": "normal", **environ}
+
+
+class StartedAgain(BaseException):
+    """A run that has no process of its own starts anew, as by execve(2).
+
+    What it has open stays open for as long as this exception is kept.
+    """
+
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+        super().__init__()
+        self.arguments, self.environ = tuple(arguments), dict(environ)
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Raise StartedAgain where a run in the block would start anew."""
+    execve = os.execve
+    os.execve = _execve
+    try:
+        yield
+    finally:
+        os.execve = execve
+
+
+def _execve(_program: str, command: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    kept = str(os.dup(int(environ[HANDED_OVER])))  # whoever would start anew closes its own on the way out
+    raise StartedAgain(command[4:], {**environ, HANDED_OVER: kept})  # after `python -P -m backupd`
 
 
 class ForkServer:
@@ -265,11 +293,23 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
     sys.setprofile(profile)
 
 
+def _run(main: Callable[[], None]) -> None:
+    """Run `main`, and once more where it starts anew; its steps are counted on."""
+    try:
+        with noticed():
+            main()
+    except StartedAgain as again:
+        os.environ.clear()
+        os.environ.update(again.environ)
+        sys.argv = ["backupd", *again.arguments]
+        main()
+
+
 def _leave(main: Callable[[], None]) -> NoReturn:
     """Run `main` and exit as the interpreter would, but for taking the template's modules apart, which takes long."""
     code: object = 0
     try:
-        main()
+        _run(main)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # noqa: BLE001 - told and turned into an exit code, as the interpreter does

@@ -43,10 +43,12 @@ class Target(Protocol):
 
 
 @contextmanager
-def sftp_connection(target: Target, port: int, timeouts: Timeouts = SHORT_TIMEOUTS) -> Iterator[SftpConnection]:
-    """Lend a connection to a running server, by way of `port`."""
+def sftp_connection(
+    target: Target, port: int, timeouts: Timeouts = SHORT_TIMEOUTS, password: str | None = None
+) -> Iterator[SftpConnection]:
+    """Lend a connection to a running server, by way of `port`; logs in by key, or by `password`."""
     pins = PinnedKeys.read("there", target.host_key(), None)
-    credentials = Credentials(target.user, private_key=target.key.read_text())
+    credentials = Credentials(target.user, password, None if password else target.key.read_text())
     with SftpConnection.open("127.0.0.1", port, pins, credentials, timeouts) as connection:
         yield connection
 
@@ -59,9 +61,13 @@ def connected(
     verified: VerifiedParts | None = None,
     timeouts: Timeouts = SHORT_TIMEOUTS,
     sender: Callable[[], str] = lambda: SENDER,
+    password: str | None = None,
 ) -> Iterator[SftpStore]:
     """Lend the store in `path` of a running server, by way of `port` where that is another one."""
-    with connection_errors("the replica"), sftp_connection(target, port or target.port, timeouts) as connection:
+    with (
+        connection_errors("the replica"),
+        sftp_connection(target, port or target.port, timeouts, password) as connection,
+    ):
         yield SftpStore("there", str(path), sender, connection, verified)
 
 

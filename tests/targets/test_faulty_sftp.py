@@ -1,6 +1,7 @@
 """The faulty SFTP server has the faults that are set, and no others, seen by OpenSSH and by paramiko."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.faulty_sftp import (
     SftpFaults,
     running_faulty_sftp,
 )
+from support.faulty_sftp_session import FaultySftpSession
 
 pytestmark = pytest.mark.no_cover
 
@@ -219,6 +221,37 @@ def test_stalled_server_answers_nothing(faulty: FaultySftpServer) -> None:
         assert sftp.stat(".").st_mode
         with pytest.raises(TimeoutError):
             sftp.stat(".")
+
+
+def test_answers_can_drip_or_be_anything(faulty: FaultySftpServer) -> None:
+    with session(faulty) as sftp:
+        faulty.set_faults(SftpFaults(drip_s=0.01))
+        began = time.monotonic()
+        assert sftp.stat(".").st_mode
+        assert time.monotonic() - began > 0.2
+
+        def deny(session: FaultySftpSession, name: str, number: int) -> bool:
+            if name == "stat":
+                session._send_status(number, paramiko.SFTP_PERMISSION_DENIED)
+            return name == "stat"
+
+        faulty.set_faults(SftpFaults(answer=deny))
+        assert sftp.listdir(".") == []
+        with pytest.raises(PermissionError):
+            sftp.stat(".")
+
+
+def test_logins_can_be_refused_with_any_words(faulty: FaultySftpServer) -> None:
+    seen = list[paramiko.Transport]()
+    faulty.set_faults(SftpFaults(allowed="publickey,a-long-walk", login=seen.append))
+    with pytest.raises(paramiko.AuthenticationException), session(faulty):
+        pass
+    assert seen
+    with paramiko.SSHClient() as client:
+        client.load_host_keys(str(faulty.client().known_hosts))
+        with pytest.raises(paramiko.BadAuthenticationType) as refused:
+            client.connect("127.0.0.1", faulty.port, faulty.user, password="no", allow_agent=False, look_for_keys=False)
+        assert refused.value.allowed_types == ["publickey", "a-long-walk"]
 
 
 def _read(sftp: paramiko.SFTPClient, name: str) -> bytes:

@@ -1,6 +1,7 @@
 """How workers use SQLite: open a database, read its texts, and turn SQLite's error codes into errors for people.
 
-Error codes: https://sqlite.org/rescode.html.
+Whoever wrote a database may be hostile: every connection is opened here, and SQLite is told so
+(https://sqlite.org/security.html). Error codes: https://sqlite.org/rescode.html.
 """
 
 import os
@@ -22,9 +23,19 @@ from backupd.errors import (
     TargetInUse,
     TargetRefused,
 )
+from backupd.sqlite.worker.source_file import RESTORE_HINT
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
-RESTORE_HINT = "restore the last verified generation (backupd list)"
+# https://sqlite.org/c3ref/c_dbconfig_defensive.html. The schema is not trusted: nothing in it runs by itself, and its
+# expressions call only functions without effects.
+_DEFENSES = (
+    (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),
+    (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0),
+    (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),  # a misspelt column is an error, not a text
+    (apsw.SQLITE_DBCONFIG_DQS_DML, 0),
+)
 _FULL = "the app's file system is full"
 _SHM_SIZE = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
 _BUSY = (
@@ -71,7 +82,26 @@ _SOURCE_ERRORS: dict[int, tuple[type[BackupdError], str, str]] = {
 
 def open_database(path: str, flags: int, parameters: str = "") -> apsw.Connection:
     """Open the database at `path` as a URI with every special byte quoted, so that it names this file and no other."""
-    return apsw.Connection(f"file:{quote(os.fsencode(path))}{parameters}", flags=flags | apsw.SQLITE_OPEN_URI)
+    uri = f"file:{quote(os.fsencode(path))}{parameters}"
+    return _defended(apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI))
+
+
+def empty_database() -> apsw.Connection:
+    """Open an empty database in memory."""
+    return _defended(apsw.Connection(":memory:"))
+
+
+def _defended(connection: apsw.Connection) -> apsw.Connection:
+    for option, value in _DEFENSES:
+        connection.config(option, value)
+    connection.execute("PRAGMA cell_size_check=ON")
+    return connection
+
+
+def ignore_unparsable_schema(connection: apsw.Connection) -> apsw.Connection:
+    """Let SQLite ignore what it cannot parse of the schema, which remains read-only; returns `connection`."""
+    connection.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
+    return connection
 
 
 def open_immutable(path: str) -> apsw.Connection:

@@ -9,11 +9,12 @@ import apsw
 
 from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
 from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.worker.connection import open_immutable, result_code
+from backupd.sqlite.worker.connection import ignore_unparsable_schema, open_database, open_immutable, result_code
 from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
+_ANSWER_CHARACTERS = 1 << 16  # of an answer, which is compared with a short one
 
 
 def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
@@ -27,7 +28,7 @@ def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
 
 def recover(request: CopyRequest) -> None:
     """Roll the copy back with its journal, which SQLite then removes."""
-    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
+    connection = open_database(request["path"], apsw.SQLITE_OPEN_READWRITE)
     connection.execute("PRAGMA user_version").fetchall()
     connection.close()
 
@@ -41,8 +42,7 @@ def compact(request: CopyRequest) -> None:
 
 def set_journal_mode(request: CopyRequest) -> None:
     """Set the journal mode that the app uses, which leaves no side file."""
-    connection = apsw.Connection(request["path"], flags=apsw.SQLITE_OPEN_READWRITE)
-    connection.execute("PRAGMA writable_schema=ON")  # ignore what this SQLite cannot parse
+    connection = ignore_unparsable_schema(open_database(request["path"], apsw.SQLITE_OPEN_READWRITE))
     connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
     connection.close()
 
@@ -59,7 +59,7 @@ def query(request: CopyRequest) -> dict[str, object]:
             "the restored copy is encrypted: only its app can read it",
             "use drill.command or drill.health_url instead of drill.query and drill.user_version",
         )
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection = open_database(path, apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(_BUSY_MS)
     version = connection.execute("PRAGMA user_version").get
     row = connection.execute(request["query"]).fetchone() if request["query"] else None
@@ -69,13 +69,16 @@ def query(request: CopyRequest) -> dict[str, object]:
 
 def _text(value: object) -> str:
     if isinstance(value, bytes):
-        return value.hex()
-    return "NULL" if value is None else str(value)
+        return value[:_ANSWER_CHARACTERS].hex()
+    return "NULL" if value is None else str(value)[:_ANSWER_CHARACTERS]
 
 
 def _explain(error: apsw.Error, verb: str) -> BackupdError:
     if verb == "query":
-        return DrillFailed(f"the restored copy cannot be queried: {error}", "check drill.query, also by hand")
+        return DrillFailed(
+            f"the restored copy cannot be queried: {error}",
+            "check drill.query: texts are in single quotes, also in the views of the app that it uses",
+        )
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")
     if isinstance(error, apsw.SQLError | apsw.CorruptError) and verb == "compact":

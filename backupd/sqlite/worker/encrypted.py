@@ -14,11 +14,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from backupd.errors import SourceBusy, SourceEncrypted
-from backupd.sqlite.file_format import WAL_HEADER_BYTES, checksum, wal_frames
+from backupd.errors import SourceBusy, SourceCorrupt, SourceEncrypted
+from backupd.sqlite.file_format import PAGE_SIZES, WAL_HEADER_BYTES, checksum, wal_frames
 from backupd.sqlite.worker.hot_journal import JOURNAL_MAGIC, copy_bytes
 from backupd.sqlite.worker.locks import hold_shared_lock, written_without_lock
-from backupd.system.fs import opened
+from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source
+from backupd.system.directory import opened_file
 
 _WAL_MAGIC = 0x377F0682  # its lowest bit is the byte order of the checksums
 # https://sqlite.org/walformat.html#wal_locks: 120 is WRITE, 121 is CHECKPOINT, from 123 on there are READ 0 to 4.
@@ -36,7 +37,9 @@ class EncryptedCopy(NamedTuple):
     wal: bool
 
 
-def copy_encrypted(path: str, target: int, advance: Advance, wait_for_lock: WaitForLock) -> EncryptedCopy:
+def copy_encrypted(
+    path: str, identity: Identity, target: int, advance: Advance, wait_for_lock: WaitForLock
+) -> EncryptedCopy:
     """Copy the encrypted database at `path` with what is committed in its WAL to the descriptor `target`.
 
     Raises SourceBusy, SourceEncrypted if only its app can recover it, SourceUnlocked, NoSpace. The caller has no
@@ -45,16 +48,16 @@ def copy_encrypted(path: str, target: int, advance: Advance, wait_for_lock: Wait
     attempt = 0
     while True:
         try:
-            return _copy(path, target, advance)
+            return _copy(path, identity, target, advance)
         except SourceBusy:
             if not wait_for_lock(attempt):
                 raise
             attempt += 1
 
 
-def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
+def _copy(path: str, identity: Identity, target: int, advance: Advance) -> EncryptedCopy:
     with ExitStack() as stack:
-        source = stack.enter_context(opened(path))
+        source = stack.enter_context(opened_source(path, identity))
         hold_shared_lock(source, path)
         shared_memory = _open_existing(f"{path}-shm", stack)
         if shared_memory is not None:
@@ -67,6 +70,8 @@ def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
         pages = None if wal is None else committed_pages(wal, path)
         copy_bytes(source, target, 0, before.st_size, advance)
         if wal is not None and pages is not None:
+            if pages.total * pages.page_size > before.st_size + os.fstat(wal).st_size:
+                raise SourceCorrupt(f"{path}-wal claims more pages than the two files have", RESTORE_HINT)
             _add_committed(wal, pages, target)
         after = os.fstat(source)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
@@ -78,7 +83,7 @@ def _copy(path: str, target: int, advance: Advance) -> EncryptedCopy:
 
 def _open_existing(path: str, stack: ExitStack) -> int | None:
     with suppress(FileNotFoundError):
-        return stack.enter_context(opened(path))
+        return stack.enter_context(opened_file(path))
     return None
 
 
@@ -92,7 +97,7 @@ def _lock_checkpoints(shared_memory: int, path: str) -> None:
 
 def _refuse_hot_journal(path: str) -> None:
     """Refuse a database with a journal that no writer has locked: its app died, and only the key can roll back."""
-    with suppress(FileNotFoundError), opened(f"{path}-journal") as journal:
+    with suppress(FileNotFoundError), opened_file(f"{path}-journal") as journal:
         if os.pread(journal, len(JOURNAL_MAGIC), 0) == JOURNAL_MAGIC:
             raise SourceEncrypted(
                 f"{path} is encrypted and has a hot journal: its app died in a transaction, which only its key can "
@@ -120,7 +125,7 @@ def committed_pages(wal: int, path: str) -> WalPages | None:
     magic, _version, page_size = struct.unpack_from(">III", header)
     order = ">" if magic & 1 else "<"
     sums = checksum(order, header[:24])
-    if magic & ~1 != _WAL_MAGIC or sums != struct.unpack_from(">II", header, 24):
+    if magic & ~1 != _WAL_MAGIC or page_size not in PAGE_SIZES or sums != struct.unpack_from(">II", header, 24):
         return None
     committed: dict[int, int] = {}
     pending: dict[int, int] = {}

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import apsw
 
 from backupd.sqlite.file_format import HEADER_BYTES, parse_header
-from backupd.sqlite.worker.connection import text_rows
-from backupd.system.fs import opened
+from backupd.sqlite.worker.connection import empty_database, text_rows
+from backupd.system.directory import opened_file
 
 Cause = Literal["limits", "function", "newer", "other engine", "damage"]
 
@@ -59,14 +59,12 @@ def schema_error_in(connection: apsw.Connection, text: str, writer: str) -> Sche
         return None
     name, why = message[1], message[2] or ""
     kind, sql = next(((kind, sql) for kind, of, sql in _objects(connection) if of == name), ("", None))
-    return SchemaError(
-        name, why, _cause(connection if kind != "table" else apsw.Connection(":memory:"), sql, why, writer)
-    )
+    return SchemaError(name, why, _cause(connection if kind != "table" else empty_database(), sql, why, writer))
 
 
 def schema_errors(connection: apsw.Connection, writer: str) -> Iterator[SchemaError]:
     """Yield the errors of each object, parsed alone: SQLite does not report those that it ignores."""
-    empty = apsw.Connection(":memory:")
+    empty = empty_database()
     for kind, name, sql in _objects(connection):
         target = empty if kind == "table" else connection  # indexes, views and triggers need their tables
         message = "it is not UTF-8" if sql is None else _parse(target, sql)[0]
@@ -172,7 +170,7 @@ def follow_pages(connection: apsw.Connection, path: str) -> PageOwners:
 
     Raises apsw.Error where a b-tree cannot be followed, OSError.
     """
-    with opened(path) as descriptor:
+    with opened_file(path) as descriptor:
         file = _File(descriptor)
         pages, rows, damage = _b_trees(connection, file)
         owned = bytearray(file.count + 1)

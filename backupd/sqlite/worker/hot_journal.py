@@ -14,15 +14,20 @@ off before the journal is played back.
 """
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import ENXIO
 from typing import NamedTuple
 
-from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceUnusable
+from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceCorrupt, SourceUnusable
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_journal_in_use, written_without_lock
-from backupd.system.fs import is_disk_full, opened
+from backupd.sqlite.worker.source_file import Identity, opened_source
+from backupd.system.directory import UnexpectedFile, opened_file
+from backupd.system.fs import is_disk_full
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+_JOURNAL_HEADER_BYTES = 28  # https://sqlite.org/fileformat2.html#the_rollback_journal
 _TAIL_BYTES = 16  # length and checksum of the name, then the magic
 _PAGE_NUMBER_BYTES = 4  # of the page of the lock bytes, before the name
 _LONGEST_NAME = 4096  # PATH_MAX
@@ -41,7 +46,7 @@ def read_super_journal(journal: str) -> SuperJournal | None:
 
     None also without a journal, and for one that is finished: its first byte is zero. Raises OSError.
     """
-    with suppress(FileNotFoundError), opened(journal) as descriptor:
+    with suppress(FileNotFoundError), opened_file(journal) as descriptor:
         return _record(descriptor, os.fstat(descriptor).st_size)
     return None
 
@@ -67,7 +72,7 @@ def detach_super_journal(path: str, database: str) -> SuperJournal | None:
     record = read_super_journal(f"{path}-journal")
     if record is None or not super_journal_exists(record, database):
         return record
-    with opened(f"{path}-journal", os.O_WRONLY) as journal:
+    with opened_file(f"{path}-journal", os.O_WRONLY) as journal:
         os.ftruncate(journal, record.begin)
         os.fsync(journal)
     return None
@@ -99,7 +104,7 @@ def _record(descriptor: int, size_bytes: int) -> SuperJournal | None:
 def _lists(path: str, database: str) -> bool:
     """Return whether the file at `path` is a super-journal that names the journal of `database`."""
     journal = os.fsencode(f"{os.path.basename(database)}-journal")
-    with suppress(OSError), opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:  # it may be a directory
+    with suppress(OSError), opened_file(path) as descriptor:
         return journal in (os.path.basename(name) for name in os.pread(descriptor, _MAX_BYTES, 0).split(b"\0"))
     return False
 
@@ -107,25 +112,27 @@ def _lists(path: str, database: str) -> bool:
 _CHUNK_BYTES = 1 << 20
 
 
-def require_usable_journal(path: str) -> None:
-    """Refuse a hot journal whose app is running without locks, or whose outcome is unknown.
+def require_usable_journal(path: str, identity: Identity) -> None:
+    """Refuse a hot journal whose app is running without locks, whose outcome is unknown, or that no app wrote.
 
     The caller has no connection to `path` open. Raises SourceUnlocked, SourceUnusable, and as `copy_with_journal` does.
     """
-    with _opened(path):
+    with _opened(path, identity):
         pass
 
 
-def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Callable[[int, int], None]) -> None:
+def copy_with_journal(
+    path: str, identity: Identity, to_database: int, to_journal: int, advance: Callable[[int, int], None]
+) -> None:
     """Copy `path` and its journal to two descriptors, without the record of a super-journal.
 
     Raises SourceBusy when the app runs after all, SourceUnlocked, SourceUnusable, NoSpace, SnapshotFailed. The caller
     has no connection to `path` open: closing a descriptor here would drop its locks.
     """
-    with _opened(path) as (source, record):
+    with _opened(path, identity) as (source, record):
         total = os.fstat(source).st_size + os.stat(f"{path}-journal").st_size
         before = _state(path)
-        with opened(f"{path}-journal") as journal:
+        with opened_file(f"{path}-journal") as journal:
             copy_bytes(journal, to_journal, 0, total, advance)
         copy_bytes(source, to_database, total - os.fstat(source).st_size, total, advance)
         if record is not None:
@@ -135,15 +142,18 @@ def copy_with_journal(path: str, to_database: int, to_journal: int, advance: Cal
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[int, SuperJournal | None]]:
+def _opened(path: str, identity: Identity) -> Iterator[tuple[int, SuperJournal | None]]:
     """Open the database of a dead app under the shared lock; yields its descriptor and its super-journal."""
-    with opened(path) as source:
+    with opened_source(path, identity) as source:
         try:
             hold_shared_lock(source, path)
             refuse_journal_in_use(source, path)
+            _refuse_claim(path, os.fstat(source).st_size)
             yield source, _usable_super_journal(path)
         except FileNotFoundError as error:
             raise SourceBusy(f"{path} was recovered by its app just now", "run the backup again") from error
+        except UnexpectedFile:
+            raise
         except OSError as error:
             raise copy_failed(f"{path} and its journal", error) from error
 
@@ -152,6 +162,19 @@ def copy_failed(what: str, error: OSError) -> BackupdError:
     """Return the error for a copy of `what` that failed in a system call."""
     kind = NoSpace if is_disk_full(error) else SnapshotFailed
     return kind(f"{what} could not be copied: {error}", "check free space and permissions")
+
+
+def _refuse_claim(path: str, size_bytes: int) -> None:
+    """Refuse a journal that would make the database larger than both files are together. Raises SourceCorrupt."""
+    with opened_file(f"{path}-journal") as journal:
+        header = os.pread(journal, _JOURNAL_HEADER_BYTES, 0).ljust(_JOURNAL_HEADER_BYTES, b"\0")
+        pages, _sector, page_size = struct.unpack_from(">III", header, 16)
+        if pages * page_size > size_bytes + os.fstat(journal).st_size:
+            raise SourceCorrupt(
+                f"{path}-journal claims that the database had {pages * page_size} bytes, more than the two files hold: "
+                "no app wrote that",
+                "move it away while the app is stopped, and check the database (PRAGMA integrity_check)",
+            )
 
 
 def _usable_super_journal(path: str) -> SuperJournal | None:
@@ -172,11 +195,25 @@ def _state(path: str) -> tuple[int, ...]:
 
 
 def copy_bytes(source: int, target: int, before: int, total: int, advance: Callable[[int, int], None]) -> None:
-    """Copy an open file to another; `advance` gets `before` plus the bytes copied, and `total`. Raises OSError."""
+    """Copy an open file to another, holes as holes: a file of any size may be planted.
+
+    `advance` gets `before` plus the bytes copied, and `total`. Raises OSError.
+    """
     with open(target, "wb", closefd=False) as stream:  # buffered: a raw write may be short on a full disk
         stream.truncate(0)
         offset = 0
-        while chunk := os.pread(source, _CHUNK_BYTES, offset):
+        while chunk := os.pread(source, _CHUNK_BYTES, offset := _next_data(source, offset)):
+            stream.seek(offset)
             stream.write(chunk)
             offset += len(chunk)
             advance(before + offset, total)
+        stream.flush()
+        stream.truncate(max(offset, os.fstat(source).st_size))
+
+
+def _next_data(descriptor: int, offset: int) -> int:
+    """Return where data begins at or after `offset`: the end of the file where there is none (lseek(2))."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        return os.fstat(descriptor).st_size if error.errno == ENXIO else offset

@@ -19,7 +19,7 @@ from backupd.sqlite.shadow_tables import SHADOW_TABLES
 from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
-from backupd.system.fs import opened
+from backupd.system.directory import opened_file
 from backupd.system.resources import Priority, lower_priority
 
 _OPAQUE = {
@@ -36,13 +36,13 @@ def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply
     path = request["path"]
     if is_encrypted(path):
         return IntegrityReply(verdict=_OPAQUE, contents=None)
-    result = check_integrity(open_immutable, path, request["writer"])
+    result = check_integrity(open_immutable, path, request["writer"], request["thorough"])
     if result.level != "corrupt":
         verify_checksums(path, result)
     violations, contents = 0, None
     if result.level != "corrupt":
         with closing(result.prepare(open_immutable(path))) as connection:
-            violations = foreign_key_violations(connection)
+            violations = foreign_key_violations(connection) if request["thorough"] == "all" else 0
             contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
     verdict = {
         "level": result.level,
@@ -58,7 +58,7 @@ def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply
 
 def verify_checksums(path: str, result: IntegrityResult) -> None:
     """Verify the checksum of each page, where the app keeps them; a mismatch is damage."""
-    with opened(path) as descriptor:
+    with opened_file(path) as descriptor:
         if not has_checksums(descriptor):
             return
         result.checks.append("page checksums")
@@ -76,15 +76,17 @@ def foreign_key_violations(connection: apsw.Connection) -> int:
 
 
 # A virtual table may compute its rows: an FTS5 table can read them from any view.
-_COUNT_S = 10.0
+_COUNT_S = 10.0  # for all of them
 _STEPS_PER_CHECK = 10_000
 _DIGITS = 16
+_LISTED_BYTES, _ENTRY_BYTES = 7 << 20, 30  # of the 8 MiB of a manifest; three entries for each table at most
 # SQLite stores the statement from the table's name on as it was typed: a quoted or bare name, blanks and comments.
-_GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
+_GAP = r"(?>\s|/\*.*?\*/|--[^\n]*\n)*+"
 _NAME = r'"(?:[^"]|"")*"|`(?:[^`]|``)*`|\'(?:[^\']|\'\')*\'|\[[^\]]*\]|[^\s"`\'\[/(-]+'
 _TABLES = (
-    "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_schema WHERE type = 'table' AND sql NOT NULL "
-    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+    "SELECT CAST(name AS BLOB), CAST(substr(sql, 1, 65536) AS BLOB) FROM sqlite_schema WHERE type = 'table' "
+    "AND sql NOT NULL AND length(name) <= 4096 "
+    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name LIMIT 100000"
 )
 _MODULE = rf"(?is)CREATE VIRTUAL TABLE {_GAP}(?:{_NAME}){_GAP}USING{_GAP}(?P<module>{_NAME})"
 
@@ -93,16 +95,20 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_c
     """Return the fields of `model.Contents`; `cells` has the rows of tables that this library cannot parse.
 
     Virtual tables and their shadow tables count as tables: they may hold all data of the app. An index is counted in
-    place of its table only if a check has compared the two (`indexes_compared`).
+    place of its table only if a check has compared the two (`indexes_compared`). What exceeds a manifest is left out.
     """
     tables: dict[str, int | None] = {}
     columns: dict[str, str] = {}
     virtual: dict[str, str] = {}
+    left_bytes, deadline = _LISTED_BYTES, time.monotonic() + _COUNT_S
     for name, sql in list(text_rows(connection, _TABLES)):
+        left_bytes -= 3 * (len(json.dumps(name)) + _ENTRY_BYTES)
+        if left_bytes < 0:
+            break
         module = re.match(_MODULE, sql)
         if module:
             virtual[name] = module["module"].strip("\"'`[]").lower()
-        rows = _rows(connection, name, virtual.get(name), "" if indexes_compared else " NOT INDEXED")
+        rows = _rows(connection, name, virtual.get(name), deadline, "" if indexes_compared else " NOT INDEXED")
         tables[name] = cells.get(name) if rows is None else rows
         digest = _columns(connection, name)
         if digest:
@@ -110,11 +116,14 @@ def contents_of(connection: apsw.Connection, cells: dict[str, int], *, indexes_c
     return {"tables": tables, "schema_sha256": schema_digest(connection), "columns": columns, "virtual": virtual}
 
 
-def _rows(connection: apsw.Connection, table: str, module: str | None, how: str) -> int | None:
-    """Count rows; None where that needs functions of the app, or a virtual table stores no rows of its own."""
+def _rows(connection: apsw.Connection, table: str, module: str | None, deadline: float, how: str) -> int | None:
+    """Count rows; None where that needs functions of the app, or a virtual table stores no rows of its own.
+
+    Those of a virtual table are counted until `deadline` by the monotonic clock.
+    """
     if module is not None and module not in SHADOW_TABLES:
         return None
-    name, deadline = table.replace('"', '""'), time.monotonic() + _COUNT_S
+    name = table.replace('"', '""')
     if module is not None:
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_PER_CHECK)
     try:

@@ -12,7 +12,9 @@ from typing import Literal
 
 import apsw
 
+from backupd.sqlite.worker.connection import ignore_unparsable_schema
 from backupd.sqlite.worker.foreign_schema import follow_pages, schema_error_in, schema_errors
+from backupd.sqlite.worker.protocol import Thoroughness, out_of_memory
 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000
@@ -29,7 +31,7 @@ _INDEX = (
 _HARMLESS = (
     r"^(NULL|NUMERIC|TEXT|BLOB|INTEGER|REAL|non-\w+) value in "
     r"|^CHECK constraint failed in "
-    r"|(malformed|validate the) inverted index for FTS"
+    r"|^(malformed|unable to validate the) inverted index for FTS"
 )
 _UNUSED_PAGE = r"^Page \d+: never used$"
 
@@ -52,17 +54,25 @@ class IntegrityResult:
         self.prepare: Callable[[apsw.Connection], apsw.Connection] = lambda connection: connection
 
 
-def check_integrity(connect: Callable[[str], apsw.Connection], path: str, writer: str) -> IntegrityResult:
+def check_integrity(
+    connect: Callable[[str], apsw.Connection], path: str, writer: str, thorough: Thoroughness = "all"
+) -> IntegrityResult:
     """Check the database at `path` that `connect` opens and that SQLite `writer` wrote.
 
-    Damage is a result, not an error.
+    Damage is a result, not an error. Raises WorkerFailed where there is too little memory for any check.
     """
     result = IntegrityResult(path, writer)
     reason = ""
-    for check in (_integrity, _integrity_without_modules, _structure_with_stand_ins, _structure_of_foreign_schema):
+    for check in _CHECKS[thorough]:
         connection = connect(path)
         try:
             check(connection, result)
+        except (apsw.NoMemError, MemoryError) as error:
+            if thorough == "pages":
+                raise out_of_memory() from error
+            weaker = check_integrity(connect, path, writer, "structure" if thorough == "all" else "pages")
+            weaker.notes.insert(0, f"{result.checks[-1]} takes more memory than it may have")
+            return weaker
         except (apsw.SQLError, apsw.TooBigError, apsw.CorruptError, apsw.NotADBError) as error:
             reason = str(error)
             if isinstance(error, apsw.SQLError | apsw.TooBigError) or _is_foreign_schema(connect(path), writer, reason):
@@ -97,6 +107,21 @@ def _structure_with_stand_ins(connection: apsw.Connection, result: IntegrityResu
     _structure(_with_collations(connection), result)
 
 
+def _structure_without_functions(connection: apsw.Connection, result: IntegrityResult) -> None:
+    result.checks.append("quick_check without functions")
+    result.level = "structural"
+    result.prepare = _without_modules
+    _replace_functions(_without_modules(connection), _all_functions(connection))
+    _collect(connection, result, structure_only=True)
+
+
+def _pages(connection: apsw.Connection, result: IntegrityResult) -> None:
+    result.checks.append("all pages followed")
+    result.level = "structural"
+    result.prepare = _without_modules
+    _follow(_without_modules(connection), result)
+
+
 def _structure_of_foreign_schema(connection: apsw.Connection, result: IntegrityResult) -> None:
     """Check the tables whose SQL this library can parse, and follow the pages of all."""
     result.checks += ["quick_check of what can be parsed", "all pages followed"]
@@ -108,16 +133,20 @@ def _structure_of_foreign_schema(connection: apsw.Connection, result: IntegrityR
         _append(result.notes, f"quick_check cannot run here: {error}")
     # Pages of tables that were skipped look unused; `follow_pages` finds the ones that are.
     result.damage[:] = [message for message in result.damage if not re.match(_UNUSED_PAGE, message)]
-    pages = follow_pages(connection, result.path)
-    for message in pages.damage:
-        _append(result.damage, message)
-    result.rows = pages.rows
+    _follow(connection, result)
     explanations: list[str] = []
     for found in schema_errors(connection, result.writer):
         _append(result.damage if found.cause == "damage" else explanations, str(found))
         if found.cause == "other engine":
             result.doubt = result.doubt or str(found)[:_MAX_LENGTH]
     result.notes[:] = [*explanations, *result.notes][:MAX_MESSAGES]  # first those that explain the others
+
+
+def _follow(connection: apsw.Connection, result: IntegrityResult) -> None:
+    pages = follow_pages(connection, result.path)
+    for message in pages.damage:
+        _append(result.damage, message)
+    result.rows = pages.rows
 
 
 def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
@@ -131,16 +160,27 @@ def _structure(connection: apsw.Connection, result: IntegrityResult) -> None:
             wanted = _functions_behind(error, connection) - replaced
             if not wanted:
                 raise
-            for name in wanted:
-                connection.create_scalar_function(name, lambda *_values: None, deterministic=True)
+            _replace_functions(connection, wanted)
             replaced |= wanted
 
 
 def _functions_behind(error: apsw.SQLError, connection: apsw.Connection) -> set[str]:
     missing = re.search(_MISSING_FUNCTION, str(error))
-    if missing:
-        return {missing[1]}
+    return {missing[1]} if missing else _all_functions(connection)
+
+
+def _all_functions(connection: apsw.Connection) -> set[str]:
     return {str(name) for (name,) in connection.execute("SELECT name FROM pragma_function_list WHERE type = 's'")}
+
+
+def _replace_functions(connection: apsw.Connection, names: set[str]) -> None:
+    for name in names:
+        connection.create_scalar_function(name, lambda *_values: None, deterministic=True, flags=apsw.SQLITE_INNOCUOUS)
+
+
+def _without_modules(connection: apsw.Connection) -> apsw.Connection:
+    connection.drop_modules(["dbstat"])  # needed by `follow_pages`
+    return _with_collations(ignore_unparsable_schema(connection))
 
 
 def _with_collations(connection: apsw.Connection) -> apsw.Connection:
@@ -149,8 +189,7 @@ def _with_collations(connection: apsw.Connection) -> apsw.Connection:
 
 
 def _with_foreign_schema(connection: apsw.Connection) -> apsw.Connection:
-    connection.execute("PRAGMA writable_schema=ON")
-    return _with_collations(connection)
+    return _with_collations(ignore_unparsable_schema(connection))
 
 
 def _is_foreign_schema(connection: apsw.Connection, writer: str, reason: str) -> bool:
@@ -198,6 +237,13 @@ def _is_derived(connection: apsw.Connection, index: str) -> bool:
             (index,),
         ).get
     )
+
+
+_CHECKS: dict[Thoroughness, tuple[Callable[[apsw.Connection, IntegrityResult], None], ...]] = {
+    "all": (_integrity, _integrity_without_modules, _structure_with_stand_ins, _structure_of_foreign_schema),
+    "structure": (_structure_without_functions, _pages),
+    "pages": (_pages,),
+}
 
 
 def _append(messages: list[str], message: str) -> None:

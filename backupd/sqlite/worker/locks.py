@@ -15,7 +15,7 @@ from errno import EAGAIN
 
 from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
 from backupd.sqlite.database_files import mount_directory_hint
-from backupd.system.fs import opened
+from backupd.system.directory import opened_file
 
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510
@@ -144,7 +144,7 @@ def _lock_directory(path: str) -> SourceUnlocked:
 def _lock_on_file(path: str, start: int, size: int) -> int:
     """Return `lock_on` of the file at `path`: unlocked if it does not exist, locked if it may not be read."""
     try:
-        with opened(path) as descriptor:
+        with opened_file(path) as descriptor:
             return lock_on(descriptor, start, size)
     except FileNotFoundError:
         return fcntl.F_UNLCK

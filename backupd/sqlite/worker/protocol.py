@@ -11,11 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from backupd.errors import WorkerFailed
 from backupd.system.os_errors import foreseen_error
 from backupd.system.process import call_when_parent_ends
+from backupd.system.resources import limit_memory, memory_limit_bytes
 
 _PROGRESS_EVERY_S = 0.1
 _ORPHANED = 70
+_NO_MEMORY = ("MemoryError", "NoMemError")  # Python's and apsw's, which not every worker imports
+_MEMORY_BYTES = 1 << 30  # a database may be made to take any amount; SQLite's rows have at most 1 GB
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -39,6 +43,8 @@ class SnapshotRequest(TypedDict):
     """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it."""
 
     path: str
+    device: int  # of the file that was inspected, and no other is copied
+    inode: int
     uid: int | None
     gid: int | None
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
@@ -63,12 +69,19 @@ class SnapshotReply(TypedDict):
     writers_held_s: float
 
 
+Thoroughness = Literal["all", "structure", "pages"]
+
+
 class IntegrityRequest(TypedDict):
-    """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`."""
+    """Check the copy at `path`, which SQLite `writer` wrote, with the `priority` of `system.resources`.
+
+    The less is `thorough`, the less of what its schema computes is run.
+    """
 
     path: str
     writer: str
     priority: dict[str, Any]
+    thorough: Thoroughness
 
 
 class IntegrityReply(TypedDict):
@@ -108,7 +121,10 @@ class CheckpointResult(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query."""
+    """`PRAGMA user_version`, and the first value of the first row of a query as text; None without a row or a query.
+
+    Of a very long value it is the beginning.
+    """
 
     user_version: int
     answer: str | None
@@ -165,14 +181,23 @@ def serve(task: Callable[[Request, ParentPipe], Reply]) -> None:
     a reply that is not read.
     """
     request: Request = json.loads(sys.stdin.buffer.readline())
+    limit_memory(_MEMORY_BYTES)
     try:
         call_when_parent_ends(lambda: os._exit(_ORPHANED))
         _send({"kind": "result", "result": task(request, ParentPipe())})
     except Exception as error:
-        foreseen = foreseen_error(error)
+        foreseen = out_of_memory() if type(error).__name__ in _NO_MEMORY else foreseen_error(error)
         if foreseen is None:
             raise
         _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
+
+
+def out_of_memory() -> WorkerFailed:
+    """Return the error for a database that needs more memory than a worker may have."""
+    return WorkerFailed(
+        f"the worker process needs more memory than the {memory_limit_bytes() >> 20} MiB that it may have",
+        "a row or the schema of the database is extremely large",
+    )
 
 
 def _send(line: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from backupd.errors import (
     SourceUnreadable,
     SourceUnusable,
 )
+from backupd.sqlite.database_files import SIDE_SUFFIXES
 from backupd.sqlite.file_format import (
     EMPTY_HEADER,
     HEADER_BYTES,
@@ -27,13 +28,14 @@ from backupd.sqlite.file_format import (
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import RESTORE_HINT, source_error
+from backupd.sqlite.worker.connection import open_database, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, SnapshotSettings, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
-from backupd.system.fs import opened
+from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source, replaced, require_in_place
+from backupd.system.directory import UnexpectedFile, require_regular_file
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
 
@@ -42,10 +44,29 @@ _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
 def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
     """Copy the source, or only open and pin it for a probe."""
-    path = request["path"]
+    path, identity = request["path"], (request["device"], request["inode"])
     staged = None if request["probe"] else StagedFiles.open(request)
     owner = become_owner(request["uid"], request["gid"])
-    before = identity(path)
+    require_in_place(path, identity)
+    try:
+        reply = copy_source(request, parent, staged, owner=owner)
+    except UnexpectedFile as error:
+        require_in_place(path, identity)
+        if error.filename == path:  # a new file with the number of the old one
+            raise replaced(path) from error
+        raise SourceUnusable(
+            f"{error.filename} is {error.strerror}: SQLite makes and reads only regular files of that name",
+            "remove it while the app is stopped",
+        ) from error
+    require_in_place(path, identity)
+    return reply
+
+
+def copy_source(
+    request: SnapshotRequest, parent: ParentPipe, staged: "StagedFiles | None", *, owner: bool
+) -> SnapshotReply:
+    """Copy the source by the means that it needs. Raises UnexpectedFile for a link, a pipe and so on."""
+    path, identity = request["path"], (request["device"], request["inode"])
     header = check_source(request, owner=owner)
     copier = Copier(request, parent, header, staged.target if staged else None)
     hot = False
@@ -56,11 +77,9 @@ def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
         if staged is not None:
             staged.target.close()
             if hot:
-                copy_with_journal(path, staged.database, staged.journal, copier.advance)
+                copy_with_journal(path, identity, staged.database, staged.journal, copier.advance)
             elif header.checksums:  # the backup API has written counters of its own into the first page
                 set_checksums(staged.database, first_only=True)
-    if identity(path) != before:
-        raise SourceReplaced(f"{path} was replaced while it was copied", "run the backup again")
     return SnapshotReply(
         hot=hot,
         encrypted=header.encrypted,
@@ -90,7 +109,7 @@ class StagedFiles(NamedTuple):
         database, journal = (
             os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
         )
-        target = apsw.Connection(request["target"])
+        target = open_database(request["target"], apsw.SQLITE_OPEN_READWRITE)
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
             target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
         return cls(target, database, journal)
@@ -100,6 +119,8 @@ def check_source(request: SnapshotRequest, *, owner: bool) -> Header:
     """Refuse a source that cannot be copied safely, before SQLite opens it. Raises SourceUnusable, OSError."""
     path, settings = request["path"], SnapshotSettings(**request["settings"])
     header = header_of(request)
+    for suffix in SIDE_SUFFIXES:
+        require_regular_file(f"{path}{suffix}")
     kind = filesystem_of(path)
     wal = header.journal_mode == "wal" or (header.encrypted and os.path.exists(f"{path}-shm"))
     if wal and is_remote(kind) and settings.network_fs == "refuse":
@@ -135,7 +156,7 @@ def header_of(request: SnapshotRequest) -> Header:
     """
     path = request["path"]
     try:
-        return EMPTY_HEADER if request["empty"] else read_source_header(path)
+        return EMPTY_HEADER if request["empty"] else read_source_header(path, (request["device"], request["inode"]))
     except PermissionError as error:
         raise SourceUnusable(
             f"uid {os.geteuid()} may not read {path}",
@@ -147,12 +168,12 @@ def header_of(request: SnapshotRequest) -> Header:
         raise SourceReplaced(f"{path} was removed just now", "run the backup again") from error
 
 
-def read_source_header(path: str) -> Header:
+def read_source_header(path: str, identity: Identity) -> Header:
     """Return the header of a plain or an encrypted database; refuse all other files.
 
-    Raises OSError, SourceForeign, SourceCorrupt, SourceUnreadable.
+    Raises OSError, SourceReplaced, SourceForeign, SourceCorrupt, SourceUnreadable.
     """
-    with opened(path) as descriptor:
+    with opened_source(path, identity) as descriptor:
         header = encrypted_header(descriptor) or parse_header(os.pread(descriptor, HEADER_BYTES, 0))
         if header is not None and not header.encrypted:
             header = header._replace(checksums=has_checksums(descriptor))
@@ -181,7 +202,7 @@ def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | 
         return header
     staged.target.close()
     try:
-        done = copy_encrypted(copier.path, staged.database, copier.advance, copier.wait_for_lock)
+        done = copy_encrypted(copier.path, copier.identity, staged.database, copier.advance, copier.wait_for_lock)
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     except OSError as error:
@@ -202,7 +223,7 @@ def copy_plain_source(copier: Copier) -> bool:
         except HotJournal:
             if copier.wait_for_rollback():
                 return False
-            require_usable_journal(copier.path)
+            require_usable_journal(copier.path, copier.identity)
             if copier.settings.hot_journal == "copy":
                 return True
             raise SourceUnusable(
@@ -214,19 +235,6 @@ def copy_plain_source(copier: Copier) -> bool:
     except FileNotFoundError as error:
         raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     return False
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """Return device and inode of `path`, None if it does not exist."""
-    try:
-        state = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        raise SourceUnusable(
-            f"uid {os.geteuid()}, which owns it, cannot reach {path}", "give it access (x) to every directory above it"
-        ) from error
-    return state.st_dev, state.st_ino
 
 
 if __name__ == "__main__":

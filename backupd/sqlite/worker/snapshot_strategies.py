@@ -13,10 +13,11 @@ import apsw
 
 from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header, wal_frames
-from backupd.sqlite.worker.connection import RESTORE_HINT, open_database, result_code
+from backupd.sqlite.worker.connection import empty_database, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
-from backupd.system.fs import opened
+from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, require_opened
+from backupd.system.directory import opened_file
 from backupd.system.mounts import filesystem_of, is_remote
 
 PAGES_A_STEP = 1000
@@ -44,7 +45,7 @@ class Copier:
         self.settings = SnapshotSettings(**request["settings"])
         self.path: str = request["path"]
         self.waiting_since = 0.0
-        self.inode = os.stat(self.path).st_ino
+        self.identity = (request["device"], request["inode"])
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
         # While a lock is held on a rollback database, SQLite does not write to it. A remote file system may report an
@@ -73,6 +74,7 @@ class Copier:
         source = open_database(self.path, apsw.SQLITE_OPEN_READONLY)
         source.set_busy_handler(self.wait_for_lock)
         try:
+            require_opened(self.path, self.identity)
             if self.target is None:
                 self.pin(source)
                 self.require_not_truncated(source)
@@ -139,7 +141,7 @@ class Copier:
     def require_not_truncated(self, source: apsw.Connection) -> None:
         """Refuse a truncated source, before and after the copy. Raises SourceCorrupt."""
         if not self.request["empty"]:
-            require_not_truncated(source, self.path, self.inode, self.header.page_size)
+            require_not_truncated(source, self.path, self.identity, self.header.page_size)
 
     def step_to_end(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
         """Step the backup to its end. Raises `_Restarted` when the app wrote to the source more often than allowed.
@@ -169,7 +171,7 @@ class Copier:
     def change_marks(self) -> tuple[int, ...]:
         """Return size and mtime, which each write changes; nothing if they are unreliable, or the file was replaced."""
         state = os.stat(self.path)
-        is_known = self.is_quiet_when_locked and state.st_ino == self.inode
+        is_known = self.is_quiet_when_locked and (state.st_dev, state.st_ino) == self.identity
         return (state.st_size, state.st_mtime_ns) if is_known else ()
 
     def measure_speed(self, pages: int, began: float) -> None:
@@ -238,33 +240,46 @@ def size_of(path: str) -> int:
 
 # The page of the lock bytes is never written (https://sqlite.org/fileformat2.html#the_lock_byte_page).
 _PENDING_BYTE = 0x40000000
+_MOST_PAGES = 0xFFFFFFFF
 
 
-def require_not_truncated(source: apsw.Connection, path: str, inode: int, page_size: int) -> None:
+def require_not_truncated(source: apsw.Connection, path: str, identity: Identity, page_size: int) -> None:
     """Refuse the database at `path`, pinned by `source`, if pages are missing both in the file and in its WAL.
 
     SQLite reads zeros beyond the end of a truncated file, which may pass every check. Raises SourceCorrupt. A file that
-    is not `inode` was replaced, which the caller detects.
+    is not the source was replaced, which the caller detects.
     """
     pages, state = _page_count(source), os.stat(path)
     size_bytes = state.st_size
-    if pages * page_size <= size_bytes or state.st_ino != inode:
+    if pages * page_size <= size_bytes or (state.st_dev, state.st_ino) != identity:
         return
-    missing = set(range(size_bytes // page_size + 1, pages + 1)) - {_PENDING_BYTE // page_size + 1}
-    with suppress(FileNotFoundError), opened(f"{path}-wal") as wal:
-        missing.difference_update(frame.page for frame in wal_frames(wal, page_size))
-    if missing:
+    if missing := _missing_pages(path, size_bytes // page_size + 1, pages, page_size):
         raise SourceCorrupt(
-            f"{path} is truncated: it has {size_bytes} bytes, and {len(missing)} of its {pages} pages are not complete",
+            f"{path} is truncated: it has {size_bytes} bytes, and {missing} of its {pages} pages are not complete",
             f"{RESTORE_HINT}; sqlite3 .recover can read what is left",
         )
+
+
+def _missing_pages(path: str, first: int, last: int, page_size: int) -> int:
+    """Return how many of the pages from `first` to `last` are not in the WAL, which may claim any number of them."""
+    never_written = _PENDING_BYTE // page_size + 1
+    missing = last - first + 1 - (first <= never_written <= last)
+    with suppress(FileNotFoundError), opened_file(f"{path}-wal") as wal:
+        if missing * page_size > os.fstat(wal).st_size:
+            return missing
+        is_there = bytearray(last - first + 1)
+        for frame in wal_frames(wal, page_size):
+            if first <= frame.page <= last and frame.page != never_written and not is_there[frame.page - first]:
+                is_there[frame.page - first] = 1
+                missing -= 1
+    return missing
 
 
 def _page_count(source: apsw.Connection) -> int:
     """Return the number of pages of the snapshot, without parsing its schema."""
     with (
-        closing(apsw.Connection(":memory:")) as nowhere,
+        closing(empty_database()) as nowhere,
         closing(nowhere.backup("main", source, "main")) as backup,
     ):
         backup.step(0)
-        return int(backup.page_count)
+        return int(backup.page_count) & _MOST_PAGES  # SQLite returns a signed number

@@ -34,12 +34,14 @@ from paramiko import (
 )
 
 from backupd.errors import BackupdError, LoginFailed, ReplicaUnreachable
-from backupd.formatting import printable
+from backupd.formatting import one_line, printable
 from backupd.stores.sftp.host_keys import PublicKey
 from backupd.stores.sftp.paramiko_internals import ConnectedAgent
 
 _TRY_AGAIN: Final = "try again; if it keeps failing, see the server's log (`journalctl -u ssh`)"
 _MAX_QUESTION_CHARS: Final = 60
+_MAX_QUESTIONS: Final = 3  # in a message
+_MAX_METHODS: Final = 10  # likewise
 _NEW_KEY: Final = "make a new one: ssh-keygen -t ed25519 -f backupd_key"
 _KEY_FORMAT: Final = "set private_key to the complete file, or to the one line that `base64 -w0 FILE` prints"
 _PUBLIC: Final = re.compile(r"(ssh-|ecdsa-|sk-)\S+ AAAA|-+ ?BEGIN (SSH2 )?(RSA )?PUBLIC KEY")
@@ -146,7 +148,8 @@ class _Login:
                 answered.append(questions[0][0])
                 return [password]
             others = (text for text, _ in questions if text not in answered)  # a repeated question: a wrong password
-            self._questions.extend(printable(text.strip())[:_MAX_QUESTION_CHARS] for text in others)
+            self._questions.extend(one_line(text)[:_MAX_QUESTION_CHARS] for text in others)
+            del self._questions[_MAX_QUESTIONS:]
             return [""] * len(questions)
 
         return answer
@@ -197,7 +200,7 @@ class _Login:
             return ReplicaUnreachable(f"the server did not answer the login within {waited_s:.0f} s", _TRY_AGAIN)
         if refused_before or self._accepted:
             return self._refusal("; then it closed the connection")
-        why = printable(str(error)) or type(error).__name__
+        why = one_line(str(error)) or type(error).__name__
         return ReplicaUnreachable(f"the connection ended during the login of {self.user}: {why}", _TRY_AGAIN)
 
     def _signatures(self) -> Sequence[str]:
@@ -214,7 +217,7 @@ class _Login:
                 self._allowed = refused.allowed_types
 
     def _refusal(self, more: str = "") -> LoginFailed:
-        allowed = printable(", ".join(self._allowed)) or "methods that it does not name"
+        allowed = one_line(", ".join(self._allowed[:_MAX_METHODS])) or "methods that it does not name"
         names = (attempt.name for attempt in self._tried)
         tried = ", ".join(f"{name} (accepted)" if name in self._accepted else name for name in names)
         asked = f"; it asks: {', '.join(self._questions)}" if self._questions else ""

@@ -16,10 +16,11 @@ from paramiko import Channel, SFTPClient, SSHException, Transport
 from paramiko.sftp import SFTPError
 
 from backupd.errors import BackupdError, ReplicaFailed, ReplicaUnreachable
+from backupd.formatting import one_line
 from backupd.stores.sftp.auth import Credentials, log_in
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys
-from backupd.stores.sftp.paramiko_internals import NamingClient, ObservedTransport
+from backupd.stores.sftp.paramiko_internals import NamingClient, ObservedTransport, ProtocolViolated
 from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, max_block_bytes
 from backupd.system.resources import tune_malloc
 
@@ -27,6 +28,7 @@ CHANNELS: Final = 4  # each has its own window at the server: more is in flight 
 _LOW_LATENCY_S: Final = 0.01  # one channel's window of 2 MiB then carries 200 MB/s, and more channels are slower
 _HIGH_LATENCY_S: Final = 0.05  # no host is so busy that its fastest response takes that long
 _LATENCY_SAMPLES: Final = 5
+_SLOWEST_BYTES_S: Final = 32 << 10
 _NETWORK_ERRORS: Final = frozenset(
     (errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EBADF)
 )
@@ -36,10 +38,18 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its thre
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds to wait: to connect and log in, and for the next bytes of a transfer."""
+    """Seconds to wait: to connect and for each step of a login, for the next bytes, and for an operation as a whole.
+
+    An operation may take longer by what its bytes take on the slowest line that is worth waiting for.
+    """
 
     connect_s: float = 20.0
     stall_s: float = 60.0
+    operation_s: float = 300.0
+
+    def limit_s(self, moved_bytes: int) -> float:
+        """Return the seconds that an operation may take that moves so many bytes."""
+        return self.operation_s + moved_bytes / _SLOWEST_BYTES_S
 
 
 class SftpConnection:
@@ -50,7 +60,7 @@ class SftpConnection:
 
     def __init__(self, transport: Transport, timeouts: Timeouts) -> None:
         self._transport = transport
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self.watchdog = Watchdog(transport, timeouts.stall_s)
         self.clients: tuple[SFTPClient, ...] = ()
         self._min_response_s = float("inf")
@@ -72,13 +82,17 @@ class SftpConnection:
             transport = ObservedTransport(_connect(host, port, timeouts))
         connection = cls(transport, timeouts)
         try:
-            with connection_errors(f"{host}:{port}"):
+            with connection_errors(f"{host}:{port}"), connection.operation():
                 _check_host_key(transport, host, port, pins, timeouts)
                 log_in(transport, credentials)
                 connection.clients = (connection._open_client(),)
             yield connection
         finally:
             connection.watchdog.close()
+
+    def operation(self, moved_bytes: int = 0) -> "Operation":
+        """Return the time for an operation that moves `moved_bytes`, as a context manager."""
+        return Operation(self.watchdog, self.timeouts.limit_s(moved_bytes))
 
     @property
     def client(self) -> SFTPClient:
@@ -121,11 +135,11 @@ class SftpConnection:
     def open_session(self) -> Channel:
         """Open one more channel, for any purpose. Raises SSHException."""
         with self._timed():
-            return self._transport.open_session(WINDOW_BYTES, PACKET_BYTES, timeout=self._timeouts.connect_s)
+            return self._transport.open_session(WINDOW_BYTES, PACKET_BYTES, timeout=self.timeouts.connect_s)
 
     def _open_client(self) -> SFTPClient:
         channel = self.open_session()
-        channel.settimeout(self._timeouts.stall_s)
+        channel.settimeout(self.timeouts.stall_s)
         with self.watchdog.watching():  # paramiko waits without limit for the response
             channel.invoke_subsystem("sftp")
         with self._timed():
@@ -148,13 +162,37 @@ class SftpConnection:
         self._min_response_s = min(self._min_response_s, time.monotonic() - began)
 
 
+class Operation:
+    """The time that an operation may take in all: it runs only inside of `with` blocks, of which there may be several.
+
+    A server that always answers just before a stall is noticed would else take for ever. The connection ends at the
+    limit, and the block raises ReplicaUnreachable.
+    """
+
+    def __init__(self, watchdog: "Watchdog", limit_s: float) -> None:
+        self._watchdog, self._limit_s = watchdog, limit_s
+        self._left_s, self._ends_at = limit_s, 0.0
+
+    def __enter__(self) -> None:
+        self._ends_at = time.monotonic() + self._left_s
+        self._watchdog.limit(self._ends_at)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._left_s = self._ends_at - time.monotonic()
+        too_late = self._watchdog.unlimit(self._ends_at)
+        if too_late and isinstance(error, SSHException | SFTPError | EOFError | OSError):
+            what = f"the server is too slow: an operation took longer than {self._limit_s:.0f} s"
+            raise ReplicaUnreachable(what, "check the network between, and what that host is busy with") from error
+
+
 class Watchdog:
-    """Closes a transport on which nothing moves: paramiko's own timeouts do not cover a write that stalls."""
+    """Closes a transport on which nothing moves, or too slowly: paramiko's own timeouts are for single responses."""
 
     def __init__(self, transport: Transport, stall_s: float) -> None:
         self._transport, self._stall_s = transport, stall_s
         self._reset_at = 0.0
-        self._blocks = 0  # that run now
+        self._blocks = 0  # that must move something
+        self._limits: list[float] = []  # when blocks must have ended
         self._thread: threading.Thread | None = None
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
@@ -171,9 +209,7 @@ class Watchdog:
         with self._lock:
             self.reset()
             self._blocks += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True)
-                self._thread.start()
+            self._start()
         try:
             yield self
         except (KeyboardInterrupt, SystemExit):
@@ -183,15 +219,36 @@ class Watchdog:
             with self._lock:
                 self._blocks -= 1
 
+    def limit(self, ends_at: float) -> None:
+        """Close the transport at `ends_at` (monotonic), unless `unlimit` is called before."""
+        with self._lock:
+            self._limits.append(ends_at)
+            self._start()
+
+    def unlimit(self, ends_at: float) -> bool:
+        """Undo `limit`; tells whether the transport was closed since it was too late."""
+        with self._lock:
+            self._limits.remove(ends_at)
+        return ends_at < time.monotonic() and not self._transport.is_active()
+
     def close(self) -> None:
         """End the thread, and close the transport without waiting for the server."""
         self._stopped.set()
         with suppress(Exception):  # errors of a lost connection
             self._transport.close()
 
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="sftp-watchdog", daemon=True)
+            self._thread.start()
+
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._stall_s / 4)):
-            if self._blocks and time.monotonic() - self._reset_at > self._stall_s:
+            now = time.monotonic()
+            with self._lock:
+                ends_at = min(self._limits, default=now)
+                expired = ends_at < now or (self._blocks and now - self._reset_at > self._stall_s)
+            if expired:
                 self._transport.close()
                 return
 
@@ -203,18 +260,19 @@ def connection_errors(where: str) -> Iterator[None]:
         yield
     except BackupdError:
         raise
+    except (ProtocolViolated, UnicodeDecodeError, struct.error) as error:
+        why = str(error) if isinstance(error, ProtocolViolated) else type(error).__name__
+        what = f"{where} violates the protocol: {why}"
+        raise ReplicaFailed(what, "check which server answers at that port") from error
     except (SSHException, SFTPError, EOFError, ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ReplicaUnreachable(
-            f"the connection to {where} failed: {str(error) or type(error).__name__}",
+            f"the connection to {where} failed: {one_line(str(error)) or type(error).__name__}",
             "backupd tries again; if it keeps failing, check the host, its port, and the network between",
         ) from error
-    except (UnicodeDecodeError, struct.error) as error:
-        what = f"{where} violates the protocol: {type(error).__name__}"
-        raise ReplicaFailed(what, "check which server answers at that port") from error
     except OSError as error:
         if str(error) == "Socket is closed" or error.errno in _NETWORK_ERRORS:
             raise ReplicaUnreachable(
-                f"the connection to {where} was lost: {error}",
+                f"the connection to {where} was lost: {one_line(str(error))}",
                 "backupd tries again; if it keeps failing, check the network",
             ) from error
         raise

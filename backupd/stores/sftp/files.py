@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException, sftp
 
-from backupd.errors import CopyCorrupt
+from backupd.errors import CopyCorrupt, ReplicaFailed
 from backupd.stores.sftp.connection import SftpConnection, connection_errors
-from backupd.stores.sftp.paramiko_internals import read_attributes
+from backupd.stores.sftp.paramiko_internals import read_attributes, read_count
 from backupd.stores.sftp.protocol import (
     SAFE_BLOCK_BYTES,
     PipelinedReader,
@@ -23,6 +23,8 @@ from backupd.stores.sftp.protocol import (
 
 PRIVATE_MODE: Final = 0o600
 _MAX_OPEN_FILES: Final = 8  # at the server: some allow few handles
+_MAX_ENTRIES: Final = 200_000  # in a directory
+_MIN_ENTRY_BYTES: Final = 12  # of two empty names and no attributes
 
 
 class _SmallFile:
@@ -93,7 +95,7 @@ class RemoteFile(io.RawIOBase):
     """A remote file as a readable stream, from byte `begin` to its end; wrap it in io.BufferedReader."""
 
     def __init__(self, file: SFTPFile, begin: int, size_bytes: int, connection: SftpConnection) -> None:
-        self._file = file
+        self._file, self._operation = file, connection.operation(max(0, size_bytes - begin))
         self._blocks = _watched_blocks(file, begin, size_bytes, connection)
         self._rest = b""
 
@@ -103,7 +105,7 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
         """Fill `buffer` as far as the next block goes; 0 at the end. Raises ReplicaUnreachable, OSError."""
-        with connection_errors("the replica"):
+        with connection_errors("the replica"), self._operation:
             while not self._rest:
                 block = next(self._blocks, None)
                 if block is None:
@@ -117,7 +119,7 @@ class RemoteFile(io.RawIOBase):
     def close(self) -> None:
         """Close the remote file, without errors of a lost connection."""
         if not self.closed:
-            with suppress(Exception):
+            with suppress(Exception), self._operation:
                 self._file.close()
         super().close()
 
@@ -138,20 +140,25 @@ def is_file(attributes: SFTPAttributes) -> bool:
 
 
 def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
-    """Yield the entries of the directory `path`, in any order. Raises OSError.
+    """Yield the entries of the directory `path`, in any order. Raises ReplicaFailed where they are too many, OSError.
 
     paramiko's own listings end at the first name that is not UTF-8.
     """
     pipeline = RequestPipeline(client)
-    handle = pipeline.wait_handle(pipeline.send(sftp.CMD_OPENDIR, path))
+    handle, entries = pipeline.wait_handle(pipeline.send(sftp.CMD_OPENDIR, path)), 0
     while True:
         try:
             _kind, response = pipeline.wait(pipeline.send(sftp.CMD_READDIR, handle))
         except EOFError:
             break
-        count = response.get_int()
+        count = read_count(response, _MIN_ENTRY_BYTES)
         if not count:
             raise OSError(f"the server's listing of {path} has no end")
+        entries += count
+        if entries > _MAX_ENTRIES:
+            raise ReplicaFailed(
+                f"{path} has more than {_MAX_ENTRIES:,} entries", "remove there what backupd did not send"
+            )
         for _ in range(count):
             name, _long_name = response.get_string(), response.get_string()
             yield read_attributes(response, name.decode(errors="replace"))

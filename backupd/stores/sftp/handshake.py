@@ -11,7 +11,7 @@ from paramiko import PKey, SSHException
 from paramiko.ssh_exception import IncompatiblePeer
 
 from backupd.errors import ReplicaUnreachable, ServerIncompatible, ServerTooOld
-from backupd.formatting import one_line, printable
+from backupd.formatting import one_line
 from backupd.stores.sftp.host_keys import ALGORITHMS
 from backupd.stores.sftp.paramiko_internals import ObservedTransport
 from backupd.stores.sftp.url import host_and_port
@@ -53,7 +53,7 @@ def shake_hands(transport: ObservedTransport, host: str, port: int, timeout_s: f
         raise _no_common_algorithm(where, transport) from None
     except (SSHException, EOFError, OSError) as error:
         if not isinstance(error, ConnectionError) and not str(error).startswith(_NO_BANNER):
-            problem = printable(str(error))
+            problem = one_line(str(error))
     if time.monotonic() >= give_up_at:
         raise ReplicaUnreachable(f"{where} did not negotiate within {timeout_s:g} s", _TRY_AGAIN)
     if not problem:

@@ -1,13 +1,19 @@
 """All that backupd uses of paramiko beside its public API, and why each; no other module of backupd may.
 
+paramiko believes a server: it keeps what exceeds a window, reads packets of any size, and loops as often as a count
+says. Here every size and count is checked before it costs anything.
+
 paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py checks the installed version.
 
 - `SFTPClient._async_request`: many requests in flight; the public calls wait for each response.
 - `SFTPClient._read_response`: the response to each write; the public file objects drop late ones.
 - `SFTPClient._convert_status`: errors that name the request; a status (draft-ietf-secsh-filexfer-02 §7) names none.
-- `SFTPClient._read_packet`: the path of each open handle, for these errors.
+- `SFTPClient._read_packet`: responses that were not requested, and the path of each open handle, for these errors.
+- `SFTPClient._read_all`: the size of a packet, before it is read.
 - `SFTPAttributes._from_msg`: attributes from a response to a request that was sent here.
 - `Transport._parse_kex_init`, `_really_parse_kex_init`: what a server offers, also where no algorithm is common.
+- `Transport._channel_handler_table`: data that a server sends beyond the window of a channel, before they are kept.
+- `Packetizer._read_timeout`: the length of what a server sends before its version.
 - `AgentSSH._connect`: an SSH agent with a timeout; the public Agent waits without limit.
 """
 
@@ -15,10 +21,19 @@ import errno
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, ClassVar, Final, cast
 
-from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport, sftp
+from paramiko import Channel, Message, SFTPAttributes, SFTPClient, SSHException, Transport, sftp
 from paramiko.agent import AgentSSH
+from paramiko.common import (
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_EXT_INFO,
+    MSG_USERAUTH_INFO_REQUEST,
+)
+from paramiko.packet import Packetizer
+from paramiko.sftp import SFTPError
 
 from backupd.formatting import one_line, printable
 
@@ -49,6 +64,35 @@ _HANDLE_COMMANDS: Final = frozenset(
 _REMEMBERED: Final = 4096  # requests; far more than are ever in flight
 _MAX_ANSWER_CHARS: Final = 80
 _MAX_PATH_CHARS: Final = 160
+_MAX_SSH_BYTES: Final = 260 << 10  # in a packet; connection.py tells servers that packets hold 256 KiB at most
+_MAX_SFTP_BYTES: Final = 512 << 10  # in a packet; OpenSSH and others send 256 KiB at most
+_MAX_HANDLE_BYTES: Final = 256  # draft-ietf-secsh-filexfer-02 §4
+_MAX_BANNER_BYTES: Final = 64 << 10  # before the version, RFC 4253 §4.2
+_BYTES_OF_ATTRIBUTES: Final = (
+    (SFTPAttributes.FLAG_SIZE, 8),
+    (SFTPAttributes.FLAG_UIDGID, 8),
+    (SFTPAttributes.FLAG_PERMISSIONS, 4),
+    (SFTPAttributes.FLAG_AMTIME, 8),
+)
+_BYTES_OF_NUMBER: Final = 4  # of a request, before all else
+_MAX_TEXT_BYTES: Final = 1000  # of which a message shows less
+_BYTES_OF_PAIR: Final = 8  # of two empty strings
+_BYTES_OF_QUESTION: Final = 5  # of an empty string and a truth value
+
+
+class ProtocolViolated(SFTPError):
+    """The server sends what no request and no protocol allows; nothing more can be read from the connection."""
+
+
+def read_count(message: Message, entry_bytes: int) -> int:
+    """Read how many entries follow in `message`, each of at least `entry_bytes`.
+
+    Raises ProtocolViolated where they do not.
+    """
+    claimed, packet = message.get_int(), message.packet
+    if claimed * entry_bytes > len(packet.getbuffer()) - packet.tell():
+        raise ProtocolViolated(f"it claims {claimed} entries in a packet that ends before them")
+    return claimed
 
 
 class ResponseReceiver(ABC):
@@ -79,7 +123,13 @@ def raise_for_status(client: SFTPClient, message: Message) -> None:
 
 
 def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes:
-    """Read the attributes of a file, called `name`, that come next in `message`."""
+    """Read the attributes of a file, called `name`, that come next in `message`. Raises ProtocolViolated."""
+    begin = message.packet.tell()
+    flags = message.get_int()
+    if flags & SFTPAttributes.FLAG_EXTENDED:
+        message.get_bytes(sum(size for flag, size in _BYTES_OF_ATTRIBUTES if flags & flag))
+        read_count(message, _BYTES_OF_PAIR)
+    message.packet.seek(begin)
     found: SFTPAttributes = cast("Any", SFTPAttributes)._from_msg(message, name)  # noqa: SLF001 - see the module
     return found
 
@@ -96,6 +146,7 @@ class NamingClient(SFTPClient):
 
     def __init__(self, channel: Channel) -> None:
         self._requests: dict[int, tuple[int, int, tuple[Any, ...]]] = {}  # the last ones, by number modulo _REMEMBERED
+        self._unanswered: set[int] = set()
         self._paths: dict[bytes, str] = {}  # of open handles
         super().__init__(channel)
 
@@ -103,27 +154,51 @@ class NamingClient(SFTPClient):
         parent: Any = super()
         number: int = parent._async_request(fileobj, t, *args)  # noqa: SLF001 - see the module
         self._requests[number % _REMEMBERED] = number, t, args[:2]  # without the data of a write
+        self._unanswered.add(number)
         return number
+
+    def _read_all(self, n: int) -> bytes:
+        if n > _MAX_SFTP_BYTES:
+            raise ProtocolViolated(f"it sends a packet of {n} bytes")
+        parent: Any = super()
+        data: bytes = parent._read_all(n)  # noqa: SLF001 - see the module
+        return data
 
     def _read_packet(self) -> tuple[int, bytes]:
         parent: Any = super()
         kind: int
         data: bytes
         kind, data = parent._read_packet()  # noqa: SLF001 - see the module
+        if self._requests:  # else it is the version
+            number = int.from_bytes(data[:_BYTES_OF_NUMBER], "big")
+            if number not in self._unanswered:
+                raise ProtocolViolated("it answers a request that was not made")
+            self._unanswered.remove(number)
         if kind == sftp.CMD_HANDLE:
-            message = Message(data)
-            _operation, path = self._described(message.get_int())
-            self._paths[message.get_string()] = path
+            self._note_handle(Message(data))
+        elif kind == sftp.CMD_ATTRS:  # before paramiko reads them
+            read_attributes(Message(data[_BYTES_OF_NUMBER:]))
         return kind, data
 
+    def _note_handle(self, message: Message) -> None:
+        _operation, path = self._described(message.get_int())
+        handle = message.get_string()
+        if len(handle) > _MAX_HANDLE_BYTES:
+            raise ProtocolViolated(f"it sends a handle of {len(handle)} bytes")
+        self._paths.pop(handle, None)
+        self._paths[handle] = path
+        if len(self._paths) > _REMEMBERED:
+            del self._paths[next(iter(self._paths))]
+
     def _convert_status(self, msg: Message) -> None:
-        number, code, text = int.from_bytes(msg.asbytes()[:4], "big"), msg.get_int(), msg.get_text()
+        number, code, said = int.from_bytes(msg.asbytes()[:_BYTES_OF_NUMBER], "big"), msg.get_int(), msg.get_string()
         if code == sftp.SFTP_OK:
             return
         if code == sftp.SFTP_EOF:
-            raise EOFError(text)
+            raise EOFError("the server says that the file ends")
         operation, path = self._described(number)
-        what = f"cannot {operation} {path}: {one_line(text)[:_MAX_ANSWER_CHARS] or f'status {code}'}"
+        text = one_line(said[:_MAX_TEXT_BYTES].decode(errors="replace"))[:_MAX_ANSWER_CHARS]
+        what = f"cannot {operation} {path}: {text or f'status {code}'}"
         if code in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_PERMISSION_DENIED):
             raise OSError(errno.ENOENT if code == sftp.SFTP_NO_SUCH_FILE else errno.EACCES, what)
         if code == sftp.SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
@@ -155,6 +230,14 @@ def _shown(path: bytes | str) -> str:
     return text if len(text) <= _MAX_PATH_CHARS else f"{text[:half]}…{text[-half:]}"
 
 
+def _feed(kind: int, channel: Any, message: Message) -> None:  # noqa: ANN401 - the stubs lack what is kept
+    """Keep data for a channel. Raises SSHException for more than its window allows, which paramiko would keep too."""
+    kept_bytes = len(channel.in_buffer) + len(channel.in_stderr_buffer)
+    if kept_bytes + len(message.asbytes()) > channel.in_window_size + _MAX_SSH_BYTES:
+        raise SSHException("the server sends more than the window of the channel allows")
+    cast("Any", Transport)._channel_handler_table[kind](channel, message)  # noqa: SLF001 - see the module
+
+
 class ObservedTransport(Transport):
     """A transport that keeps in `offered` what the server offers, by paramiko's names of the fields of KEXINIT.
 
@@ -162,9 +245,14 @@ class ObservedTransport(Transport):
     """
 
     offered: Mapping[str, Sequence[str]]
+    _channel_handler_table: ClassVar = {
+        **cast("Any", Transport)._channel_handler_table,  # noqa: SLF001 - see the module
+        MSG_CHANNEL_DATA: partial(_feed, MSG_CHANNEL_DATA),
+        MSG_CHANNEL_EXTENDED_DATA: partial(_feed, MSG_CHANNEL_EXTENDED_DATA),
+    }
 
     def __init__(self, sock: Any) -> None:  # noqa: ANN401 - as paramiko's: a socket or what acts as one
-        super().__init__(sock)
+        super().__init__(sock, packetizer_class=_BoundedPacketizer)
         self.offered = {}
 
     def _parse_kex_init(self, m: Message) -> None:
@@ -172,6 +260,44 @@ class ObservedTransport(Transport):
         self.offered = parent._really_parse_kex_init(m)  # noqa: SLF001 - see the module
         m.rewind()
         parent._parse_kex_init(m)  # noqa: SLF001 - see the module
+
+
+class _BoundedPacketizer(Packetizer):
+    """Reads SSH packets as large as connection.py allows; larger ones and wrong counts raise SSHException."""
+
+    def __init__(self, sock: Any) -> None:  # noqa: ANN401 - as paramiko's
+        super().__init__(sock)
+        self._banner_bytes = 0
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        parent: Any = super()
+        piece: bytes = parent._read_timeout(timeout)  # noqa: SLF001 - see the module
+        self._banner_bytes += len(piece)
+        if self._banner_bytes > _MAX_BANNER_BYTES:
+            raise SSHException(f": more than {_MAX_BANNER_BYTES >> 10} KiB before any version")
+        return piece
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:  # noqa: FBT001, FBT002 - paramiko's signature
+        """Read `n` bytes. Raises SSHException for more than any packet has."""
+        if n > _MAX_SSH_BYTES:
+            raise SSHException(f"the server sends a packet of {n} bytes")
+        return super().read_all(n, check_rekey)
+
+    def read_message(self) -> tuple[int, Message]:
+        """Read a message. Raises SSHException for one with a count of what it does not hold."""
+        kind, message = super().read_message()
+        try:
+            if kind == MSG_EXT_INFO:
+                read_count(message, _BYTES_OF_PAIR)
+            elif kind == MSG_USERAUTH_INFO_REQUEST:
+                for _title_instructions_language in range(3):
+                    message.get_string()
+                read_count(message, _BYTES_OF_QUESTION)
+        except ProtocolViolated as error:
+            raise SSHException(f"the server violates the protocol: {error}") from None
+        if kind in (MSG_EXT_INFO, MSG_USERAUTH_INFO_REQUEST):
+            message.rewind()
+        return kind, message
 
 
 class ConnectedAgent(AgentSSH):

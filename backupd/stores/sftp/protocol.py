@@ -13,6 +13,7 @@ from paramiko import Message, SFTPAttributes, SFTPClient, sftp
 
 from backupd.stores.sftp.paramiko_internals import (
     OperationUnsupported,
+    ProtocolViolated,
     ResponseReceiver,
     raise_for_status,
     read_attributes,
@@ -39,13 +40,17 @@ class RequestPipeline(ResponseReceiver):
     def __init__(self, client: SFTPClient) -> None:
         self._client = client
         self._responses: dict[int, tuple[int, Message]] = {}
+        self._kept_bytes = 0
 
     def send(self, kind: int, *arguments: Any) -> int:  # noqa: ANN401 - what paramiko packs
         """Send a request; returns its number. Raises SSHException, OSError."""
         return send_request(self._client, self, kind, *arguments)
 
     def receive(self, kind: int, message: Message, number: int) -> None:
-        """Keep a response until `wait` returns it."""
+        """Keep a response until `wait` returns it. Raises ProtocolViolated for more than can have been requested."""
+        self._kept_bytes += len(message.asbytes())
+        if self._kept_bytes > WINDOW_BYTES:
+            raise ProtocolViolated(f"it answers with more than {WINDOW_BYTES >> 20} MiB that were not requested")
         self._responses[number] = kind, message
 
     def has_response(self, number: int) -> bool:
@@ -60,6 +65,7 @@ class RequestPipeline(ResponseReceiver):
         while number not in self._responses:
             receive_response(self._client)
         kind, message = self._responses.pop(number)
+        self._kept_bytes -= len(message.asbytes())
         if kind == sftp.CMD_STATUS:
             raise_for_status(self._client, message)
         return kind, message

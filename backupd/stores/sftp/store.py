@@ -16,24 +16,37 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Concatenate, Final, ParamSpec, TypeVar
 
 from paramiko import SFTPAttributes, SFTPClient, SSHException
 
-from backupd.errors import StoreUnusable
+from backupd.errors import ReplicaFailed, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores import contract
 from backupd.stores.sftp import files
 from backupd.stores.sftp.connection import SftpConnection
-from backupd.stores.sftp.protocol import stat_many
+from backupd.stores.sftp.protocol import SAFE_BLOCK_BYTES, stat_many
 from backupd.stores.sftp.upload import VerifiedParts, compare, upload
 
-_MAX_ENTRIES: Final = 200_000
+_MAX_MANIFESTS_BYTES: Final = 64 << 20  # that are read at once
 _BUFFER_BYTES: Final = 1 << 20
 _PRIVATE_DIRECTORY: Final = 0o700
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _limited(method: Callable[Concatenate["SftpStore", P], T]) -> Callable[Concatenate["SftpStore", P], T]:
+    """Let a method that moves few bytes take as long as an operation may."""
+
+    @wraps(method)
+    def limited(self: "SftpStore", /, *arguments: P.args, **named: P.kwargs) -> T:
+        with self._connection.operation():
+            return method(self, *arguments, **named)
+
+    return limited
 
 
 class SftpStore:
@@ -69,23 +82,28 @@ class SftpStore:
     def _client(self) -> SFTPClient:
         return self._connection.client
 
+    @_limited
     def prepare(self) -> None:
         """Make missing directories: of the path, only its last part. Raises BackupdError, OSError."""
         self._make_directories(self._parts, self._removing)
 
+    @_limited
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids. Raises OSError."""
         sizes: dict[str, int] = {}
         manifests: set[str] = set()
         for entry in self._entries(self._directory):
-            name = entry.filename
-            if name.endswith(MANIFEST_SUFFIX) and files.is_file(entry):
-                manifests.add(name.removesuffix(MANIFEST_SUFFIX))
-            elif name.endswith(ARCHIVE_SUFFIX) and files.is_file(entry):
-                sizes[name.removesuffix(ARCHIVE_SUFFIX)] = entry.st_size or 0
-        complete = filter(is_generation_id, sorted(sizes.keys() & manifests))
+            is_manifest = entry.filename.endswith(MANIFEST_SUFFIX)
+            generation_id = entry.filename.removesuffix(MANIFEST_SUFFIX if is_manifest else ARCHIVE_SUFFIX)
+            if is_generation_id(generation_id) and files.is_file(entry):
+                if is_manifest:
+                    manifests.add(generation_id)
+                elif entry.filename != generation_id:
+                    sizes[generation_id] = entry.st_size or 0
+        complete = sorted(sizes.keys() & manifests)
         return tuple(contract.ListedGeneration(generation_id, sizes[generation_id]) for generation_id in complete)
 
+    @_limited
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
         path = self._path(generation_id, MANIFEST_SUFFIX)
@@ -96,13 +114,28 @@ class SftpStore:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
         paths = [self._path(generation_id, MANIFEST_SUFFIX) for generation_id in ids]
         readers = files.read_small_files(self._client, paths, MANIFEST_MAX_BYTES + 1)
-        for generation_id, read in zip(ids, readers, strict=True):
-            yield self._missing_errors(generation_id)(read)
+        operation = self._connection.operation(min(len(ids) * SAFE_BLOCK_BYTES, _MAX_MANIFESTS_BYTES))
+        read_bytes = 0
+
+        def limited(generation_id: str, read: Callable[[], bytes]) -> bytes:
+            nonlocal read_bytes
+            with operation, self._missing_errors(generation_id):
+                manifest = read()
+            read_bytes += len(manifest)
+            if read_bytes > _MAX_MANIFESTS_BYTES:
+                what = f"the manifests at {self.name} are larger than {_MAX_MANIFESTS_BYTES >> 20} MiB in all"
+                raise ReplicaFailed(what, "remove there what backupd did not send")
+            return manifest
+
+        for generation_id in ids:
+            with operation:
+                read = next(readers)
+            yield partial(limited, generation_id, read)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
         path = self._path(generation_id, ARCHIVE_SUFFIX)
-        with self._missing_errors(generation_id):
+        with self._connection.operation(), self._missing_errors(generation_id):
             attributes = self._client.lstat(path)
             if not files.is_file(attributes):
                 raise FileNotFoundError(path)
@@ -115,6 +148,11 @@ class SftpStore:
         Both are verified before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
         published that id, ReplicaUnreachable, OSError.
         """
+        # What lies there is perhaps compared before, and what was sent afterwards.
+        with self._connection.operation(3 * archive.stat().st_size):
+            self._publish(generation_id, archive, manifest)
+
+    def _publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
         final_manifest = self._path(generation_id, MANIFEST_SUFFIX)
         old_manifest, old_archive = stat_many(self._client, (final_manifest, final))
@@ -134,6 +172,7 @@ class SftpStore:
         except FileExistsError as error:  # another sender published at the same time
             raise contract.generation_taken(generation_id, self.name) from error
 
+    @_limited
     def remove(self, generation_id: str) -> None:
         """Remove a generation: it is gone once its manifest is, and `recover` removes what is left of it."""
         if not is_generation_id(generation_id):
@@ -147,24 +186,34 @@ class SftpStore:
 
     def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish interrupted removals. Raises OSError."""
-        for generation_id in self._ids_in(self._removing, MANIFEST_SUFFIX):
-            self._finish_removal(generation_id)
+        operation = self._connection.operation()
+        with operation:
+            interrupted = self._ids_in(self._removing, MANIFEST_SUFFIX)
+        for generation_id in interrupted:
+            with operation:
+                self._finish_removal(generation_id)
             yield contract.RecoveredItem("removal", generation_id)
 
     def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:
         """Remove what this sender has in transfer, except the generations to `keep`. Raises OSError."""
+        operation = self._connection.operation()
         for suffix in (f"{ARCHIVE_SUFFIX}.part", f"{MANIFEST_SUFFIX}.part"):
-            for generation_id in self._ids_in(self._parts, suffix):
+            with operation:
+                in_transfer = self._ids_in(self._parts, suffix)
+            for generation_id in in_transfer:
                 if generation_id not in keep:
-                    self._client.remove(f"{self._parts}/{generation_id}{suffix}")
+                    with operation:
+                        self._client.remove(f"{self._parts}/{generation_id}{suffix}")
                     yield contract.RecoveredItem("staging", f"{generation_id}{suffix}")
 
+    @_limited
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes an earlier transfer of a generation left."""
         with suppress(OSError):
             return self._client.lstat(self._part(generation_id)).st_size or 0
         return 0
 
+    @_limited
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
         text, path = contract.checksums_text(digests), f"{self._directory}/{contract.CHECKSUMS}"
@@ -175,10 +224,12 @@ class SftpStore:
         files.write_small_file(self._client, staged, text, mode=0o644)
         files.replace(self._client, staged, path)
 
+    @_limited
     def free_space(self) -> int | None:
         """Return the free bytes, None when the server does not say."""
         return files.free_bytes(self._client, self._directory)
 
+    @_limited
     def probe(self) -> contract.ProbeResult:
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
         self._make_directories()
@@ -250,13 +301,13 @@ class SftpStore:
         return f"{self._directory}/{generation_id}{suffix}"
 
     def _entries(self, directory: str) -> Iterator[SFTPAttributes]:
-        """Yield the entries of a directory, none where it is missing; at most _MAX_ENTRIES."""
+        """Yield the entries of a directory, none where it is missing."""
         with suppress(FileNotFoundError):
-            yield from islice(files.list_directory(self._client, directory), _MAX_ENTRIES)
+            yield from files.list_directory(self._client, directory)
 
     def _ids_in(self, directory: str, suffix: str) -> tuple[str, ...]:
         """Return the ids of the generations that have a file with this suffix in `directory`. Raises OSError."""
-        names = [entry.filename for entry in self._entries(directory)]
+        names = (entry.filename for entry in self._entries(directory))
         ids = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
         return tuple(filter(is_generation_id, ids))
 

@@ -13,7 +13,7 @@ from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
-from backupd.sqlite.source import Source
+from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.swap import pending_swap
 from backupd.system.fs import fsync_directory, note_extra_access, write_durably
 from backupd.system.mounts import exposing_mount
@@ -23,6 +23,7 @@ from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.doctor import Finding, run_check
+from backupd.tasks.doctor.uncovered import find_uncovered
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 
@@ -44,6 +45,7 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
     yield from _exposed(requests, context)
     for request in requests:
         yield from _check_source(request, context, store_ready=store.ok)
+    yield from find_uncovered([request.path for request in requests], context.store.directory)
     if store.ok:
         yield from _check_store(tuple(request.source for request in requests), context)
 
@@ -105,8 +107,8 @@ def _check_source(request: BackupRequest, context: TaskContext, *, store_ready: 
 
 def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a killed restore, and one for each old database that a restore kept."""
-    target = Path(os.path.realpath(path))
     try:
+        target = real_path(path)
         if pending_swap(target) is not None or pending_online_restore(target) is not None:
             what = f"a restore of {target} was killed, or is running"
             yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
@@ -115,7 +117,7 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
                 yield _kept(kept, context)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
-    except OSError:  # an unreadable directory is a finding of the source
+    except (SourceUnusable, OSError):  # a link that is refused, or an unreadable directory, is a finding of the source
         return
 
 

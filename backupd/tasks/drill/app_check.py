@@ -96,7 +96,7 @@ def _require_migrated(app: AppCheck, database: Path) -> None:
         raise DrillFailed(what, _SEE_THE_APP)
     if app.query is not None and found.answer != app.answer:
         raise DrillFailed(
-            f"drill.query returned {found.answer!r}, expected {app.answer!r}: {app.query}",
+            f"drill.query returned {found.answer!r:.200}, expected {app.answer!r}: {app.query}",
             "look at the log of the app, and check drill.query and drill.answer",
         )
 

@@ -28,6 +28,7 @@ from backupd.sqlite.history import (
     restore_history,
 )
 from backupd.sqlite.permissions import Permissions, permission_warning
+from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
 from backupd.sqlite.target import ELSEWHERE, Target, apply_ownership, restore_lock, set_journal_mode
 from backupd.sqlite.worker.protocol import CheckpointResult
@@ -90,7 +91,7 @@ def require_newest(request: RestoreRequest) -> None:
     entry = request.takes_back
     if entry is None:
         return
-    entries = restore_history(Path(os.path.realpath(request.path)))
+    entries = restore_history(real_path(request.path))
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return

@@ -18,7 +18,7 @@ from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_he
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
 from backupd.sqlite.target import Target, restore_lock, set_journal_mode
 from backupd.sqlite.worker.protocol import OnlineRestoreRequest
-from backupd.sqlite.worker_process import WorkerProcess
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.stores.contract import Archives
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.backup import backup
@@ -144,5 +144,6 @@ def _overwrite(copy: Path, target: Target, busy_timeout_s: float, context: TaskC
     request = OnlineRestoreRequest(
         path=str(target.path), snapshot=copy.name, uid=old.uid, gid=old.gid, busy_timeout_s=busy_timeout_s
     )
-    with WorkerProcess[None]("restore_online", request, copy.parent) as worker:
+    deadline = deadline_for(copy.stat().st_size) + 2 * busy_timeout_s
+    with WorkerProcess[None]("restore_online", request, copy.parent, deadline) as worker:
         worker.result(on_progress=lambda done, _total: context.progress.advance(done))

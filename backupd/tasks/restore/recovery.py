@@ -9,6 +9,7 @@ from backupd.errors import TargetRefused
 from backupd.log import Event
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
+from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import pending_swap, recover_swap
 from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
@@ -22,7 +23,7 @@ def recover_restore(path: Path, context: TaskContext) -> None:
 
     Call it under `restore_lock`, which a running restore holds. Raises TargetRefused, OSError.
     """
-    target = _real(path)
+    target = real_path(path)
     try:
         recovered = recover_swap(target)
         begun = pending_online_restore(target)
@@ -52,7 +53,8 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     Raises LockHeld while another restore puts a database in place.
     """
     try:
-        if pending_swap(_real(path)) is not None or pending_online_restore(_real(path)) is not None:
+        target = real_path(path)
+        if pending_swap(target) is not None or pending_online_restore(target) is not None:
             with restore_lock(path):
                 recover_restore(path, context)
     except TargetRefused as error:
@@ -70,7 +72,7 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
     An empty file is one only where `empty_is_data`. After a killed restore there is none until it is recovered. Raises
     TargetRefused where side files without a database may hold data, or `path` is not a regular file; OSError.
     """
-    target = _real(path)
+    target = real_path(path)
     if pending_swap(target) is not None:
         return False
     try:
@@ -96,7 +98,3 @@ def filled_side_files(target: Path) -> list[Path]:
     """Return the side files of a database that may hold data of it. Raises OSError."""
     kinds = (path for path in side_files(target) if not path.name.endswith("-shm"))
     return [path for path in kinds if os.path.lexists(path) and path.lstat().st_size > 0]
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))

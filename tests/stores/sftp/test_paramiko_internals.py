@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paramiko import Message, SFTPAttributes, SFTPClient, Transport
+from paramiko import Channel, Message, SFTPAttributes, SFTPClient, Transport
 from paramiko.agent import AgentSSH
+from paramiko.packet import Packetizer
 from paramiko.sftp import CMD_ATTRS, CMD_LSTAT, CMD_STAT, CMD_STATUS, SFTP_NO_SUCH_FILE, SFTP_OK
 
 import backupd.stores.sftp
@@ -39,6 +40,10 @@ HEAD = struct.Struct(">IB")  # of each SFTP packet: its length with the kind, an
         (SFTPClient._read_response, ["self", "waitfor=None"]),  # type: ignore[attr-defined]
         (SFTPClient._convert_status, ["self", "msg"]),  # type: ignore[attr-defined]
         (SFTPClient._read_packet, ["self"]),  # type: ignore[attr-defined]
+        (SFTPClient._read_all, ["self", "n"]),  # type: ignore[attr-defined]
+        (Packetizer._read_timeout, ["self", "timeout"]),  # type: ignore[attr-defined]
+        (Channel._feed, ["self", "m"]),  # type: ignore[attr-defined]
+        (Channel._feed_extended, ["self", "m"]),  # type: ignore[attr-defined]
         (SFTPAttributes._from_msg, ["msg", "filename=None", "longname=None"]),  # type: ignore[attr-defined]
         (Transport._parse_kex_init, ["self", "m"]),  # type: ignore[attr-defined]
         (Transport._really_parse_kex_init, ["self", "m", "ignore_first_byte=False"]),  # type: ignore[attr-defined]

@@ -1,0 +1,117 @@
+"""Symbolic links on the way to a database: they count only where link and target have one owner.
+
+Whoever may write to a directory can put a link there, which leads a process with more rights to what that user may
+neither read nor replace: another app's database, or a file of root's. The operator's own links are in directories that
+only root can change, outside of any volume.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LINK_HINT: Final = (
+    "if you made the link, configure the path that it leads to, or give it the owner of its target (chown -h); if you "
+    "did not, another user who can write to that directory did"
+)
+_ROOT: Final = Path(os.sep)
+_MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLink:
+    """A link whose `owner` is not the `target_owner`: user ids."""
+
+    path: Path
+    owner: int
+    target: Path
+    target_owner: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is a link of user {self.owner} to {self.target}, which belongs to user {self.target_owner}: "
+            "backupd follows a link only to what belongs to the owner of the link"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A directory, a link, or what a path leads to at last, as lstat(2) describes it."""
+
+    path: Path
+    state: os.stat_result
+
+
+def steps_to(path: Path) -> Iterator[Step]:
+    """Yield all that is passed on the way to the absolute `path`, each link before what it leads to.
+
+    It ends where something is missing or not accessible.
+    """
+    at, links = _ROOT, 0
+    left = [*reversed(path.parts[1:])]
+    with suppress(OSError):
+        yield Step(at, at.lstat())
+        while left:
+            part = left.pop()
+            if part == os.pardir:
+                at = at.parent
+                continue
+            step = Step(at / part, (at / part).lstat())
+            yield step
+            if not stat.S_ISLNK(step.state.st_mode):
+                at = step.path
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                return
+            target = step.path.readlink()
+            at = _ROOT if target.is_absolute() else at
+            left += [part for part in reversed(target.parts) if part != os.sep]
+
+
+def foreign_link(path: Path) -> ForeignLink | None:
+    """Return the first link on the way to the absolute `path` that leads to something of another owner."""
+    for step in steps_to(path):
+        if not stat.S_ISLNK(step.state.st_mode) or _is_operators(step):
+            continue
+        target, owner = _end_of(step.path)
+        if owner != step.state.st_uid:
+            return ForeignLink(step.path, step.state.st_uid, target, owner)
+    return None
+
+
+def first_not_of_root(path: Path) -> Step | None:
+    """Return the first thing on the way to the absolute `path` that another user than root owns, or can replace.
+
+    What is missing or not accessible does not count, and neither do links.
+    """
+    found = (step for step in steps_to(path) if not stat.S_ISLNK(step.state.st_mode))
+    return next((step for step in found if step.state.st_uid != 0 or others_write(step.state)), None)
+
+
+def others_write(state: os.stat_result, *, create: bool = False) -> bool:
+    """Tell whether other users than root can rename what root has in this directory; or `create` something there."""
+    mode, group = state.st_mode, stat.S_IWGRP if state.st_gid != 0 else 0
+    if not stat.S_ISDIR(mode) or (mode & stat.S_ISVTX and not create):
+        return False
+    return bool(mode & (stat.S_IWOTH | group))
+
+
+def _is_operators(link: Step) -> bool:
+    """Tell whether only root can have made `link`, which is in no volume of an app."""
+    directory = Path(os.path.realpath(link.path.parent))
+    if link.state.st_uid != 0 or first_not_of_root(directory) is not None:
+        return False
+    return directory.stat().st_dev == _ROOT.stat().st_dev
+
+
+def _end_of(link: Path) -> tuple[Path, int]:
+    """Return where `link` leads to, and the user id of that, or of the nearest directory where it would be."""
+    target = Path(os.path.realpath(link))
+    for place in (target, *target.parents):
+        with suppress(OSError):
+            return target, place.stat().st_uid
+    return target, 0

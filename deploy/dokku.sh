@@ -1,0 +1,36 @@
+#!/bin/sh
+# dokku.sh APP DATABASE [IMAGE]: runs backupd beside a Dokku app, on the Dokku host. DATABASE is the file inside the app's
+# storage, such as tasks.db; the storage is the one that `dokku storage:list APP` shows, mounted by its path on the host.
+#
+#   deploy/dokku.sh tasks tasks.db registry.example.com/backupd:0.1.0
+#
+# Run it again after a change: every step can be repeated.
+set -eu
+app=${1:?usage: dokku.sh APP DATABASE [IMAGE]}
+database=${2:?usage: dokku.sh APP DATABASE [IMAGE]}
+image=${3:-backupd:0.1.0}
+backup=$app-backup
+
+data=$(dokku storage:list "$app" --format json | python3 -c '
+import json, sys
+mounts = [m["host_path"] for m in json.load(sys.stdin)]
+sys.exit("%s has %d mounts: set DATA to the directory on the host" % (sys.argv[1], len(mounts))) if len(mounts) != 1 else print(mounts[0])
+' "$app") || data=${DATA:?}
+[ -e "$data/$database" ] || { echo "no database at $data/$database" >&2; exit 1; }
+
+dokku apps:exists "$backup" 2>/dev/null || dokku apps:create "$backup"
+# Backups of their own directory: they outlive the app, and the app can neither fill nor change them.
+dokku storage:ensure-directory --chown false "$backup"
+backups=/var/lib/dokku/data/storage/$backup
+for mount in "$data:/app/data" "$backups:/backups"; do
+    dokku storage:list "$backup" | grep -qF "$mount" || dokku storage:mount "$backup" "$mount"
+done
+# No domain: the page is at 127.0.0.1:8080 inside the container, and has no token until you set BACKUPD_HTTP__TOKEN.
+dokku proxy:disable "$backup"
+dokku checks:set "$backup" wait-to-retire 60
+dokku config:set --no-restart "$backup" BACKUPD_DATABASE="/app/data/$database" BACKUPD_BACKUPS_DIR=/backups
+dokku docker-options:add "$backup" deploy,run "--cap-drop=ALL --cap-add=CHOWN --cap-add=SETUID --cap-add=SETGID --cap-add=KILL"
+dokku docker-options:add "$backup" deploy,run "--security-opt=no-new-privileges --read-only --tmpfs=/tmp --memory=256m"
+dokku ps:set "$backup" stop-timeout-seconds 60
+dokku git:from-image "$backup" "$image"
+dokku enter "$backup" web backupd doctor

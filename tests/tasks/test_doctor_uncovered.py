@@ -1,0 +1,66 @@
+"""`doctor` names what lies beside the databases and is in no backup."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backupd.tasks.doctor.uncovered import find_uncovered
+
+
+def make_database(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as app:
+        app.execute("CREATE TABLE task(id)")
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The volume of an app: a database with backups beside it."""
+    make_database(tmp_path / "data" / "tasks.db")
+    make_database(tmp_path / "data" / "backups" / ".backupd" / "catalog.sqlite3")
+    (tmp_path / "data" / "backups" / "tasks-20261123-0400.sqlite3.gz").write_bytes(b"archive")
+    return tmp_path / "data"
+
+
+def findings(data: Path, *others: Path) -> list[str]:
+    return [finding.detail for finding in find_uncovered([data / "tasks.db", *others], data / "backups")]
+
+
+def test_database_alone_with_its_backups_and_side_files_has_no_finding(data: Path) -> None:
+    for name in ("tasks.db-wal", "tasks.db-shm", "tasks.db.pre-restore-20261125T031500Z", ".tasks.db.restore"):
+        (data / name).write_bytes(b"x")
+    assert findings(data) == []
+
+
+def test_other_databases_and_files_are_counted_and_named(data: Path) -> None:
+    for name in ("cache.db", "a/queue.db", "b/1.db", "b/2.db"):
+        make_database(data / name)
+    (data / "uploads").mkdir()
+    for number in range(5):
+        (data / "uploads" / f"{number}.jpg").write_bytes(b"x" * 1000)
+    named, files = findings(data)
+    assert named == f"4 databases in {data} without a backup: a/queue.db, b/1.db, b/2.db and 1 more"
+    assert files == f"5 other files in {data}, 4.9 KiB"
+
+
+def test_database_that_is_a_source_itself_is_not_named(data: Path) -> None:
+    assert findings(data, make_database(data / "other" / "notes.db")) == []
+
+
+def test_links_pipes_and_unreadable_directories_are_passed_over(data: Path, tmp_path: Path) -> None:
+    make_database(tmp_path / "elsewhere" / "secret.db")
+    (data / "link").symlink_to(tmp_path / "elsewhere")
+    (data / "link.db").symlink_to(tmp_path / "elsewhere" / "secret.db")
+    os.mkfifo(data / "pipe")
+    assert findings(data) == []
+    assert findings(tmp_path / "missing") == []
+
+
+def test_what_lies_too_deep_is_not_looked_at_and_the_count_says_so(data: Path) -> None:
+    make_database(data.joinpath(*"123456", "deep.db"))
+    (data / "near.txt").touch()
+    assert findings(data) == [f"at least 1 other file in {data}, 0 B"]
