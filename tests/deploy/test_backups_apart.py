@@ -11,7 +11,6 @@ from support.containers import ROOT
 
 pytestmark = pytest.mark.no_cover
 
-COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yml").read_text())
 TEMPLATE = template_of(ROOT / "deploy" / "caprover" / "backupd.yml")
 
 
@@ -29,11 +28,17 @@ def assert_apart(environment: dict[str, str], volumes: list[str]) -> str:
     return own
 
 
-def test_compose_gives_backups_a_volume_that_app_does_not_mount() -> None:
-    services = COMPOSE["services"]
-    own = assert_apart(services["backupd"]["environment"], services["backupd"]["volumes"])
-    assert own in COMPOSE["volumes"]
-    assert [one for one in services["app"]["volumes"] if one.startswith(f"{own}:")] == []
+@pytest.mark.parametrize("name", ["compose.yml", "coolify.yml", "swarm.yml"])
+def test_compose_file_gives_backups_a_volume_that_app_does_not_mount(name: str) -> None:
+    project = yaml.safe_load((ROOT / "deploy" / name).read_text())
+    backupd = project["services"].pop("backupd")
+    environment = backupd["environment"]
+    if isinstance(environment, list):
+        environment = dict(one.split("=", 1) for one in environment if "=" in one)
+    own = assert_apart(environment, backupd["volumes"])
+    assert own in project["volumes"]
+    others = [one for service in project["services"].values() for one in service.get("volumes", ())]
+    assert [one for one in others if one.startswith(f"{own}:")] == []
 
 
 def test_caprover_template_gives_backups_a_volume_of_their_own() -> None:
