@@ -15,6 +15,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ NothingToSend      75  no-copy       a source has no verified generation yet
     │  ├─ ProcessRefused     75  other         the system starts no further process or thread
     │  └─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
+    │     └─ CopyUnreadable  75  unreachable   it answers, and does not let the manifest of a copy be read
     ├─ Terminated           143  interrupted   SIGTERM or Ctrl-C ended the run
     ├─ TimeLimitExceeded      1  timeout       the run took longer than schedule.run_timeout_s
     ├─ SourceMissing          1  missing       no file exists at the configured path of the database
@@ -34,6 +35,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     ├─ InputOutputError       1  other         a system call failed
     ├─ UnexpectedError        1  other         a defect of backupd, or of a library
     ├─ GenerationMissing      1  no-copy       no generation is what was asked for
+    ├─ NewestUnusable         1  corrupt       newer generations cannot be used, and no older one was accepted
     ├─ GenerationTaken        1  denied        a replica holds another generation of that id
     ├─ NamesExhausted         1  other         every name that a generation of this minute may have is taken
     ├─ RemovalRefused         1  other         the generation is pinned, held, the last verified one, or append-only
@@ -161,6 +163,10 @@ class ReplicaUnreachable(TemporaryError, kind="unreachable"):
     """The network or the replica's host does not answer, or the connection broke."""
 
 
+class CopyUnreadable(ReplicaUnreachable):
+    """The replica answers, and does not let the manifest of a copy be read: that is not damage, and may pass."""
+
+
 class Terminated(BackupdError, exit_code=143, kind="interrupted"):
     """SIGTERM or Ctrl-C ended the run (128 + SIGTERM, as in a shell)."""
 
@@ -242,8 +248,12 @@ class GenerationMissing(BackupdError, kind="no-copy"):
     """No generation is what was asked for."""
 
 
+class NewestUnusable(BackupdError, kind="corrupt"):
+    """Newer generations cannot be used, and no operator has accepted the older one that can."""
+
+
 class GenerationTaken(BackupdError, kind="denied"):
-    """A replica holds another generation under the same id: another store sends there."""
+    """A replica holds another generation under the same id: another store sends there, or it was replaced."""
 
 
 class NamesExhausted(BackupdError):

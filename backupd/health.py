@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from backupd.errors import BackupdError, ErrorKind
 from backupd.model import CLOCK_TOLERANCE, Hold, Task
@@ -69,12 +69,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RefusedGeneration:
-    """A generation that does not count because its manifest cannot be used, or because its archive is gone."""
+    """A generation that does not count: its manifest cannot be used or read (`access`), or its archive is gone."""
 
     id: str
     source: str
     reason: str
-    archive_lost: bool
+    kind: Literal["manifest", "access", "archive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,7 @@ def _unknown(facts: HealthFacts) -> Iterator[Problem]:
 
 def _refused(facts: HealthFacts) -> Iterator[Problem]:
     for one in facts.refused:
-        kind: ProblemKind = "archive" if one.archive_lost else "manifest"
-        yield Problem(kind, "warning", None, one.source, reference=one.id, detail=one.reason)
+        yield Problem(one.kind, "warning", None, one.source, reference=one.id, detail=one.reason)
 
 
 def _of_sources(facts: HealthFacts) -> Iterator[Problem]:

@@ -3,10 +3,8 @@
 Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-logging/overview/current/intro.html).
 """
 
-import errno
 import logging
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,7 +18,9 @@ from pythonjsonlogger.json import JsonFormatter
 
 from backupd.formatting import printable
 from backupd.masking import Mask
-from backupd.system.fs import inherit_owner, set_mode
+from backupd.system.directory import Directory
+from backupd.system.fs import set_mode
+from backupd.system.small_file import open_regular
 
 ECS_VERSION = "8.11.0"
 _LINES_KEPT = 20
@@ -138,12 +138,11 @@ class _OwnedFileHandler(WatchedFileHandler):
 
     def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
         path = Path(self.baseFilename)
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+        with suppress(FileExistsError), Directory.open(path.parent) as directory:
+            descriptor = directory.hold(directory.create_file(path.name, 0o640))
             set_mode(descriptor, 0o640, path)  # whatever the umask says
-            os.close(descriptor)
-            inherit_owner(path.parent, path)
-        stream = open(path, "a", encoding=self.encoding, opener=open_no_link)  # noqa: SIM115 - the handler closes it
+            directory.give_owner(descriptor)
+        stream = open(path, "a", encoding=self.encoding, opener=open_regular)  # noqa: SIM115 - the handler closes it
         if _is_cut_off(path):
             with suppress(OSError):  # the disk is still full
                 stream.write("\n")
@@ -187,27 +186,15 @@ class _PlainLine(logging.Formatter):
 LOG_NAME = "backup.log"
 
 
-def open_no_link(path: str, flags: int) -> int:
-    """Open a regular file only: the directory's owner must not redirect root by a link, or block it by a FIFO.
-
-    Raises OSError.
-    """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", path)
-
-
 def require_log_writable(directory: Path) -> None:
     """Raise OSError when the log in `directory` exists and cannot be appended to."""
     with suppress(FileNotFoundError):
-        os.close(open_no_link(str(directory / LOG_NAME), os.O_WRONLY | os.O_APPEND))
+        os.close(open_regular(directory / LOG_NAME, os.O_WRONLY | os.O_APPEND))
 
 
 def _is_cut_off(path: Path) -> bool:
     """Tell whether `path` ends in the middle of a line; an unreadable file counts as complete."""
-    with suppress(OSError), open(open_no_link(str(path), os.O_RDONLY), "rb", buffering=0) as stream:
+    with suppress(OSError), open(open_regular(path), "rb", buffering=0) as stream:
         if os.fstat(stream.fileno()).st_size:
             stream.seek(-1, os.SEEK_END)
             return stream.read(1) != b"\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from backupd.formatting import printable
-from backupd.log import open_no_link
+from backupd.system.small_file import open_regular
 
 LEVELS: Final = ("info", "warning", "error")
 # A longer line was not written by backupd, and is cut; even a run that removes ten thousand generations logs less.
@@ -142,7 +142,7 @@ class _LogFile:
     descriptor: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.descriptor = open_no_link(str(self.path), os.O_RDONLY)
+        self.descriptor = open_regular(self.path)
 
     def __enter__(self) -> Self:
         return self

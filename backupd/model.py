@@ -30,6 +30,7 @@ Seconds = Annotated[float, Ge(0)]
 Sha256 = Annotated[str, Len(64, 64)]
 
 Verification = Literal["full", "structural", "opaque", "corrupt"]
+State = Verification | Literal["unknown"]  # unknown: its manifest cannot be read now
 Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
 Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
 # What a message is about, in the words of Apprise.
@@ -184,16 +185,16 @@ class Generation:
     taken_at: datetime
     archive_bytes: int
     snapshot_bytes: int
-    verification: Verification  # when it was made
+    verification: State  # when it was made
     damaged: bool = False  # a later check found damage
 
     @property
     def verified(self) -> bool:
         """Whether this copy counts: it was verified when it was made, and no later check found damage."""
-        return self.verification != "corrupt" and not self.damaged
+        return self.verification not in ("corrupt", "unknown") and not self.damaged
 
     @property
-    def state(self) -> Verification:
+    def state(self) -> State:
         """The verification that lists show."""
         return "corrupt" if self.damaged else self.verification
 

@@ -11,11 +11,11 @@ from typing import Final, Literal, NamedTuple
 
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
-from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, Task
+from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, MANIFEST_SUFFIX, Task
 
 # `store` and `catalog` concern everything; `missing` to `shrunk` the source `subject`; `never`, `future` and `late` the
 # latest success of `task` for `subject`; `failed` the last `runs` runs of `task` for `subject`, the last by `cause`;
-# `generation`, `manifest` and `archive` the generation `reference` of `subject`.
+# `generation`, `manifest`, `access` and `archive` the generation `reference` of `subject`.
 ProblemKind = Literal[
     "store",
     "catalog",
@@ -30,6 +30,7 @@ ProblemKind = Literal[
     "failed",
     "generation",
     "manifest",
+    "access",
     "archive",
 ]
 ProblemSeverity = Literal["unhealthy", "warning"]
@@ -135,6 +136,11 @@ _TEXTS: Final[Mapping[ProblemKind, _Texts]] = {
     "manifest": _Texts(
         "generation {reference} does not count: its manifest cannot be used",
         "{refused_step}",
+        "generation {reference} was removed, or counts again",
+    ),
+    "access": _Texts(
+        "generation {reference} does not count: its manifest cannot be read",
+        f"check owner and mode of {{reference}}{MANIFEST_SUFFIX}, and the disk (smartctl, dmesg)",
         "generation {reference} was removed, or counts again",
     ),
     "archive": _Texts(

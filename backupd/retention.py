@@ -18,6 +18,7 @@ from backupd.formatting import printable, written_span
 from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Pin, Removed, RetentionPlan, RetentionPolicy
 
 DAMAGED = "damaged: not counted; backupd remove deletes it"
+UNREADABLE = "its manifest cannot be read now: not counted"
 FUTURE = "dated in the future"
 LAST_VERIFIED = "last-verified"
 NO_PINS: Final[Mapping[str, Pin]] = {}
@@ -166,7 +167,7 @@ def _pinned(pin: Pin | None, at: datetime, timezone: tzinfo) -> Iterator[str]:
 def _reasons_beside_policy(generation: Generation, now: datetime, hold: Hold | None) -> Iterator[str]:
     """Yield why `generation` is kept regardless of the policy."""
     if not generation.verified:
-        yield DAMAGED
+        yield UNREADABLE if generation.verification == "unknown" else DAMAGED
     if _in_future(generation, now):
         yield FUTURE
     if hold:

@@ -207,20 +207,23 @@ def test_damaged_generation_is_a_warning() -> None:
 
 
 def test_refused_generation_is_a_warning_with_its_next_step() -> None:
-    first, second = "tasks-20261101-0300", "tasks-20261102-0300"
+    first, second, third = "tasks-20261101-0300", "tasks-20261102-0300", "tasks-20261103-0300"
     refused = (
-        RefusedGeneration(first, "tasks", "/data/x.manifest.json is not JSON", archive_lost=False),
-        RefusedGeneration(second, "tasks", "its archive is gone", archive_lost=True),
+        RefusedGeneration(first, "tasks", "/data/x.manifest.json is not JSON", "manifest"),
+        RefusedGeneration(second, "tasks", "its archive is gone", "archive"),
+        RefusedGeneration(third, "tasks", "the manifest cannot be read: Permission denied", "access"),
     )
     health = Health.of(HealthFacts((WELL,), refused=refused), NOW)
     assert health.healthy
     assert health.warnings == (
         f"generation {first} does not count: its manifest cannot be used",
         f"generation {second} does not count: its archive is gone",
+        f"generation {third} does not count: its manifest cannot be read",
     )
     assert [problem.next_step for problem in health.problems] == [
         f"if gunzip -t {first}.sqlite3.gz finds it intact, copy it elsewhere; then run backupd remove {first}",
         f"put {second}.sqlite3.gz back, or run backupd remove {second}",
+        f"check owner and mode of {third}.manifest.json, and the disk (smartctl, dmesg)",
     ]
 
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and every file of attacks; the pages that people begin with point there."""
+"""docs/threat-model.md names tests that exist, and every file of attacks; the pages to begin with point there."""
 
 import ast
 import re

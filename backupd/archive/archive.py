@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 from backupd.archive.gzip_member import choose_level, pack_member, read_member, unpack_member
 from backupd.errors import CopyCorrupt
 from backupd.model import ArchiveFacts
+from backupd.system.fs import write_all
 
 MEMBER_BYTES = 1 << 20
 _WRITE_OUT_MEMBERS = 8
@@ -36,15 +37,17 @@ class Packed:
 
 
 def pack(
-    snapshot: Path,
-    archive: Path,
+    snapshot: BinaryIO,
+    archive: BinaryIO,
     *,
     level: int | None,
     workers: int,
     advance: Advance,
     initializer: Initializer = lambda: None,
 ) -> Packed:
-    """Write `snapshot` as the new file `archive` (0600), make it durable, and verify it on the disk.
+    """Write the open file `snapshot` to the empty `archive`, make that durable, and verify it on the disk.
+
+    Both are unbuffered, and read from the beginning.
 
     Each piece is unpacked and compared as it is packed; then the file is read back, past the page cache where the
     kernel supports that, and digested. `level` is libdeflate's, 1 to 12; where it is None, a sample decides. Each of
@@ -53,19 +56,18 @@ def pack(
     plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
     if level is None:
         level = choose_level(snapshot, lambda work, items: _in_order(work, items, workers, initializer))
-    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb", buffering=0) as target, snapshot.open("rb", buffering=0) as source:
-        pieces = _digesting(_pieces(source), plain, advance)
-        for member in _in_order(partial(pack_member, level=level), pieces, workers, initializer):
-            packed.update(member)
-            _write_all(target, member)
-            members += 1
-            if members % _WRITE_OUT_MEMBERS == 0:
-                # Linux starts writing dirty pages now (mm/fadvise.c), not in one burst at fsync that would delay the
-                # app, and drops clean ones: later reads come from the disk.
-                os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.fsync(target.fileno())
-        size_bytes = target.tell()
+    snapshot.seek(0)
+    pieces = _digesting(_pieces(snapshot), plain, advance)
+    for member in _in_order(partial(pack_member, level=level), pieces, workers, initializer):
+        packed.update(member)
+        write_all(archive, member)
+        members += 1
+        if members % _WRITE_OUT_MEMBERS == 0:
+            # Linux starts writing dirty pages now (mm/fadvise.c), not in one burst at fsync that would delay the app,
+            # and drops clean ones: later reads come from the disk.
+            os.posix_fadvise(archive.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.fsync(archive.fileno())
+    size_bytes = archive.tell()
     _verify(archive, packed.hexdigest())
     return Packed(ArchiveFacts(packed.hexdigest(), size_bytes, MEMBER_BYTES, members), plain.hexdigest())
 
@@ -88,7 +90,7 @@ def unpack(
             if size_bytes > limit_bytes:
                 raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
             digest.update(piece)
-            _write_all(stream, piece)
+            write_all(stream, piece)
             advance(size_bytes)
         os.fsync(stream.fileno())
     if packed.hexdigest() != facts.sha256:
@@ -101,12 +103,12 @@ def digest_of(stream: BinaryIO) -> str:
     return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # every stream has readinto()
 
 
-def _verify(archive: Path, sha256: str) -> None:
+def _verify(archive: BinaryIO, sha256: str) -> None:
     """Read the durable file back from the disk. Raises CopyCorrupt."""
-    with archive.open("rb", buffering=0) as stream:
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if digest_of(stream) != sha256:
-            raise CopyCorrupt(f"{archive.name} reads back differently than written", "test the disk (smartctl)")
+    os.posix_fadvise(archive.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    archive.seek(0)
+    if digest_of(archive) != sha256:
+        raise CopyCorrupt("the archive reads back differently than written", "test the disk (smartctl)")
 
 
 def _pieces(source: BinaryIO) -> Iterator[bytes]:
@@ -156,9 +158,3 @@ def _in_order(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_all(stream: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]

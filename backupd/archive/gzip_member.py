@@ -6,9 +6,9 @@ Any gunzip reads a file of many members as one stream (RFC 1952 §2.2). Each mem
     1f 8b 08 04 | mtime 0 (4) | xfl 0 | os 255 | xlen 8 | 'B' 'd' | 4 0 | length (4) | deflate … | crc32 (4) | isize (4)
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from backupd.archive.raw_deflate import compress, crc32, decompress
@@ -74,7 +74,7 @@ def _length(header: bytes) -> int:
     raise CopyCorrupt("this is not an archive of backupd, or it is damaged", "gunzip unpacks any undamaged gzip file")
 
 
-def choose_level(snapshot: Path, on_all_cores: Map) -> int:
+def choose_level(snapshot: BinaryIO, on_all_cores: Map) -> int:
     """Return the fastest level whose archive is at most 1.25 % larger than that of the slowest; deterministic.
 
     `on_all_cores` maps a function over the sample, as `map` does. Raises OSError.
@@ -89,12 +89,11 @@ def choose_level(snapshot: Path, on_all_cores: Map) -> int:
     )
 
 
-def _sample(snapshot: Path) -> Iterator[bytes]:
+def _sample(snapshot: BinaryIO) -> Iterator[bytes]:
     """Yield pieces spread evenly over the snapshot; all of a small one."""
-    step = max(_PIECE_BYTES, snapshot.stat().st_size // _PIECES)
-    with snapshot.open("rb", buffering=0) as source:
-        for number in range(_PIECES):
-            source.seek(number * step)
-            piece = source.read(_PIECE_BYTES)
-            if piece:
-                yield piece
+    step = max(_PIECE_BYTES, snapshot.seek(0, os.SEEK_END) // _PIECES)
+    for number in range(_PIECES):
+        snapshot.seek(number * step)
+        piece = snapshot.read(_PIECE_BYTES)
+        if piece:
+            yield piece

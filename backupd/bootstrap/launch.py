@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from backupd.bootstrap.tasks import drill_store, monitors
-from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, secrets_of, withhold_secrets
+from backupd.config import REPLICAS, Config, KeyPath, secrets_of, withhold_secrets
 from backupd.config.environment import PREFIX
 from backupd.pings import DAILY, Monitor, start_ping_helper
 from backupd.system.relaunch import is_first_process, relaunch, take_handed_over
@@ -51,9 +51,9 @@ def relaunch_with(config: Config, environ: Mapping[str, str], descriptors: Itera
 
 
 def secrets_of_task(config: Config, task: str, subject: str) -> Iterable[KeyPath]:
-    """Return the paths of the secrets that a run of `task` needs: those of the replica that it speaks to."""
+    """Return the paths of the secrets that a run of `task` needs: those of the replicas that it speaks to."""
     if task == "doctor":
-        return ALL_SECRETS
+        return ((REPLICAS,),)
     if task == "replicate":
         return ((REPLICAS, subject),)
     return ((REPLICAS, drill_store(config)),) if task == "drill" else ()

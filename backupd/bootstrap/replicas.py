@@ -1,9 +1,8 @@
 """Builds replicas, their requests and the doctor from the configuration."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backupd.bootstrap.tasks import backup_request, drill_request
@@ -12,7 +11,7 @@ from backupd.errors import ConfigError, UsageError
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.delivery import examine_messages, examine_pings
-from backupd.stores.contract import HIDDEN, Archives, Replica
+from backupd.stores.contract import HIDDEN, STAGING, Archives, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
@@ -55,14 +54,25 @@ def replication_request(config: Config, name: str, *, adopt: bool = False, force
 def replica_connector(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:
     """Return a function that opens replica `name` each time it is called; the connections share the verified parts.
 
-    A replica that is itself a local store of a backupd, such as the disk of a lost machine, may be opened for `reading`
-    only. Raises ConfigError.
+    It refuses the local store itself, whatever the path or the server that leads there, and the local store of another
+    backupd; but that, such as the disk of a lost machine, may be opened for `reading`. Raises ConfigError, and so does
+    the function.
     """
+    open_replica = _replica_opener(config, name, context)
+
+    @contextmanager
+    def connect() -> Iterator[Replica]:
+        with open_replica() as replica:
+            _refuse_local_store(replica, context, reading=reading)
+            yield replica
+
+    return connect
+
+
+def _replica_opener(config: Config, name: str, context: TaskContext) -> Connect:
     replica = config.replicas[name]
     address = parse_address(replica.url)
     if isinstance(address, DirectoryAddress):
-        if not reading:
-            _refuse_local_store(name, address.path, config.backups_dir)
         return lambda: nullcontext(DirectoryReplica(name, address.path, context.progress.advance))
     verified = VerifiedParts(context.progress, RemoteHash() if replica.verify == "remote-hash" else None)
     pins = PinnedKeys.read(name, replica.host_key, replica.known_hosts)
@@ -92,7 +102,8 @@ def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tupl
     with ExitStack() as stack:
         with replica_errors(name):
             replica = stack.enter_context(connect())
-            inventory = replica_inventory(name, replica, context)
+            with connection_errors(name):  # before they would count as errors of the server
+                inventory = replica_inventory(name, replica, context)
         yield ResumingArchives(replica, connect, replica_retry(config, name, context)), inventory
 
 
@@ -129,18 +140,37 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         yield from examine_pings(config.pings, context)
 
 
-def _refuse_local_store(name: str, directory: Path, backups_dir: Path) -> None:
-    """Raise ConfigError where a replica is the local store of a backupd, also through links."""
-    whose = ""
-    with suppress(OSError):  # an inaccessible directory is reported when it is used
-        if (directory / HIDDEN / OWN_IDENTITY).exists():
-            whose = "where another backupd keeps its backups"
-    with suppress(OSError):
-        if directory.samefile(backups_dir):
-            whose = "the directory of the backups itself"
-    if whose:
-        hint = "give it a directory of its own, on another disk"
-        raise ConfigError(f"replicas.{name} leads to {directory}, {whose}", hint)
+def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool) -> None:
+    """Raise ConfigError where a replica is the local store itself, or the local store of another backupd.
+
+    A local store has an identity, which a copy of its disk has as well. So it is the local store itself where the work
+    directory of this moment is seen too: by a link, a mount or a server of this host. Raises OSError.
+    """
+    store, name = context.store, replica.name
+    usable = store.hidden.exists() and store.writable()
+    if usable and not reading and context.identities.own() is None and not store.list():
+        context.identity()  # a store that lost it has it recovered with its pins
+    if not _has_identity(replica, reading=reading):
+        return
+    if usable:
+        store.prepare()
+        with store.staging() as directory:
+            if replica.has_hidden(f"{STAGING}/{directory.name}"):
+                what = f"replicas.{name} leads to the directory of the backups itself, by another way"
+                raise ConfigError(what, "give it a directory of its own, on another disk or host")
+    if not reading:
+        unused = f"where no backupd uses that one any more, remove {HIDDEN}/{OWN_IDENTITY} there"
+        what = f"replicas.{name} leads to a directory where another backupd keeps its backups"
+        raise ConfigError(what, f"give it a directory of its own; {unused}")
+
+
+def _has_identity(replica: Replica, *, reading: bool) -> bool:
+    try:
+        return replica.has_hidden(OWN_IDENTITY)
+    except OSError:
+        if reading:  # who may read the copies need not be allowed to read all there
+            return False
+        raise
 
 
 def _open_replica(config: Config, name: str, context: TaskContext) -> AbstractContextManager[Replica]:

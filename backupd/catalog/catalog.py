@@ -1,7 +1,7 @@
 """The index of runs, generations, copies and checks; each method is one unit of work."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -277,6 +277,16 @@ class Catalog:
         query = select(CopyRow.generation).where(CopyRow.store == store, CopyRow.state == "damaged")
         with self._unit.reading() as session:
             return frozenset(session.scalars(query))
+
+    def archive_digests(self, ids: Collection[str]) -> dict[str, str]:
+        """Return the SHA-256 of the archives of these `ids`, also of those that only the report of a run remembers."""
+        sha256 = func.json_extract(_readable_report(), "$.archive_sha256")
+        made = select(RunRow.generation, sha256).where(
+            RunRow.task == "backup", RunRow.generation.in_(ids), RunRow.outcome.in_(_SUCCESSES), sha256.is_not(None)
+        )
+        listed = select(GenerationRow.id, GenerationRow.archive_sha256).where(GenerationRow.id.in_(ids))
+        with self._unit.reading() as session:
+            return {**dict(session.execute(made).all()), **dict(session.execute(listed).all())}
 
     def copies(self) -> dict[str, tuple[str, ...]]:
         """Return the stores that hold each generation, see `read_copies`."""

@@ -15,7 +15,7 @@ import click
 from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, complete
-from backupd.cli.output import fail, mask_output, print_error, print_warning
+from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
 from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
@@ -23,6 +23,7 @@ from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileg
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
+from backupd.tasks.choice import Accept
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import Provenance, provenance_of
@@ -47,6 +48,9 @@ source_option = click.option(
     help="Only this source (repeatable).",
 )
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
+accept_older_option = click.option(
+    "--accept-older", is_flag=True, help="Use an older generation where the newest cannot be used."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
 
@@ -150,6 +154,19 @@ def _discard_output() -> None:
 def worst_exit(reports: Iterable[AnyReport]) -> int:
     """Return the exit code that matters most among those of `reports`."""
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
+
+
+def accepting_older(*, sure: bool, quiet: bool) -> Accept:
+    """Return what tells whether an older generation is used: if `sure`, or if the operator at a terminal says so."""
+
+    def accept(warning: str) -> bool:
+        if sure or quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return sure
+        print_warning(warning)
+        echo("Use the older one all the same? Type yes to go on:", err=True)  # a whole line: bars hide half ones
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    return accept
 
 
 def refuse_together(first: str, second: str) -> UsageError:

@@ -7,7 +7,15 @@ import click
 from backupd.bootstrap.replicas import replica_retry, store_opener
 from backupd.bootstrap.tasks import drill_request, drill_store, sources
 from backupd.cli import complete
-from backupd.cli.common import command, open_context, require_store, source_option, worst_exit
+from backupd.cli.common import (
+    accept_older_option,
+    accepting_older,
+    command,
+    open_context,
+    require_store,
+    source_option,
+    worst_exit,
+)
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
 from backupd.config import REPLICAS, Config
 from backupd.formatting import human_duration, printable
@@ -29,10 +37,15 @@ from backupd.tasks.drill import drill
     help="From this store (default: drill.from, else the first replica).",
 )
 @source_option
-def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, as_json: bool) -> None:
+@accept_older_option
+def drill_command(
+    config: Config, store: str | None, names: tuple[str, ...], *, accept_older: bool, as_json: bool
+) -> None:
     """Restore the newest copy in isolation, verify it, and check the app on it.
 
-    The app's database and all stores stay as they are.
+    The app's database and all stores stay as they are. A newer copy that is damaged is passed over with a
+    warning; where one cannot be read now, or was replaced, the drill fails unless --accept-older is given, or confirmed
+    on a terminal.
     """
     wanted = sources(config, names)
     if store is not None:
@@ -41,7 +54,13 @@ def drill_command(config: Config, store: str | None, names: tuple[str, ...], *, 
         context = open_context(config, progress)
         requests = [drill_request(config, source, store) for source in wanted]
         reports = [
-            drill(one, store_opener(config, one.store, context), replica_retry(config, one.store, context), context)
+            drill(
+                one,
+                store_opener(config, one.store, context),
+                replica_retry(config, one.store, context),
+                context,
+                accepting_older(sure=accept_older, quiet=as_json),
+            )
             for one in requests
         ]
     if as_json:

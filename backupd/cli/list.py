@@ -1,12 +1,14 @@
 """`backupd list`: the generations of a store."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
-from backupd.cli.output import echo, print_json, print_table, print_warning
+from backupd.cli.output import echo, fail, print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
+from backupd.errors import CopyUnreadable
 from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
@@ -35,7 +37,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     with opened(store, config, context) as (_, inventory):
         require_sources(names, config, inventory)
     foreign = () if store == LOCAL_STORE else read_claims(context).foreign(inventory)
-    others = {key: group.store for group in foreign for key in group.ids}
+    others = {key: group.store for group in foreign for key in group.ids - inventory.replaced}
     own = inventory.without(others)
     reasons = _reasons(_retention(store, config), config, own, context)
     reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
@@ -49,14 +51,25 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     ]
     if as_json:
         print_json([_facts(row) for row in rows])
-        return
-    _print(rows, context, store)
-    for group in foreign:
-        if group.source in config.sources and (not names or group.source in names):
-            print_warning(f"{store} holds copies of {group.source} by another store: {group.describe(context.clock())}")
+    else:
+        _print(rows, context, store)
+        for group in foreign:
+            if group.source in config.sources and (not names or group.source in names):
+                print_warning(
+                    f"{store} holds copies of {group.source} by another store: {group.describe(inventory.now)}"
+                )
+        _warn_of_damage(rows, others, inventory)
+    if store != LOCAL_STORE:
+        try:
+            inventory.require_readable()
+        except CopyUnreadable as error:
+            fail(error, as_json=False)
+
+
+def _warn_of_damage(rows: list[_Row], others: Collection[str], inventory: Inventory) -> None:
     elsewhere = {*others, *inventory.refused}
     if damaged := [row.generation.id for row in rows if row.generation.damaged and row.generation.id not in elsewhere]:
-        at = "" if store == LOCAL_STORE else f" --store {store}"
+        at = "" if inventory.store == LOCAL_STORE else f" --store {inventory.store}"
         print_warning(f"damaged generations are not counted; to delete them: backupd remove{at} {' '.join(damaged)}")
     for problem in inventory.problems():
         print_warning(problem)

@@ -84,7 +84,9 @@ def replicate_command(
 def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
-        return plan_all(replication_request(config, name), here, replica_inventory(name, replica, context), context)
+        there = replica_inventory(name, replica, context)
+    there.require_readable()
+    return plan_all(replication_request(config, name), here, there, context)
 
 
 def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from backupd.privileges import drop_privileges, give_directories
 from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target import STOPPED_FLAG
 from backupd.stores.contract import Archives
+from backupd.tasks.choice import LATEST, Accept, Choose, choose_generation, require_newest
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import LATEST, Choose, Inventory, choose_generation, require_same_database
+from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import adopt, choose_usable, provenance_of
 from backupd.tasks.restore import Restored, RestoreRequest
 from backupd.tasks.restore.in_place import is_in_use, plan_undo, restore_in_place, undo_in_place
 from backupd.tasks.restore.online import restore_online
 from backupd.tasks.restore.to_path import restore_to_path
+from backupd.tasks.run import DEGRADED_EXIT
 
 _SECONDS = re.compile(r"[T ]\d\d:?\d\d:?\d\d")
 
@@ -73,6 +76,7 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 @click.option("--redo", is_flag=True, help="Take the last undo back.")
 @click.option("--if-missing", is_flag=True, help="Only where no database exists: before each start of the app.")
 @click.option("--allow-none", is_flag=True, help="With --if-missing: succeed without a copy (very first start).")
+@common.accept_older_option
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Confirm that the app is stopped where backupd cannot tell.")
 @common.dry_run_option
 def restore_command(
@@ -89,6 +93,7 @@ def restore_command(
     redo: bool,
     if_missing: bool,
     allow_none: bool,
+    accept_older: bool,
     stopped: bool,
     dry_run: bool,
     as_json: bool,
@@ -96,6 +101,7 @@ def restore_command(
     """Without --online and --to, the generation takes the place of the database, which is kept beside it for --undo.
 
     Stop the app first: a database that is in use is not replaced. The generation is verified before anything changes.
+    Where the newest cannot be used, nothing is restored unless --accept-older is given, or confirmed on a terminal.
     """
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
@@ -110,7 +116,9 @@ def restore_command(
             one = source is not None or wanted != LATEST
             names = (one_source(source, config),) if one else sources(config, ())
             requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)
-            outcomes = restore_missing(requests, chosen, config, progress, allow_none=allow_none)
+            outcomes = restore_missing(
+                requests, chosen, config, progress, allow_none=allow_none, accept_older=accept_older
+            )
             print_outcomes(outcomes, config, as_json=as_json)
         if back:
             request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
@@ -120,16 +128,23 @@ def restore_command(
         else:
             context = common.open_context_for_restore(config, progress, reading=dry_run or target is not None)
             with common.opened(store or LOCAL_STORE, config, context) as (archives, inventory):
-                manifest = _choose(chosen, source, inventory, config, context, adopting=adopt, dry_run=dry_run)
+                accept = common.accepting_older(sure=accept_older, quiet=as_json)
+                manifest, warning = _choose(
+                    chosen, source, inventory, config, context, accept, adopting=adopt, dry_run=dry_run
+                )
                 if target is not None:
                     new = restore_to_path(
                         manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run
                     )
                     output.print_restored(new, config.schedule.timezone, as_json=as_json)
+                    if warning:
+                        output.print_warning(warning)
+                        sys.exit(DEGRADED_EXIT)
                     return
                 request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
                 (request,) = give_directories([(request, manifest)], config)
-                choose = _choose_again(manifest, chosen, context, dry_run=dry_run)
+                request = replace(request, warnings=(warning,) if warning else ())
+                choose = _choose_again(manifest, chosen, warning, context, dry_run=dry_run)
                 restored = _restore(choose, request, archives, config, context, online=online)
     report, result = restored
     if result is not None:
@@ -161,11 +176,15 @@ def _choose(
     inventory: Inventory,
     config: Config,
     context: TaskContext,
+    accept: Accept,
     *,
     adopting: bool,
     dry_run: bool,
-) -> Manifest:
-    """Choose a generation of the store that is open. Raises GenerationMissing, ForeignCopies, OtherDatabase."""
+) -> tuple[Manifest, str]:
+    """Choose a generation of the store that is open, and return the warning that was `accept`ed with an older one.
+
+    Raises GenerationMissing, ForeignCopies, OtherDatabase, NewestUnusable, CopyUnreadable.
+    """
     common.require_sources((source,) if source else (), config, inventory)
     source = source or (next(iter(config.sources)) if len(config.sources) == 1 else None)
     if chosen.store in (None, LOCAL_STORE):
@@ -182,9 +201,12 @@ def _choose(
             claims = common.read_claims(context)
         manifest = choose_usable(inventory, claims, chosen.id, source, chosen.at, name)
         common.warn_of_foreign(manifest, inventory, claims, name)
-    if chosen.id == LATEST and manifest.source in config.sources:
+        inventory = claims.usable(inventory)
+    if chosen.id != LATEST:
+        return manifest, ""
+    if manifest.source in config.sources:
         require_same_database(manifest, inventory, config.sources[manifest.source].path)
-    return manifest
+    return manifest, require_newest(manifest, inventory, accept, chosen.at)
 
 
 def _nothing_here(directory: Path, source: str | None, config: Config) -> GenerationMissing:
@@ -201,11 +223,19 @@ def _nothing_here(directory: Path, source: str | None, config: Config) -> Genera
     return GenerationMissing(f"there is no generation in {directory}", "; or ".join(hints))
 
 
-def _choose_again(manifest: Manifest, chosen: Wanted, context: TaskContext, *, dry_run: bool) -> Choose:
+def _choose_again(manifest: Manifest, chosen: Wanted, accepted: str, context: TaskContext, *, dry_run: bool) -> Choose:
     """Return what chooses under the lock: again as `manifest` was chosen, but for a replica, which has no lock."""
     if dry_run or chosen.store not in (None, LOCAL_STORE):
         return lambda: manifest
-    return lambda: choose_generation(read_inventory(context), chosen.id, manifest.source, chosen.at)
+
+    def choose() -> Manifest:
+        inventory = read_inventory(context)
+        again = choose_generation(inventory, chosen.id, manifest.source, chosen.at)
+        if chosen.id == LATEST:
+            require_newest(again, inventory, lambda warning: warning == accepted, chosen.at)
+        return again
+
+    return choose
 
 
 def _restore(

@@ -11,13 +11,14 @@ from typing import Literal, NoReturn
 from backupd.bootstrap.tasks import restore_request
 from backupd.cli import common, output
 from backupd.config import Config
-from backupd.errors import GenerationMissing
+from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, StoreUnusable
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import give_directories
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
+from backupd.tasks.choice import LATEST, Accept, choose_generation, require_newest
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import LATEST, Inventory, choose_generation, recorded_path, require_same_database
+from backupd.tasks.inventory import Inventory, recorded_path, require_same_database
 from backupd.tasks.provenance import choose_usable, refusal
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place
@@ -44,12 +45,19 @@ class Outcome:
 
 
 def restore_missing(
-    requests: Sequence[RestoreRequest], wanted: Wanted, config: Config, progress: Progress, *, allow_none: bool
+    requests: Sequence[RestoreRequest],
+    wanted: Wanted,
+    config: Config,
+    progress: Progress,
+    *,
+    allow_none: bool,
+    accept_older: bool,
 ) -> Iterator[Outcome]:
     """Restore the databases of `requests` that are missing, and yield the outcome of each.
 
     The stores are read one after the other, as long as a source is missing. Raises GenerationMissing where no store has
-    a copy, unless `allow_none` is set and nothing contradicts it; and errors of the connection.
+    a copy, unless `allow_none` is set and nothing contradicts it; NewestUnusable or CopyUnreadable where a store has a
+    newer one that cannot be used, unless `accept_older`; and errors of the connection.
     """
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
@@ -60,11 +68,12 @@ def restore_missing(
         return
     context = common.open_context_for_restore(config, progress, reading=requests[0].dry_run)
     doubts: defaultdict[str, list[str]] = defaultdict(list)  # by source
+    search = _Search(wanted, lambda _warning: accept_older, context)
     for name in names:
         if not missing:
             return
         with common.opened(name, config, context) as (archives, inventory):
-            found = [(request, _chosen(request, wanted, name, inventory, context)) for request in missing]
+            found = [search.choose(request, name, inventory) for request in missing]
             known = [(request, manifest) for request, manifest in found if manifest is not None]
             for request, (_, manifest) in zip(give_directories(known, config), known, strict=True):
                 yield _restore(request, manifest, archives, context)
@@ -73,8 +82,31 @@ def restore_missing(
                 doubts[request.source] += _doubts(request.source, name, config, inventory)
     for request in missing:
         if doubts[request.source] or not allow_none:
-            raise _no_copy(request.source, names, doubts[request.source])
+            raise search.refused.get(request.source) or _no_copy(request.source, names, doubts[request.source])
         yield Outcome(request.source, "none")
+
+
+class _Search:
+    """Looks for copies in one store after the other, and uses none where a store has a newer one, unless accepted."""
+
+    def __init__(self, wanted: Wanted, accept: Accept, context: TaskContext) -> None:
+        self._wanted, self._accept, self._context = wanted, accept, context
+        self._read: dict[str, Inventory] = {}  # by store
+        self.refused: dict[str, BackupdError] = {}  # by source
+
+    def choose(
+        self, request: RestoreRequest, store: str, inventory: Inventory
+    ) -> tuple[RestoreRequest, Manifest | None]:
+        """Return what is to be restored from `store` (None: nothing), and the request with what was accepted."""
+        self._read[store], newer = inventory, list[str]()
+        try:
+            manifest = _chosen(request, self._wanted, store, inventory, self._context)
+            if manifest is not None and self._wanted.id == LATEST:
+                newer = [require_newest(manifest, one, self._accept, self._wanted.at) for one in self._read.values()]
+        except (NewestUnusable, CopyUnreadable, StoreUnusable) as error:  # the next store may have the newest
+            self.refused.setdefault(request.source, error)
+            return request, None
+        return replace(request, warnings=tuple(filter(None, newer))), manifest
 
 
 def print_outcomes(outcomes: Iterable[Outcome], config: Config, *, as_json: bool) -> NoReturn:
@@ -97,10 +129,11 @@ def _chosen(
     """Return the wanted generation of the source, None where `store` has no verified one of it.
 
     Copies by another store are used only for a database at the same path, since no operator checks their origin here.
-    Raises ForeignCopies, OtherDatabase.
+    Raises ForeignCopies, OtherDatabase, CopyUnreadable.
     """
     source = request.source
     if wanted.id == LATEST and inventory.last_verified(source) is None:
+        inventory.require_readable(source)
         return None
     if store == LOCAL_STORE:
         manifest = choose_generation(inventory, wanted.id, source, wanted.at)

@@ -9,11 +9,14 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from backupd.cli import Command
+
+if TYPE_CHECKING:
+    from backupd.config import Config
 
 LISTEN: Final = "BACKUPD_HTTP__LISTEN"
 _LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: S104 - asked, not bound
@@ -33,9 +36,14 @@ def serve_command(config_file: Path | None) -> None:
     What was missed while it did not run is caught up. SIGTERM ends it within 8 seconds, whatever it is doing.
     """
     from backupd.cli.common import all_secrets, with_config
-    from backupd.daemon.main import serve
 
-    with_config(serve, all_secrets)(config_file=config_file)
+    with_config(_serve, all_secrets)(config_file=config_file)
+
+
+def _serve(config: "Config") -> NoReturn:
+    from backupd.daemon.main import serve  # slow to import, and only once this command has started again
+
+    serve(config)
 
 
 @click.command(

@@ -8,7 +8,7 @@ from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory
 from backupd.cli import complete
 from backupd.cli.common import command, open_context, require_mounted, require_sources
-from backupd.cli.output import echo, print_json
+from backupd.cli.output import echo, print_json, print_warning
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
@@ -16,8 +16,8 @@ from backupd.model import Contents, Manifest
 from backupd.report import describe, report_facts
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
+from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
 from backupd.tasks.context import local_inventory
-from backupd.tasks.inventory import LATEST, choose_generation
 
 
 @command("show", "backupd show tasks-20261123-0400")
@@ -36,6 +36,8 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
         inventory = local_inventory(context)
         require_sources((source,) if source else (), config, inventory)
         manifest = choose_generation(inventory, wanted, source, None)
+        if warning := warning_of_newer(manifest, inventory):
+            print_warning(warning)
     else:
         manifest = decode_manifest(context.store.manifest(wanted), wanted)
     history = context.ask_catalog(lambda catalog: catalog.history(manifest.id), GenerationHistory((), ()))

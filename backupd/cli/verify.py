@@ -7,11 +7,12 @@ import click
 from backupd.bootstrap.tasks import workers
 from backupd.cli import common, complete, output
 from backupd.config import Config
-from backupd.errors import GenerationMissing
+from backupd.errors import CopyUnreadable, GenerationMissing
 from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
+from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import LATEST, Inventory, choose_generation
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import refusal
 from backupd.tasks.verify import VerificationResult, verify
 
@@ -55,7 +56,9 @@ def verify_command(
                 _print(result, quiet=as_json)
     if as_json:
         output.print_json(results)
-    sys.exit(0 if all(result.sound for result in results) else 1)
+    failed = [result for result in results if not result.sound]
+    unreadable = bool(failed) and all(result.unreadable for result in failed)
+    sys.exit(CopyUnreadable.exit_code if unreadable else int(bool(failed)))
 
 
 def _usable(
@@ -69,10 +72,15 @@ def _usable(
         return inventory
     claims = common.read_claims(context)
     foreign, usable = claims.foreign(inventory), claims.usable(inventory)
-    others = {key for group in foreign if group.source not in names for key in group.ids} - set(ids)
+    asked = set(ids) | inventory.replaced
+    others = {key for group in foreign if group.source not in names for key in group.ids} - asked
     hidden = [group for group in foreign if not group.ids <= usable.manifests.keys()]
     usable = usable.without(others)
-    meant = [group for group in hidden if group.ids & set(ids) or (group.source in names and not usable.generations)]
+    meant = [
+        group
+        for group in hidden
+        if group.ids & set(ids) - inventory.replaced or (group.source in names and not usable.generations)
+    ]
     if meant:
         raise refusal(meant, store, "they are not verified as copies of this one", inventory.now)
     return usable
@@ -98,7 +106,10 @@ def _resolved(wanted: str, names: tuple[str, ...], inventory: Inventory) -> list
     """Return the ids that an argument means."""
     if wanted != LATEST:
         return [wanted]
-    return [choose_generation(inventory, LATEST, name, None).id for name in names or (None,)]
+    newest = [choose_generation(inventory, LATEST, name, None) for name in names or (None,)]
+    for warning in filter(None, (warning_of_newer(manifest, inventory) for manifest in newest)):
+        output.print_warning(warning)
+    return [manifest.id for manifest in newest]
 
 
 def _print(result: VerificationResult, *, quiet: bool) -> None:

@@ -95,7 +95,7 @@ def facts_of(observation: Observation, now: datetime) -> Facts:
     """
     unknown = set[str]()
     if observation.health.store_unreadable:
-        unknown |= {"late", "damaged", "unreadable", "shrunk", "generation", "manifest", "archive"}
+        unknown |= {"late", "damaged", "unreadable", "shrunk", "generation", "manifest", "access", "archive"}
     if observation.health.catalog_error is not None:
         unknown |= {"late", "failed", "missing", "unusable", "damaged"}
     problems = (one for one in find_problems(observation.health, now) if one.unhealthy or one.kind != "failed")

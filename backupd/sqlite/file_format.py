@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from backupd.system.directory import opened_file
+from backupd.system.small_file import opened_file
 
 HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2

@@ -11,6 +11,7 @@ from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
 from backupd.sqlite.worker.protocol import CopyRequest, IntegrityReply, IntegrityRequest, QueryResult, Thoroughness
 from backupd.sqlite.worker_process import WorkerProcess, deadline_for
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import NORMAL, Priority
 
 _TOO_LONG = "a stronger check did not end in time: the schema has expressions that take very long to compute"
@@ -25,19 +26,22 @@ class Inspection:
 
 
 @contextmanager
-def checking(path: Path, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
-    """Check the copy at `path`, which no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
+def checking(copy: HeldFile, writer: str, *, priority: Priority = NORMAL) -> Iterator[Callable[[], Inspection]]:
+    """Check a copy that no process writes to and whose source SQLite `writer` (`3.40.1`) wrote.
 
     The check runs in parallel to the block, with `priority`, and is killed at its end. Yields a function that waits for
     the result. Damage is a result, not an error. Where a schema takes the check too long (`deadline_for`), a weaker one
     begins, which runs less of it. Raises WorkerFailed when the check itself fails, WorkerHung when even the weakest
-    does not end.
+    does not end, OSError.
     """
+    held = copy.descriptor
 
     def begin(thorough: Thoroughness) -> WorkerProcess[IntegrityReply]:
-        request = IntegrityRequest(path=path.name, writer=writer, priority=priority._asdict(), thorough=thorough)
-        deadline = deadline_for(path.stat().st_size)
-        return running.enter_context(WorkerProcess("integrity_check", request, path.parent, deadline))
+        request = IntegrityRequest(
+            path=copy.name, held=held, writer=writer, priority=priority._asdict(), thorough=thorough
+        )
+        deadline, directory = deadline_for(copy.size_bytes), copy.directory.fixed_path
+        return running.enter_context(WorkerProcess("integrity_check", request, directory, deadline, [held]))
 
     def wait(worker: WorkerProcess[IntegrityReply], *weaker: Thoroughness) -> Inspection:
         try:

@@ -1,5 +1,6 @@
 """Take a consistent copy of a live database into a staging directory."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,12 @@ from typing import Literal
 
 from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
-from backupd.sqlite.file_format import EMPTY_HEADER, file_has_checksums, read_header, set_checksums
+from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
 from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, deadline_for
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
 
 _NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name
@@ -24,7 +27,7 @@ _GRACE_S = 3.0  # for the child to report the timeout itself: it knows the detai
 class Snapshot:
     """A copy in staging, the facts of its header, and how long the app's writers had to wait."""
 
-    path: Path
+    file: HeldFile
     size_bytes: int
     page_size: int
     user_version: int
@@ -56,7 +59,7 @@ class Snapshot:
 def take_snapshot(
     source: Source,
     settings: SnapshotSettings,
-    staging: Path,
+    staging: Directory,
     on_progress: OnProgress,
     on_event: OnEvent,
     deadline: float | None = None,
@@ -64,20 +67,24 @@ def take_snapshot(
     """Copy `source` into the empty directory `staging`.
 
     The limit is `deadline` by the monotonic clock, by default `timeout_s` from now. A child that hangs in a system call
-    is killed 3 s later. Raises SourceBusy, SourceReplaced (both temporary), SourceUnusable, NoSpace, SnapshotFailed.
+    is killed 3 s later. Raises SourceBusy, SourceReplaced (both temporary), SourceUnusable, NoSpace, SnapshotFailed,
+    OSError.
     """
     deadline = time.monotonic() + settings.timeout_s if deadline is None else deadline
-    request = _request(source, settings, deadline, probe=False)
+    copy, journal = HeldFile.create(staging, _NAME), HeldFile.create(staging, _JOURNAL)
+    files = (copy.descriptor, journal.descriptor)
+    request = _request(source, settings, deadline, files)
     with _timeout_errors(source, settings):
-        with WorkerProcess[SnapshotReply]("snapshot", request, staging, deadline + _GRACE_S) as worker:
+        with WorkerProcess[SnapshotReply](
+            "snapshot", request, staging.fixed_path, deadline + _GRACE_S, files
+        ) as worker:
             reply = worker.result(on_progress, on_event)
-        journal = staging / _JOURNAL
         if reply["hot"]:
-            journal.rename(staging / f"{_NAME}-journal")
-            _do({"verb": "recover", "path": _NAME}, staging, deadline + _GRACE_S)
+            journal.move(staging, f"{_NAME}-journal")
+            _do({"verb": "recover", "path": _NAME, "held": copy.descriptor}, deadline + _GRACE_S, copy)
         else:
-            journal.unlink()
-    return _snapshot(staging / _NAME, reply)
+            staging.unlink(_JOURNAL)
+    return _snapshot(copy, reply)
 
 
 def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> SnapshotReply:
@@ -86,7 +93,7 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     Raises what `take_snapshot` raises.
     """
     deadline = time.monotonic() + settings.timeout_s
-    request = _request(source, settings, deadline, probe=True)
+    request = _request(source, settings, deadline, None)
     with (
         _timeout_errors(source, settings),
         WorkerProcess[SnapshotReply]("snapshot", request, directory, deadline + _GRACE_S) as worker,
@@ -100,21 +107,21 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     The copy is vacuumed, never the source, and only after it was verified: VACUUM hides corruption. Raises NoSpace,
     and SnapshotFailed when the schema needs functions of the app.
     """
-    staging = snapshot.path.parent
-    _do(
-        {"verb": "compact", "path": snapshot.path.name, "target": _COMPACTED},
-        staging,
-        deadline_for(snapshot.size_bytes),
+    old = snapshot.file
+    new = HeldFile.create(old.directory, _COMPACTED)
+    request = CopyRequest(
+        verb="compact", path=old.name, held=old.descriptor, target=new.name, target_held=new.descriptor
     )
-    path = staging / _COMPACTED
-    if file_has_checksums(snapshot.path):
-        with path.open("r+b") as stream:
-            set_checksums(stream.fileno(), first_only=False)
-    snapshot.path.unlink()
-    return replace(snapshot, path=path, size_bytes=path.stat().st_size, method="vacuum")
+    _do(request, deadline_for(snapshot.size_bytes), old, new)
+    if has_checksums(old.descriptor):
+        set_checksums(new.descriptor, first_only=False)
+    old.directory.unlink(old.name)
+    return replace(snapshot, file=new, size_bytes=new.size_bytes, method="vacuum")
 
 
-def _request(source: Source, settings: SnapshotSettings, deadline: float, *, probe: bool) -> SnapshotRequest:
+def _request(
+    source: Source, settings: SnapshotSettings, deadline: float, files: tuple[int, int] | None
+) -> SnapshotRequest:
     return SnapshotRequest(
         path=str(source.path),
         device=source.signature.database.device,
@@ -123,16 +130,16 @@ def _request(source: Source, settings: SnapshotSettings, deadline: float, *, pro
         gid=source.gid,
         unmapped=source.unmapped,
         empty=source.empty,
-        probe=probe,
         target=_NAME,
-        journal=_JOURNAL,
+        files=files,
         deadline=deadline,
         settings=settings._asdict(),
     )
 
 
-def _do(request: CopyRequest, staging: Path, deadline: float) -> None:
-    with WorkerProcess[None]("copy_tasks", request, staging, deadline) as worker:
+def _do(request: CopyRequest, deadline: float, *files: HeldFile) -> None:
+    directory, descriptors = files[0].directory.fixed_path, [file.descriptor for file in files]
+    with WorkerProcess[None]("copy_tasks", request, directory, deadline, descriptors) as worker:
         worker.result()
 
 
@@ -145,14 +152,16 @@ def _timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None
         raise SnapshotFailed(message, f"{hung.hint}; if they are slow, raise timeout_s") from hung
 
 
-def _snapshot(path: Path, reply: SnapshotReply) -> Snapshot:
-    size_bytes = path.stat().st_size
+def _snapshot(copy: HeldFile, reply: SnapshotReply) -> Snapshot:
+    size_bytes = copy.size_bytes
     encrypted = EMPTY_HEADER._replace(page_size=reply["page_size"])
-    header = encrypted if reply["encrypted"] else read_header(path) or EMPTY_HEADER
+    header = (
+        encrypted if reply["encrypted"] else parse_header(os.pread(copy.descriptor, HEADER_BYTES, 0)) or EMPTY_HEADER
+    )
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
     return Snapshot(
-        path=path,
+        file=copy,
         size_bytes=size_bytes,
         page_size=header.page_size,
         user_version=header.user_version,

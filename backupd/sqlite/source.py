@@ -11,7 +11,7 @@ from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
 from backupd.sqlite.permissions import Permissions
-from backupd.system.links import LINK_HINT, foreign_link
+from backupd.system.links import LINK_HINT, foreign_link, stat_without_links
 from backupd.system.mounts import current_mounts, mount_of
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import known_owner, ownership_hint
@@ -142,7 +142,7 @@ def _written_bytes(path: str) -> int:
 def _stat(path: Path, named: Path) -> os.stat_result:
     """Return the state of the real path `path`, which is `named` in the configuration."""
     try:
-        state = path.stat()
+        state = stat_without_links(path)
     except FileNotFoundError as error:
         if link := dangling_link(named):
             raise SourceMissing(

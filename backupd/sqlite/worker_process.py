@@ -6,7 +6,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Generic, Self, TypeVar
@@ -41,14 +41,22 @@ def _ignore(_first: object, _second: object) -> None:
 class WorkerProcess(Generic[Reply]):
     """A child process that does `task`, a module of `sqlite.worker`; as a context manager, it is killed at the end.
 
-    It has until `deadline` by the monotonic clock. A process that waits for a dead disk or server cannot be killed: the
-    block ends after 5 s nevertheless.
+    It begins in `directory`, has the open `files`, by the same descriptors, and has until `deadline` by the monotonic
+    clock. A process that waits for a dead disk or server cannot be killed: the block ends after 5 s nevertheless.
     """
 
-    def __init__(self, task: str, request: Mapping[str, object], directory: Path, deadline: float) -> None:
+    def __init__(
+        self,
+        task: str,
+        request: Mapping[str, object],
+        directory: Path | str,
+        deadline: float,
+        files: Collection[int] = (),
+    ) -> None:
         self._deadline = deadline
         self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115 - closed by __exit__
-        self._process = start_module(f"backupd.sqlite.worker.{task}", directory=directory, stderr=self._stderr)
+        module = f"backupd.sqlite.worker.{task}"
+        self._process = start_module(module, directory=directory, descriptors=files, stderr=self._stderr)
         self._stdout = pipe(self._process.stdout)
         send(self._process, json.dumps(request).encode() + b"\n")
 

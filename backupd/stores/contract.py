@@ -10,6 +10,7 @@ from backupd.model import ARCHIVE_SUFFIX, is_generation_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
+STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
 
 
@@ -76,9 +77,6 @@ class Store(Archives, Protocol):
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
-
     def remove(self, generation_id: str) -> None:
         """Remove a generation, the manifest first; a missing generation is accepted."""
 
@@ -99,6 +97,12 @@ class Replica(Store, Protocol):
     @property
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
+
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the directory HIDDEN there, whatever it is. Raises OSError."""
 
     def prepare(self) -> None:
         """Make missing directories. Raises BackupdError, OSError."""

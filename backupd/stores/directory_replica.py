@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from backupd.errors import CopyCorrupt
 from backupd.stores import contract
 from backupd.stores.local import DirectoryStore
-from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.fs import note_extra_access, write_all
+from backupd.system.held_file import HeldFile
+from backupd.system.small_file import open_regular
 
 _CHUNK_BYTES: Final = 1 << 20
 _TEST_DISK: Final = "test that disk (smartctl)"
@@ -27,16 +29,24 @@ class DirectoryReplica(DirectoryStore):
         self.last_transfer = contract.Transfer(0, 0)
         self.sent_bytes = 0
 
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the hidden directory, whatever it is. Raises OSError."""
+        try:
+            (self.hidden / path).lstat()
+        except FileNotFoundError:
+            return False
+        return True
+
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""
         before = contract.find_manifest(self, generation_id)
-        with self.staging() as staging:
-            copy = staging / "archive.part"
-            self._copy(archive, copy)
-            self._verify(archive, copy)
+        with self.staging() as staging, open(open_regular(archive), "rb") as source:
+            copy = HeldFile.create(staging, "archive.part")
+            self._copy(source, copy)
+            self._verify(source, copy)
             contract.require_unchanged_manifest(self, generation_id, before, manifest)
-            super().publish(generation_id, copy, manifest)
-        self.last_transfer = contract.Transfer(archive.stat().st_size, 0)
+            self.place(generation_id, copy, manifest)
+            self.last_transfer = contract.Transfer(copy.size_bytes, 0)
 
     def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:  # noqa: ARG002 - the interface of Replica
         """Do nothing: `recover` sweeps what a killed run left."""
@@ -50,28 +60,28 @@ class DirectoryReplica(DirectoryStore):
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
         self.prepare()
         with self.staging() as staging:
-            write_durably(staging / "probe", contract.PROBE_DATA)
-            renamed = (staging / "probe").rename(staging / "renamed")
-            note_extra_access(renamed)
-            fsync_directory(staging)
-            if renamed.read_bytes() != contract.PROBE_DATA:
+            probe = HeldFile.create(staging, "probe")
+            probe.write(contract.PROBE_DATA)
+            probe.move(staging, "renamed")
+            note_extra_access(probe.descriptor, probe.path)
+            staging.fsync()
+            if staging.read("renamed") != contract.PROBE_DATA:
                 raise CopyCorrupt(f"a file in {self.directory} reads back differently than written", _TEST_DISK)
-            ahead_s = renamed.stat().st_mtime - time.time()
+            ahead_s = os.fstat(probe.descriptor).st_mtime - time.time()
         return contract.ProbeResult((), ahead_s, self.free_space())
 
-    def _copy(self, archive: Path, copy: Path) -> None:
-        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with archive.open("rb") as source, open(descriptor, "wb") as target:
+    def _copy(self, source: BinaryIO, copy: HeldFile) -> None:
+        with copy.stream() as target:
             while chunk := source.read(_CHUNK_BYTES):
-                target.write(chunk)
+                write_all(target, chunk)
                 self.sent_bytes += len(chunk)
-            target.flush()
-            os.fsync(descriptor)
+            os.fsync(target.fileno())
 
-    def _verify(self, archive: Path, copy: Path) -> None:
+    def _verify(self, source: BinaryIO, copy: HeldFile) -> None:
         """Compare with what is on the disk, not in the page cache. Raises CopyCorrupt."""
+        source.seek(0)
         verified_bytes = 0
-        with archive.open("rb") as source, copy.open("rb") as target:
+        with copy.stream() as target:
             os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while chunk := source.read(_CHUNK_BYTES):
                 if target.read(len(chunk)) != chunk:

@@ -7,35 +7,32 @@ DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and verified before it g
                    removing/….manifest.json    generations that are being removed
 """
 
-import errno
 import os
+import secrets
 import shutil
-import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from backupd.errors import NoSpace, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores import contract
-from backupd.system.file_lock import directory_lock
-from backupd.system.fs import (
-    fsync_directory,
-    inherit_owner,
-    is_disk_full,
-    note_extra_access,
-    overwrite_in_place,
-    replace_durably,
-    write_durably,
-)
+from backupd.system.directory import Directory
+from backupd.system.file_lock import lock_opened
+from backupd.system.fs import is_disk_full, note_extra_access
+from backupd.system.held_file import HeldFile
 from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
 from backupd.system.owners import ownership_hint
+from backupd.system.small_file import UnexpectedFile, open_regular, read_small_file
 
-_STAGING_PREFIX = "run-"
-_NO_LINKS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_HIDDEN: Final = contract.HIDDEN
+_STAGING: Final = contract.STAGING
+_REMOVING: Final = "removing"
+_RUN: Final = "run-"
+_NEW_CHECKSUMS: Final = f"{contract.CHECKSUMS}.new"
+_MAX_CHECKSUMS_BYTES: Final = 16 << 20
 
 
 class DirectoryStore:
@@ -45,16 +42,13 @@ class DirectoryStore:
         self.name = name
         self.directory = directory
         self.hidden = directory / contract.HIDDEN
-        self._removing = self.hidden / "removing"
-        self._staging = self.hidden / "staging"
 
     def prepare(self) -> None:
         """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""
-        self._make(self.directory, 0o750)
-        for directory in (self.hidden, self._removing, self._staging):
-            if directory.is_symlink():  # files outside the store would be swept
-                raise StoreUnusable(f"{directory} is a symbolic link, which may lead out of the store", "remove it")
-            self._make(directory, 0o700)
+        self._make()
+        with self._making_errors(self.directory), Directory.open(self.directory) as base, base.make(_HIDDEN) as hidden:
+            for name in (_REMOVING, _STAGING):
+                hidden.make(name).close()
 
     def writable(self) -> bool:
         """Tell whether the store exists and may be written to."""
@@ -64,12 +58,8 @@ class DirectoryStore:
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""
         archives, manifests = self._files()
-        listing = []
-        for key in sorted(archives.keys() & manifests):
-            with suppress(FileNotFoundError):  # pruned since
-                size_bytes = archives[key].stat(follow_symlinks=False).st_size
-                listing.append(contract.ListedGeneration(key, size_bytes))
-        return tuple(listing)
+        complete = sorted(archives.keys() & manifests)
+        return tuple(contract.ListedGeneration(key, archives[key]) for key in complete)
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
@@ -90,8 +80,9 @@ class DirectoryStore:
     def ids_in_use(self) -> frozenset[str]:
         """Return the ids that have an archive or a manifest, from one listing of the directory. Raises OSError."""
         suffixes = (ARCHIVE_SUFFIX, MANIFEST_SUFFIX)
-        names = [path.name for path in self.directory.iterdir()]
-        return frozenset(name.removesuffix(end) for name in names for end in suffixes if name.endswith(end))
+        with os.scandir(self.directory) as entries:
+            names = (entry.name for entry in entries)
+            return frozenset(name.removesuffix(end) for name in names for end in suffixes if name.endswith(end))
 
     def archive_path(self, generation_id: str) -> Path:
         """Return the path of the archive of a generation, which need not exist."""
@@ -99,9 +90,9 @@ class DirectoryStore:
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
-        descriptor, size_bytes = self._open(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}", generation_id)
+        descriptor = self._open(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}", generation_id)
         try:
-            return _read(descriptor, size_bytes, MANIFEST_MAX_BYTES + 1)
+            return _read(descriptor, os.fstat(descriptor).st_size, MANIFEST_MAX_BYTES + 1)
         finally:
             os.close(descriptor)
 
@@ -111,39 +102,43 @@ class DirectoryStore:
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
-        descriptor, _ = self._open(str(self.archive_path(generation_id)), generation_id)
+        descriptor = self._open(str(self.archive_path(generation_id)), generation_id)
         os.lseek(descriptor, begin, os.SEEK_SET)
         return open(descriptor, "rb")
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def place(self, generation_id: str, archive: HeldFile, manifest: bytes) -> None:
         """Move the verified `archive`, a file in a staging directory of this store, and its manifest into place.
 
         The manifest is durable in staging before the archive gets its name, so that `recover` can finish a publication
-        that was killed in between.
+        that was killed in between. Raises OSError.
         """
-        staged = archive.parent / f"{generation_id}{MANIFEST_SUFFIX}"
-        write_durably(staged, manifest)
-        note_extra_access(staged)
-        fsync_directory(archive.parent)
-        try:
-            self._place(archive, self.archive_path(generation_id))
-            self._place(staged, self._manifest(generation_id))
-        except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to be removed
-            if not self._manifest(generation_id).exists():
-                self.archive_path(generation_id).unlink(missing_ok=True)
-            raise
+        staging = archive.directory
+        staged = HeldFile.create(staging, f"{generation_id}{MANIFEST_SUFFIX}")
+        staged.write(manifest)
+        note_extra_access(staged.descriptor, staged.path)
+        staging.fsync()
+        with Directory.open(self.directory) as base:
+            try:
+                _place(archive, base, f"{generation_id}{ARCHIVE_SUFFIX}")
+                _place(staged, base, f"{generation_id}{MANIFEST_SUFFIX}")
+            except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to be removed
+                if not base.holds(f"{generation_id}{MANIFEST_SUFFIX}", staged.descriptor):
+                    base.unlink(f"{generation_id}{ARCHIVE_SUFFIX}")
+                raise
 
     def remove(self, generation_id: str) -> None:
         """Remove a generation: it is gone once its manifest is, and `recover` removes what is left of it."""
         if not is_generation_id(generation_id):
             return
-        try:
-            self._manifest(generation_id).rename(self._removing / f"{generation_id}{MANIFEST_SUFFIX}")
-        except FileNotFoundError:
-            return
-        fsync_directory(self._removing)
-        fsync_directory(self.directory)
-        self._finish_removal(generation_id)
+        manifest = f"{generation_id}{MANIFEST_SUFFIX}"
+        with self._opened(_REMOVING) as (base, removing):
+            try:
+                base.rename(manifest, removing, manifest)
+            except FileNotFoundError:
+                return
+            removing.fsync()
+            base.fsync()
+            _finish_removal(generation_id, base, removing)
 
     def checksummed(self) -> frozenset[str]:
         """Return the ids of the archives that `SHA256SUMS` lists."""
@@ -152,49 +147,79 @@ class DirectoryStore:
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
-        text, old, path = contract.checksums_text(digests), self._checksums(), self.directory / contract.CHECKSUMS
+        text, old = contract.checksums_text(digests), self._checksums()
         if old == text:
             return
-        try:
-            replace_durably(path, text, temporary=self.hidden / f"{contract.CHECKSUMS}.new", mode=0o644)
-        except OSError as error:
-            if not is_disk_full(error) or old is None or len(old) < len(text):
-                raise
-            overwrite_in_place(path, text)  # a full disk must not prevent pruning, which frees space
+        with Directory.open(self.directory) as base, base.child(_HIDDEN) as hidden:
+            try:
+                base.replace(contract.CHECKSUMS, text, temporary=_NEW_CHECKSUMS, within=hidden, mode=0o644)
+            except OSError as error:
+                if not is_disk_full(error) or old is None or len(old) < len(text):
+                    raise
+                base.overwrite(contract.CHECKSUMS, text)  # a full disk must not prevent pruning, which frees space
 
     def free_space(self) -> int:
         """Return the bytes free to this user on the file system of the store."""
         return shutil.disk_usage(self.directory).free
 
     @contextmanager
-    def staging(self) -> Iterator[Path]:
-        """Yield an empty directory (0700) on the store's disk, removed at the end; a flock(2) on it tells we live."""
-        with ExitStack() as stack:
-            path = _make_staging(self._staging, stack)
-            try:
-                yield path
-            finally:
-                _remove(path)
+    def staging(self) -> Iterator[Directory]:
+        """Yield an empty directory (0700) on the store's disk, emptied and removed at the end.
+
+        A flock(2) on it tells that its process lives.
+        """
+        with self._opened(_STAGING) as (_, root):
+            directory = _make_staging(root)
+            name = directory.name
+            with directory:
+                try:
+                    yield directory
+                finally:
+                    try:
+                        _remove_staging(directory, root, name)
+                    except BaseException:  # SIGTERM during the removal
+                        _remove_staging(directory, root, name)
+                        raise
 
     def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
-        for key, _ in _manifests_in(self._removing):
-            self._finish_removal(key)
-            yield contract.RecoveredItem("removal", key)
-        for abandoned in _abandoned(self._staging):
-            for key, staged in _manifests_in(abandoned):
-                if self.archive_path(key).exists() and not self._manifest(key).exists():
-                    self._place(staged, self._manifest(key))
+        with self._opened(_REMOVING) as (base, removing):
+            for key in _manifests_in(removing):
+                _finish_removal(key, base, removing)
+                yield contract.RecoveredItem("removal", key)
+        with self._opened(_STAGING) as (base, root):
+            for abandoned in _abandoned(root):
+                for key in _publish_from(abandoned, base):
                     yield contract.RecoveredItem("publication", key)
-            yield contract.RecoveredItem("staging", abandoned.name, _remove_tree(abandoned))
-        (self.hidden / f"{contract.CHECKSUMS}.new").unlink(missing_ok=True)
+                name = abandoned.name
+                yield contract.RecoveredItem("staging", name, _remove_tree(root, name))
+        with Directory.open(self.directory) as base, base.child(_HIDDEN) as hidden:
+            hidden.unlink(_NEW_CHECKSUMS)
 
-    def _make(self, directory: Path, mode: int) -> None:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[Directory, Directory]]:
+        """Open the directory of this store and a directory of its hidden one. Raises OSError."""
+        with (
+            Directory.open(self.directory) as base,
+            base.child(_HIDDEN) as hidden,
+            hidden.child(name) as directory,
+        ):
+            yield base, directory
+
+    def _make(self) -> None:
+        directory = self.directory
+        with self._making_errors(directory):
+            if directory.is_dir():
+                return
+            with Directory.open(directory.parent) as above:
+                above.make(directory.name, 0o750, new=True).close()
+
+    @contextmanager
+    def _making_errors(self, directory: Path) -> Iterator[None]:
         try:
-            if not directory.is_dir():
-                directory.mkdir(mode)
-                inherit_owner(directory.parent, directory)
-                fsync_directory(directory.parent)
+            yield
+        except UnexpectedFile as error:
+            raise StoreUnusable(f"{error.filename} is {error.strerror}", "remove it, or move it away") from error
         except FileNotFoundError as error:
             raise StoreUnusable(
                 dangling_link(directory.parent) or f"the directory {directory.parent} does not exist",
@@ -214,17 +239,6 @@ class DirectoryStore:
                 ownership_hint(directory.parent, f"{os_error_hint(error, directory.parent)}; or set backups_dir"),
             ) from error
 
-    def _place(self, path: Path, target: Path) -> None:
-        inherit_owner(self.directory, path)
-        path.rename(target)
-        fsync_directory(self.directory)
-
-    def _finish_removal(self, generation_id: str) -> None:
-        if not self._manifest(generation_id).exists():  # else the generation was published again
-            self.archive_path(generation_id).unlink(missing_ok=True)
-            fsync_directory(self.directory)
-        (self._removing / f"{generation_id}{MANIFEST_SUFFIX}").unlink()
-
     def _manifest(self, generation_id: str) -> Path:
         return self.directory / f"{generation_id}{MANIFEST_SUFFIX}"
 
@@ -235,39 +249,46 @@ class DirectoryStore:
         return gone and manifest.exists()  # a removal takes the manifest first
 
     def _checksums(self) -> bytes | None:
-        path = self.directory / contract.CHECKSUMS
-        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        with suppress(UnexpectedFile, FileNotFoundError):
+            return read_small_file(self.directory / contract.CHECKSUMS, _MAX_CHECKSUMS_BYTES)
+        return None
 
-    def _files(self) -> tuple[dict[str, os.DirEntry[str]], set[str]]:
-        """Return the archives by the id in their name, and the ids in the names of the manifests."""
-        archives: dict[str, os.DirEntry[str]] = {}
+    def _files(self) -> tuple[dict[str, int], set[str]]:
+        """Return the sizes of the archives by the id in their name, and the ids in the names of the manifests."""
+        archives: dict[str, int] = {}
         manifests: set[str] = set()
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
                 is_archive = entry.name.endswith(ARCHIVE_SUFFIX)
                 key = entry.name.removesuffix(ARCHIVE_SUFFIX if is_archive else MANIFEST_SUFFIX)
                 if key != entry.name and is_generation_id(key) and entry.is_file(follow_symlinks=False):
-                    if is_archive:
-                        archives[key] = entry
-                    else:
+                    if not is_archive:
                         manifests.add(key)
+                        continue
+                    with suppress(FileNotFoundError):  # pruned since
+                        archives[key] = entry.stat(follow_symlinks=False).st_size
         return archives, manifests
 
-    def _open(self, path: str, generation_id: str) -> tuple[int, int]:
-        """Return descriptor and size of a regular file; follows no link. Raises GenerationMissing, OSError."""
+    def _open(self, path: str, generation_id: str) -> int:
+        """Open a regular file; follows no link. Raises GenerationMissing, OSError."""
         contract.require_generation_id(generation_id)
         try:
-            descriptor = os.open(path, _NO_LINKS)
-            state = os.fstat(descriptor)
-            if stat.S_ISREG(state.st_mode):
-                return descriptor, state.st_size
-            os.close(descriptor)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            pass
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-        raise contract.generation_missing(generation_id, self.name)
+            return open_regular(path)
+        except (FileNotFoundError, NotADirectoryError, UnexpectedFile):
+            raise contract.generation_missing(generation_id, self.name) from None
+
+
+def _place(file: HeldFile, base: Directory, name: str) -> None:
+    base.give_owner(file.descriptor)
+    file.move(base, name)
+    base.fsync()
+
+
+def _finish_removal(generation_id: str, base: Directory, removing: Directory) -> None:
+    if base.stat(f"{generation_id}{MANIFEST_SUFFIX}") is None:  # else the generation was published again
+        base.unlink(f"{generation_id}{ARCHIVE_SUFFIX}")
+        base.fsync()
+    removing.unlink(f"{generation_id}{MANIFEST_SUFFIX}")
 
 
 def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:
@@ -278,45 +299,58 @@ def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:
     return raw
 
 
-def _manifests_in(directory: Path) -> list[tuple[str, Path]]:
-    """Return the manifests at any depth below `directory` with their ids; links are neither followed nor returned."""
-    found = ((path.name.removesuffix(MANIFEST_SUFFIX), path) for path in directory.rglob(f"*{MANIFEST_SUFFIX}"))
-    return sorted((key, path) for key, path in found if is_generation_id(key) and not path.is_symlink())
+def _manifests_in(directory: Directory) -> list[str]:
+    """Return the ids of the manifests in `directory`, in order."""
+    names = (name for name in directory.names() if name.endswith(MANIFEST_SUFFIX))
+    return sorted(filter(is_generation_id, (name.removesuffix(MANIFEST_SUFFIX) for name in names)))
 
 
-def _make_staging(root: Path, stack: ExitStack) -> Path:
+def _publish_from(staging: Directory, base: Directory) -> Iterator[str]:
+    """Move the manifests that lie in `staging` or a directory in it beside their archives; yield their ids."""
+    with ExitStack() as stack:
+        places = [staging]
+        for name in staging.names():
+            with suppress(OSError):  # no directory
+                places.append(stack.enter_context(staging.child(name)))
+        for place in places:
+            for key in _manifests_in(place):
+                name = f"{key}{MANIFEST_SUFFIX}"
+                if base.stat(f"{key}{ARCHIVE_SUFFIX}") is not None and base.stat(name) is None:
+                    with suppress(UnexpectedFile):
+                        _place(HeldFile.open(place, name), base, name)
+                        yield key
+
+
+def _make_staging(root: Directory) -> Directory:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=root))
-        inherit_owner(root, path)
-        with suppress(OSError):
-            if stack.enter_context(directory_lock(path)) and path.is_dir():
-                return path
-        stack.close()  # swept between mkdir and flock
+        with suppress(FileExistsError, FileNotFoundError):  # taken; or swept between mkdir and flock
+            directory = root.make(f"{_RUN}{secrets.token_hex(4)}", new=True)
+            if lock_opened(directory.descriptor) and root.holds(directory.name, directory.descriptor):
+                return directory
+            directory.close()
 
 
-def _abandoned(root: Path) -> Iterator[Path]:
+def _abandoned(root: Directory) -> Iterator[Directory]:
     """Yield the staging directories whose process is dead."""
-    for path in sorted(root.glob(f"{_STAGING_PREFIX}*")):
-        with suppress(OSError), directory_lock(path) as held:
-            if held:
-                yield path
+    for name in sorted(root.names()):
+        if name.startswith(_RUN):
+            with suppress(OSError), root.child(name) as directory:
+                if lock_opened(directory.descriptor):
+                    yield directory
 
 
-def _remove_tree(directory: Path) -> str:
-    """Remove as much as possible of `directory`; returns why the rest remains, empty when nothing does."""
-    shutil.rmtree(directory, ignore_errors=True)
+def _remove_staging(directory: Directory, root: Directory, name: str) -> None:
+    """Empty the directory, wherever it is now, and remove what has its name."""
+    with suppress(OSError):
+        directory.clear()
+    with suppress(OSError):
+        root.remove(name)
+
+
+def _remove_tree(root: Directory, name: str) -> str:
+    """Remove as much as possible of `name`; returns why the rest remains, empty when nothing does."""
     try:
-        if directory.exists():
-            shutil.rmtree(directory)  # again, for the reason of the first error
+        root.remove(name)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return ""
-
-
-def _remove(directory: Path) -> None:
-    """Remove `directory`, also when SIGTERM interrupts the removal."""
-    try:
-        shutil.rmtree(directory, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise

@@ -1,20 +1,21 @@
 """Change the owner of what root owns of a store: of a new volume, or of files from a run as root.
 
 The app may write to that directory. So no link is followed, on the way to it or inside, and files with a second hard
-link or with a name that is not backupd's are left alone.
+link or with a name that is not backupd's are left alone, as is what is mounted there.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import CHECKSUMS, HIDDEN
+from backupd.system.directory import Directory, mount_of_descriptor
 
-_INSPECT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_MAX_DEPTH: Final = 8  # .backupd/quarantine/SOURCE/NAME/snapshot.sqlite3 is the deepest
 
 
 def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> None:
@@ -24,31 +25,20 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
     opened: the store reports that when it is used. Raises OSError where root may not chown.
     """
     owner = (uid, gid)
-    try:
-        with _parent_of(directory) as parent:
-            if os.fstat(parent).st_uid != uid:
-                with _unreachable_errors(), suppress(FileExistsError):
-                    os.mkdir(directory.name, 0o750, dir_fd=parent)
-            with _opened(directory.name, parent, os.O_DIRECTORY) as descriptor:
-                for name in filter(_is_own_file(log_name), _names(descriptor)):
-                    _chown(name, descriptor, owner, recurse=False)
-                _chown(HIDDEN, descriptor, owner)
-                if not os.fstat(descriptor).st_mode & stat.S_IWOTH:
-                    _chown_opened(descriptor, owner)
-    except _Unreachable:
-        return
-
-
-class _Unreachable(Exception):
-    """Missing, not accessible, or a link."""
-
-
-@contextmanager
-def _unreachable_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _Unreachable from error
+    with ExitStack() as stack:
+        try:
+            parent = stack.enter_context(Directory.open(directory.parent, links=False))
+            if os.fstat(parent.descriptor).st_uid != uid:
+                parent.make(directory.name, 0o750).close()
+            place = stack.enter_context(parent.child(directory.name))
+            names = place.names()
+        except OSError:
+            return
+        for name in filter(_is_own_file(log_name), names):
+            _chown(place, name, owner, 0)
+        _chown(place, HIDDEN, owner, _MAX_DEPTH)
+        if not os.fstat(place.descriptor).st_mode & stat.S_IWOTH:
+            _chown_opened(place.descriptor, owner)
 
 
 def _is_own_file(log_name: str) -> Callable[[str], bool]:
@@ -59,50 +49,35 @@ def _is_own_file(log_name: str) -> Callable[[str], bool]:
     return is_own
 
 
-@contextmanager
-def _parent_of(directory: Path) -> Iterator[int]:
-    """Open the parent of the absolute path `directory`, part by part, so that no link is followed."""
-    descriptor = os.open("/", _PASS)
-    try:
-        for part in directory.parts[1:-1]:
-            with _unreachable_errors():
-                below = os.open(part, _PASS, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = below
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _chown(parent: Directory, name: str, owner: tuple[int, int], depth: int) -> None:
+    """Change the owner of a regular file, or of a directory and all in it; of itself last: its owner may deny it.
 
-
-@contextmanager
-def _opened(name: str, parent: int, flags: int = 0) -> Iterator[int]:
-    with _unreachable_errors():
-        descriptor = os.open(name, _INSPECT | flags, dir_fd=parent)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _chown(name: str, parent: int, owner: tuple[int, int], *, recurse: bool = True) -> None:
-    """Change the owner of a regular file, or of a directory and all in it; of itself last: its owner may deny it."""
-    with suppress(_Unreachable):
-        with _unreachable_errors():
-            mode = os.lstat(name, dir_fd=parent).st_mode  # before it is opened, which has effects on a device or a pipe
-        is_directory = stat.S_ISDIR(mode) and recurse
-        if stat.S_ISREG(mode) or is_directory:
-            with _opened(name, parent, os.O_DIRECTORY if is_directory else 0) as descriptor:
-                for below in _names(descriptor) if is_directory else ():
-                    _chown(below, descriptor, owner)
-                _chown_opened(descriptor, owner)
+    What cannot be opened is left alone, and so are directories in more than `depth` others.
+    """
+    with ExitStack() as stack:
+        names: list[str] = []
+        try:
+            state = parent.stat(name)
+            if state is None:
+                return
+            if not stat.S_ISDIR(state.st_mode):
+                descriptor = parent.open_file(name, one_link=True)
+                stack.callback(os.close, descriptor)
+            elif depth:
+                directory = stack.enter_context(parent.child(name))
+                descriptor = directory.descriptor
+                if mount_of_descriptor(descriptor) != mount_of_descriptor(parent.descriptor):
+                    return
+                names = directory.names()
+            else:
+                return
+        except OSError:
+            return
+        for below in names:
+            _chown(directory, below, owner, depth - 1)
+        _chown_opened(descriptor, owner)
 
 
 def _chown_opened(descriptor: int, owner: tuple[int, int]) -> None:
-    found = os.fstat(descriptor)
-    if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+    if os.fstat(descriptor).st_uid == 0:
         os.fchown(descriptor, *owner)
-
-
-def _names(descriptor: int) -> list[str]:
-    with _unreachable_errors():
-        return os.listdir(descriptor)

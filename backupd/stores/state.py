@@ -13,107 +13,137 @@ It is in files, not in the catalog: a lost catalog must not end a hold or a pin.
 
 import json
 import math
+import os
 import re
 import secrets
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from backupd.model import STORE_IDENTITY, Hold, Pin, is_generation_id
+from backupd.system.directory import Directory
 from backupd.system.file_lock import file_lock
-from backupd.system.fs import fsync_directory, inherit_owner, replace_durably, write_durably
+from backupd.system.held_file import HeldFile
+from backupd.system.small_file import UnexpectedFile
 
 OWN_IDENTITY: Final = "identity"
+_ADOPTED: Final = "adopted"
 _UNREADABLE: Final = (ValueError, KeyError, TypeError, RecursionError, OSError)
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700)
-        inherit_owner(directory.parent, directory)
-        fsync_directory(directory.parent)
-
-
-def _replace(path: Path, text: str) -> None:
-    replace_durably(path, text.encode(), temporary=path.with_suffix(".new"))
-
-
-def _add(path: Path, text: str) -> None:
-    """Write a new file durably."""
-    _make_directory(path.parent)
-    write_durably(path, text.encode(errors="backslashreplace"))
-    fsync_directory(path.parent)
-
-
-def _remove_durably(path: Path) -> bool:
-    """Remove a file; False when it does not exist."""
-    if not path.exists():  # on a read-only disk not even a missing file can be removed
-        return False
-    path.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-    return True
-
-
-def _modified_at(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+_UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 
 
 class _Kept:
-    """Facts in the files of `directory`, which is made with the first."""
+    """Facts in the files of a directory in `hidden`, which is made with the first."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    NAME = ""
+
+    def __init__(self, hidden: Path) -> None:
+        self._hidden = hidden
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{name}.json"
+        return self._hidden / self.NAME / name
+
+    @contextmanager
+    def _opened(self, *, make: bool = False) -> Iterator[Directory]:
+        """Open the directory. Raises OSError."""
+        with (
+            Directory.open(self._hidden.parent) as base,
+            base.child(self._hidden.name) as hidden,
+            hidden.make(self.NAME) if make else hidden.child(self.NAME) as directory,
+        ):
+            yield directory
+
+    def _read(self, name: str) -> bytes:
+        with self._opened() as directory:
+            return directory.read(name)
+
+    def _names(self) -> list[str]:
+        """Return the names in the directory, none where there is no directory. Raises OSError."""
+        try:
+            with self._opened() as directory:
+                return sorted(directory.names())
+        except FileNotFoundError:
+            return []
+
+    def _has(self, name: str) -> bool:
+        try:
+            with self._opened() as directory:
+                return directory.stat(name) is not None
+        except FileNotFoundError:
+            return False
 
     def _write(self, name: str, facts: Mapping[str, Any]) -> None:
-        _make_directory(self._directory)
-        _replace(self._path(name), json.dumps(facts, indent=2) + "\n")
+        with self._opened(make=True) as directory:
+            text = json.dumps(facts, indent=2) + "\n"
+            directory.replace(name, text.encode(), temporary=f"{name.removesuffix('.json')}.new")
+
+    def _add(self, name: str, text: str) -> None:
+        """Write a new file durably."""
+        with self._opened(make=True) as directory:
+            directory.write(name, text.encode(errors="backslashreplace"))
+            directory.fsync()
+
+    def _remove(self, name: str) -> bool:
+        """Remove a file durably; False when it does not exist."""
+        try:
+            with self._opened() as directory:
+                if directory.stat(name) is None:  # on a read-only disk not even a missing file can be removed
+                    return False
+                directory.unlink(name)
+                directory.fsync()
+                return True
+        except FileNotFoundError:
+            return False
+
+    def _modified_at(self, name: str) -> datetime:
+        """Return the time of the last change of a file that cannot be read, 1970 where not even that is known."""
+        with suppress(OSError), self._opened() as directory:
+            if (state := directory.stat(name)) is not None:
+                return datetime.fromtimestamp(state.st_mtime, UTC)
+        return _UNKNOWN
 
 
 class Holds(_Kept):
     """The holds of a store, one JSON file per source."""
 
+    NAME = "holds"
+
     def get(self, source: str) -> Hold | None:
         """Return the hold on `source`, None when there is none. An unreadable file counts as a hold."""
-        path = self._path(source)
+        name = f"{source}.json"
         try:
-            facts = json.loads(path.read_bytes())
+            facts = json.loads(self._read(name))
             facts["since"] = datetime.fromisoformat(facts["since"])
             return Hold(**{**facts, "source": source})
         except FileNotFoundError:
             return None
-        except _UNREADABLE:
-            return Hold(source, "corrupt", _modified_at(path), f"{path} cannot be read", None)
+        except _UNREADABLE as error:
+            return Hold(source, "corrupt", self._modified_at(name), unreadable(self._path(name), error), None)
 
     def set(self, hold: Hold) -> Hold:
         """Hold a source; an older hold on it keeps its beginning and its reference. Returns the hold in force."""
         old = self.get(hold.source)
         if old is not None:
             hold = replace(hold, since=old.since, reference=old.reference or hold.reference)
-        self._write(hold.source, asdict(hold) | {"since": hold.since.isoformat()})
+        self._write(f"{hold.source}.json", asdict(hold) | {"since": hold.since.isoformat()})
         return hold
 
     def accept(self, source: str) -> None:
         """Allow the next copy of `source` to be published although it is unreadable, until the next `release`."""
-        _add(self._acceptance(source), "")
+        self._add(f"{source}.accepted", "")
 
     def accepted(self, source: str) -> bool:
         """Tell whether `accept` was called since the last `release`."""
-        return self._acceptance(source).exists()
+        return self._has(f"{source}.accepted")
 
     def release(self, source: str) -> bool:
         """End the hold on `source` and any acceptance; False when there was no hold."""
-        self._acceptance(source).unlink(missing_ok=True)
-        return _remove_durably(self._path(source))
-
-    def _acceptance(self, source: str) -> Path:
-        return self._directory / f"{source}.accepted"
+        self._remove(f"{source}.accepted")
+        return self._remove(f"{source}.json")
 
 
 class Pins(_Kept):
@@ -122,27 +152,23 @@ class Pins(_Kept):
     A pin remains when this store loses the generation: a replica may have it.
     """
 
+    NAME = "pins"
+
     def all(self) -> Mapping[str, Pin]:
         """Return every pin by generation, also expired and unreadable ones, until they are released. Raises OSError."""
-        try:
-            names = sorted(path.name for path in self._directory.iterdir())
-        except FileNotFoundError:
-            if self._directory.is_symlink():  # a dangling link: the pins are unknown
-                raise
-            return {}
-        ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        ids = (name.removesuffix(".json") for name in self._names() if name.endswith(".json"))
         found = (self.get(generation_id) for generation_id in ids if is_generation_id(generation_id))
         return {pin.generation: pin for pin in found if pin is not None}
 
     def get(self, generation_id: str) -> Pin | None:
         """Return the pin of one generation, as `all` does. Raises OSError."""
-        path = self._path(generation_id)
+        name = f"{generation_id}.json"
         try:
-            return _decoded_pin(generation_id, path.read_bytes())
+            return _decoded_pin(generation_id, self._read(name))
         except FileNotFoundError:
             return None
-        except _UNREADABLE:
-            return Pin(generation_id, _modified_at(path), None, f"{path} cannot be read")
+        except _UNREADABLE as error:
+            return Pin(generation_id, self._modified_at(name), None, unreadable(self._path(name), error))
 
     def set(self, pin: Pin) -> Pin:
         """Pin a generation, durably; a pin in force is never shortened, and keeps its beginning and its label.
@@ -154,16 +180,23 @@ class Pins(_Kept):
         old = self.get(pin.generation)
         if old is not None and old.holds(pin.since):
             pin = _merged(old, pin)
-        for partial in self._directory.glob("*.new"):  # of a run that was killed
-            partial.unlink()
+        with self._opened(make=True) as directory:
+            for partial in directory.names():
+                if partial.endswith(".new"):  # of a run that was killed
+                    directory.unlink(partial)
         facts = asdict(pin) | {"since": pin.since.isoformat(), "until": pin.until.isoformat() if pin.until else None}
         del facts["generation"]  # it is the name of the file
-        self._write(pin.generation, facts)
+        self._write(f"{pin.generation}.json", facts)
         return pin
 
     def release(self, generation_id: str) -> bool:
         """Remove the pin of a generation; False when there was none. Raises OSError."""
-        return is_generation_id(generation_id) and _remove_durably(self._path(generation_id))
+        return is_generation_id(generation_id) and self._remove(f"{generation_id}.json")
+
+
+def unreadable(path: Path, error: BaseException) -> str:
+    """Return that the file at `path` cannot be read, and why where somebody put something else there."""
+    return f"{path} cannot be read" + (f": it is {error.strerror}" if isinstance(error, UnexpectedFile) else "")
 
 
 def _merged(old: Pin, new: Pin) -> Pin:
@@ -188,22 +221,28 @@ def _decoded_pin(generation_id: str, encoded: bytes) -> Pin:
 class DamageMarks(_Kept):
     """The marks of damaged generations, one file each."""
 
+    NAME = "damaged"
+
     def ids(self) -> frozenset[str]:
         """Return the ids that are marked. Raises OSError."""
-        try:
-            return frozenset(path.name for path in self._directory.iterdir() if is_generation_id(path.name))
-        except FileNotFoundError:
-            return frozenset()
+        return frozenset(filter(is_generation_id, self._names()))
 
     def add(self, generation: str, why: str) -> None:
         """Mark `generation`, durably. Raises OSError."""
-        path = self._directory / generation
-        if not path.exists():
-            _add(path, f"{why}\n")
+        if not self._has(generation):
+            self._add(generation, f"{why}\n")
 
     def clear(self, generation: str) -> None:
         """Remove the mark: the generation was verified, or is gone. Raises OSError."""
-        _remove_durably(self._directory / generation)
+        self._remove(generation)
+
+
+_SNAPSHOT: Final = "snapshot.sqlite3"
+
+
+def _directories_in(directory: Directory) -> list[str]:
+    states = ((name, directory.stat(name)) for name in sorted(directory.names()))
+    return [name for name, state in states if state is not None and stat.S_ISDIR(state.st_mode)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,49 +258,54 @@ class QuarantinedCopy:
 class Quarantine(_Kept):
     """Damaged copies, for inspection: of each source the first, nearest to the cause, and the last."""
 
+    NAME = "quarantine"
+
     def copies(self) -> tuple[QuarantinedCopy, ...]:
         """Return all damaged copies, by source and age. Raises OSError."""
-        found = sorted(path for path in self._directory.glob("*/*") if path.is_dir() and not path.is_symlink())
-        return tuple(
-            QuarantinedCopy(path.name, path, _modified_at(path), sum(file.lstat().st_size for file in path.iterdir()))
-            for path in found
-        )
+        found = list[QuarantinedCopy]()
+        with suppress(FileNotFoundError), self._opened() as directory:
+            for source in _directories_in(directory):
+                with directory.child(source) as home:
+                    found += [self._copy(home, source, name) for name in _directories_in(home)]
+        return tuple(found)
 
-    def add(self, source: str, name: str, snapshot: Path, findings: Iterable[str]) -> Path:
-        """Move the damaged `snapshot` here as `name`, with its findings; returns its new path."""
-        home = self._directory / source
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self._directory, home):
-            inherit_owner(path.parent, path)
-        for old in sorted(path for path in home.iterdir() if path.is_dir())[1:]:
-            shutil.rmtree(old)
-        directory = home / name
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o700)
-        inherit_owner(home, directory)
-        target = directory / "snapshot.sqlite3"
-        snapshot.rename(target)
-        write_durably(directory / "findings.txt", "".join(f"{line}\n" for line in findings).encode())
-        inherit_owner(home, target)
-        fsync_directory(directory)
-        return target
+    def _copy(self, home: Directory, source: str, name: str) -> QuarantinedCopy:
+        with home.child(name) as place:
+            states = (place.stat(file) for file in place.names())
+            size_bytes = sum(state.st_size for state in states if state is not None)
+            since = datetime.fromtimestamp(os.fstat(place.descriptor).st_mtime, UTC)
+        return QuarantinedCopy(name, self._path(source) / name, since, size_bytes)
+
+    def add(self, source: str, name: str, snapshot: HeldFile, findings: Iterable[str]) -> Path:
+        """Move the damaged `snapshot` here as `name`, with its findings; returns its new path. Raises OSError."""
+        with self._opened(make=True) as directory, directory.make(source) as home:
+            for old in _directories_in(home)[1:]:
+                home.remove(old)
+            home.remove(name)
+            with home.make(name) as place:
+                snapshot.move(place, _SNAPSHOT)
+                place.write("findings.txt", "".join(f"{line}\n" for line in findings).encode())
+                home.give_owner(snapshot.descriptor)
+                place.fsync()
+        return self._path(source) / name / _SNAPSHOT
 
     def remove(self, copy: QuarantinedCopy) -> None:
         """Remove one damaged copy, durably. Raises OSError."""
-        shutil.rmtree(copy.directory)
-        fsync_directory(copy.directory.parent)
+        with self._opened() as directory, directory.child(copy.directory.parent.name) as home:
+            home.remove(copy.name)
+            home.fsync()
 
 
 class Identities:
-    """The identity of the store whose hidden directory is `directory`, and those that it has adopted."""
+    """The identity of the store whose hidden directory is `hidden`, and those that it has adopted."""
 
-    def __init__(self, directory: Path) -> None:
-        self._own, self._adopted = directory / OWN_IDENTITY, directory / "adopted"
-        self._lock = directory / "identity.lock"
+    def __init__(self, hidden: Path) -> None:
+        self._hidden = hidden
+        self._lock = hidden / f"{OWN_IDENTITY}.lock"
 
     def own(self) -> str | None:
         """Return the identity of this store, None where it has none yet or its file is damaged. Raises OSError."""
-        name = next(iter(self._lines(self._own)), "")
+        name = next(iter(self._lines(OWN_IDENTITY)), "")
         return name if re.fullmatch(STORE_IDENTITY, name, re.ASCII) else None
 
     def ensure(self, recover: Callable[[], str | None]) -> str:
@@ -275,13 +319,13 @@ class Identities:
             if own := self.own():
                 return own
             identity = recover() or secrets.token_hex(8)
-            _replace(self._own, f"{identity}\n")
+            self._replace(OWN_IDENTITY, f"{identity}\n")
             return identity
 
     def adopted(self) -> Mapping[str, datetime]:
         """Return the times up to which generations of other stores count, by their identities. Raises OSError."""
         found: dict[str, datetime] = {}
-        for line in self._lines(self._adopted):
+        for line in self._lines(_ADOPTED):
             identity, _, time = line.partition(" ")
             with suppress(ValueError):  # an unreadable line
                 until = datetime.fromisoformat(time)
@@ -296,10 +340,20 @@ class Identities:
             for identity, time in until.items():
                 known[identity] = max(time, known.get(identity, time))
             lines = (f"{identity} {time.isoformat()}\n" for identity, time in sorted(known.items()))
-            _replace(self._adopted, "".join(lines))
+            self._replace(_ADOPTED, "".join(lines))
 
-    def _lines(self, path: Path) -> list[str]:
+    @contextmanager
+    def _opened(self) -> Iterator[Directory]:
+        with Directory.open(self._hidden.parent) as base, base.child(self._hidden.name) as hidden:
+            yield hidden
+
+    def _replace(self, name: str, text: str) -> None:
+        with self._opened() as hidden:
+            hidden.replace(name, text.encode(), temporary=f"{name}.new")
+
+    def _lines(self, name: str) -> list[str]:
         try:
-            return path.read_text(errors="replace").splitlines()
+            with self._opened() as hidden:
+                return hidden.read(name).decode(errors="replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return []

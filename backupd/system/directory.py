@@ -4,49 +4,34 @@ A directory is opened once. What is in it is opened, made, renamed and removed b
 (openat(2) and its kin), and what is opened is looked at by its own descriptor. No link is followed on the way, no pipe
 or device is opened, and nothing is removed across a mount point. Whatever is renamed or exchanged at that moment, only
 what lies in the directory itself is reached.
-
-Small files are read by `Directory.read` and `read_small_file` only, which limit kind, size and time.
 """
 
 import errno
 import os
 import stat
-import time
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
-from backupd.system.fs import exchange_names, fsync_open_directory
+from backupd.system.fs import OPEN_FILES, exchange_names, fsync_open_directory
 from backupd.system.owners import known_owner
-
-if TYPE_CHECKING:  # child processes import this
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-SMALL_BYTES: Final = 1 << 20
-MAX_NAMES: Final = 100_000
-_READ_S: Final = 5.0
-_LEASE_S: Final = 60.0  # the kernel itself ends a lease after 45 s (proc(5), lease-break-time)
-_POLL_S: Final = 0.02
-_PIECE_BYTES: Final = 1 << 16
-_MAX_DEPTH: Final = 32
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
-_FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK: not even a lease of another process delays an open
-_KINDS: Final = (
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
+from backupd.system.small_file import (
+    NO_LINK_NO_WAIT,
+    READ_S,
+    SMALL_BYTES,
+    UnexpectedFile,
+    read_opened,
+    require_kind,
+    required_regular,
 )
 
+if TYPE_CHECKING:  # child processes import this
+    from collections.abc import Iterator
+    from pathlib import Path
 
-class UnexpectedFile(OSError):
-    """There is something at a path that backupd would not put there, as `strerror` says; it is left alone."""
-
-    def __init__(self, what: str, path: str) -> None:
-        super().__init__(errno.EINVAL, what, path)
+MAX_NAMES: Final = 100_000
+_MAX_DEPTH: Final = 32
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Directory:
@@ -59,6 +44,7 @@ class Directory:
     def __init__(self, descriptor: int, path: str) -> None:
         self.descriptor = descriptor
         self.path = path
+        self._held: list[int] = []
 
     @classmethod
     def open(cls, path: "Path | str", *, links: bool = True) -> Self:
@@ -81,19 +67,33 @@ class Directory:
         self.close()
 
     def close(self) -> None:
-        """Close the directory; what was opened in it stays open."""
-        os.close(self.descriptor)
+        """Close the directory and what it holds; anything else that was opened in it stays open."""
+        for descriptor in (*self._held, self.descriptor):
+            os.close(descriptor)
+
+    def hold(self, descriptor: int) -> int:
+        """Keep a file open until this directory is closed; returns its `descriptor`."""
+        self._held.append(descriptor)
+        return descriptor
 
     def child(self, name: str) -> "Directory":
         """Open the directory `name` in this one; a link is refused."""
         return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))
 
-    def make(self, name: str, mode: int = 0o700) -> "Directory":
-        """Open the directory `name` in this one; a missing one is made, durably, with the owner of this one."""
-        with suppress(FileNotFoundError):
-            return self.child(name)
-        with suppress(FileExistsError):
-            os.mkdir(name, mode, dir_fd=self.descriptor)
+    def make(self, name: str, mode: int = 0o700, *, new: bool = False) -> "Directory":
+        """Open the directory `name` in this one; a missing one is made, durably, with the owner of this one.
+
+        A `new` one must not exist. Raises FileExistsError.
+        """
+        if not new:
+            with suppress(FileNotFoundError):
+                return self.child(name)
+        try:
+            with self._errors(name):
+                os.mkdir(_one_part(name), mode, dir_fd=self.descriptor)
+        except FileExistsError:
+            if new:
+                raise
         directory = self.child(name)
         try:
             self.give_owner(directory.descriptor)
@@ -109,20 +109,20 @@ class Directory:
         No pipe or device is opened, except one that is put there at this moment; then it is closed again. Raises
         BlockingIOError where another process holds a lease on it.
         """
-        descriptor = self._open(_one_part(name), flags | _FILE)
-        return _required_regular(descriptor, self.path_of(name), one_link=one_link or bool(flags & os.O_ACCMODE))
+        descriptor = self._open(_one_part(name), flags | NO_LINK_NO_WAIT)
+        return required_regular(descriptor, self.path_of(name), one_link=one_link or bool(flags & os.O_ACCMODE))
 
     def create_file(self, name: str, mode: int = 0o600) -> int:
         """Create the file `name`, which must not exist, for reading and writing; return its descriptor."""
         return self._open(_one_part(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
 
-    def read(self, name: str, limit_bytes: int = SMALL_BYTES, *, timeout_s: float = _READ_S) -> bytes:
+    def read(self, name: str, limit_bytes: int = SMALL_BYTES, *, timeout_s: float = READ_S) -> bytes:
         """Return the contents of a small regular file; one that is larger than `limit_bytes` is refused.
 
         Raises TimeoutError after `timeout_s` seconds.
         """
         _one_part(name)
-        return _read(lambda: self.open_file(name), self.path_of(name), limit_bytes, timeout_s)
+        return read_opened(lambda: self.open_file(name), self.path_of(name), limit_bytes, timeout_s)
 
     def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Write the new file `name`, and fsync it; not yet the directory. As root it gets the owner of this one."""
@@ -132,15 +132,25 @@ class Directory:
             os.fsync(stream.fileno())
             self.give_owner(stream.fileno())
 
-    def replace(self, name: str, data: bytes, *, temporary: str, mode: int = 0o600) -> None:
-        """Replace `name` by `data` atomically and durably; `temporary` is a name in this directory."""
-        self.unlink(temporary)
+    def replace(
+        self, name: str, data: bytes, *, temporary: str, within: "Directory | None" = None, mode: int = 0o600
+    ) -> None:
+        """Replace `name` by `data` atomically and durably, through the name `temporary` here or `within` another."""
+        other = within or self
+        other.unlink(temporary)
         try:
-            self.write(temporary, data, mode=mode)
-            self.rename(temporary, self, name)
+            other.write(temporary, data, mode=mode)
+            other.rename(temporary, self, name)
         finally:
-            self.unlink(temporary)
+            other.unlink(temporary)
         self.fsync()
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Replace the contents of `name` by shorter `data`; not atomic, but needs no free space."""
+        with open(self.open_file(name, os.O_RDWR), "r+b", buffering=0) as stream:
+            stream.write(data)
+            stream.truncate()
+            os.fsync(stream.fileno())
 
     def stat(self, name: str) -> os.stat_result | None:
         """Return the state of `name` itself, None where there is nothing of this name."""
@@ -160,7 +170,8 @@ class Directory:
 
     def rename(self, name: str, to: "Directory", new: str) -> None:
         """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""
-        os.rename(_one_part(name), _one_part(new), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
+        with self._errors(name, to.path_of(new)):
+            os.rename(_one_part(name), _one_part(new), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
 
     def move(self, name: str, descriptor: int, to: "Directory", new: str) -> None:
         """Rename the open file `descriptor`, whose name here is `name`, as `rename` does.
@@ -181,7 +192,7 @@ class Directory:
         """
         _one_part(new)
         try:  # AT_SYMLINK_FOLLOW of linkat(2): the file behind the descriptor, whatever its name is now
-            os.link(f"/proc/self/fd/{descriptor}", new, dst_dir_fd=to.descriptor, follow_symlinks=True)
+            os.link(f"{OPEN_FILES}{descriptor}", new, dst_dir_fd=to.descriptor, follow_symlinks=True)
         except FileExistsError as error:
             raise FileExistsError(error.errno, error.strerror, to.path_of(new)) from None
         except OSError:
@@ -199,7 +210,8 @@ class Directory:
     def unlink(self, name: str) -> bool:
         """Remove the file or link `name`; False where there is none. A directory is refused."""
         try:
-            os.unlink(_one_part(name), dir_fd=self.descriptor)
+            with self._errors(name):
+                os.unlink(_one_part(name), dir_fd=self.descriptor)
         except FileNotFoundError:
             return False
         return True
@@ -212,13 +224,17 @@ class Directory:
         _one_part(name)
         _remove(self, name, mount_of_descriptor(self.descriptor), _MAX_DEPTH)
 
+    def clear(self) -> None:
+        """Remove all that is in this directory, as `remove` does."""
+        _clear(self, mount_of_descriptor(self.descriptor), _MAX_DEPTH)
+
     def fsync(self) -> None:
         """Make renames and removals in this directory durable; notes a file system that cannot."""
         fsync_open_directory(self.descriptor, self.path)
 
     def owner(self) -> tuple[int | None, int | None]:
         """Return user and group of this directory, None for one that is not mapped in this user namespace."""
-        return known_owner(f"/proc/self/fd/{self.descriptor}", os.fstat(self.descriptor))
+        return known_owner(self.fixed_path, os.fstat(self.descriptor))
 
     def give_owner(self, descriptor: int) -> None:
         """As root, give an open file or directory of root's the owner of this directory.
@@ -232,68 +248,40 @@ class Directory:
             with suppress(PermissionError):
                 os.fchown(descriptor, uid, -1 if gid is None else gid)
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return os.path.basename(self.path)
+
+    @property
+    def fixed_path(self) -> str:
+        """A path that leads to this directory while it is open, however it is renamed, for what takes no descriptor."""
+        return f"{OPEN_FILES}{self.descriptor}"
+
     def path_of(self, name: str) -> str:
         """Return the path of `name` for messages."""
         return os.path.join(self.path, name)
 
     def _open(self, name: str, flags: int, mode: int = 0o600) -> int:
         """Open `name`, unless it is of another kind than `flags` ask for. Raises UnexpectedFile, OSError."""
-        path, directory = self.path_of(name), bool(flags & os.O_DIRECTORY)
-        try:
-            if not flags & os.O_EXCL and (state := self._state(name)):  # opening has effects on a device
-                _require_kind(state, path, directory=directory)
+        if not flags & os.O_EXCL and (state := self._state(name)):  # opening has effects on a device
+            require_kind(state, self.path_of(name), directory=bool(flags & os.O_DIRECTORY))
+        with self._errors(name):
             return os.open(name, flags, mode, dir_fd=self.descriptor)
-        except UnexpectedFile:
-            raise
-        except OSError as error:
-            error.filename = path
-            raise
 
     def _state(self, name: str) -> os.stat_result | None:
-        try:
+        with suppress(FileNotFoundError), self._errors(name):
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
+        return None
 
-
-def read_small_file(
-    path: "Path | str", limit_bytes: int = SMALL_BYTES, *, links: bool = False, timeout_s: float = _READ_S
-) -> bytes:
-    """Return the contents of a small regular file; `links` that the operator made are followed.
-
-    Without, the last part of `path` is no link. Raises UnexpectedFile, also for a file that is larger than
-    `limit_bytes`, TimeoutError after `timeout_s` seconds, and OSError.
-    """
-    text = os.fspath(path)
-    return _read(lambda: _open_regular(text, os.O_RDONLY, links=links), text, limit_bytes, timeout_s)
-
-
-@contextmanager
-def opened_file(
-    path: "Path | str", flags: int = os.O_RDONLY, *, links: bool = False, timeout_s: float = _LEASE_S
-) -> "Iterator[int]":
-    """Open the regular file at `path` for the block; yields its descriptor.
-
-    Without `links` that the operator made, the last part of `path` is no link. Raises UnexpectedFile, OSError; and
-    TimeoutError where another process holds a lease on it for longer than `timeout_s` seconds.
-    """
-    text = os.fspath(path)
-    descriptor = _opened_before(time.monotonic() + timeout_s, lambda: _open_regular(text, flags, links=links), text)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def require_regular_file(path: str) -> None:
-    """Raise UnexpectedFile unless the file at `path`, if there is one, is a regular file."""
-    with suppress(FileNotFoundError):
-        _require_kind(os.stat(path, follow_symlinks=False), path)
-
-
-def _open_regular(path: str, flags: int, *, links: bool) -> int:
-    _require_kind(os.stat(path, follow_symlinks=links), path)  # opening has effects on a device
-    return _required_regular(os.open(path, flags | (os.O_NONBLOCK if links else _FILE)), path)
+    @contextmanager
+    def _errors(self, name: str, other: str | None = None) -> "Iterator[None]":
+        """Let errors of system calls on `name` have its path, and the `other` path."""
+        try:
+            yield
+        except OSError as error:
+            both = (self.path_of(name), None, other) if other else (self.path_of(name),)
+            raise OSError(error.errno, error.strerror, *both) from None
 
 
 def mount_of_descriptor(descriptor: int) -> str:
@@ -319,58 +307,24 @@ def _remove(parent: Directory, name: str, mount: str, depth: int) -> None:
             raise UnexpectedFile("a file system is mounted there, and nothing in it is removed", directory.path)
         if not depth:
             raise UnexpectedFile(f"more than {_MAX_DEPTH} directories in each other", directory.path)
-        first: OSError | None = None
-        for below in _first_names(directory.descriptor, MAX_NAMES):
-            try:
-                _remove(directory, below, mount, depth - 1)
-            except OSError as error:
-                first = first or error
+        _clear(directory, mount, depth)
+        try:
+            os.rmdir(name, dir_fd=parent.descriptor)
+        except OSError as error:
+            error.filename = directory.path
+            raise
+
+
+def _clear(directory: Directory, mount: str, depth: int) -> None:
+    """Remove what is in `directory`, as far as possible; then raise the first error."""
+    first: OSError | None = None
+    for name in _first_names(directory.descriptor, MAX_NAMES):
+        try:
+            _remove(directory, name, mount, depth - 1)
+        except OSError as error:
+            first = first or error
     if first is not None:
         raise first
-    os.rmdir(name, dir_fd=parent.descriptor)
-
-
-def _read(open_it: "Callable[[], int]", path: str, limit_bytes: int, timeout_s: float) -> bytes:
-    give_up, data = time.monotonic() + timeout_s, b""
-    with open(_opened_before(give_up, open_it, path), "rb", buffering=0) as stream:
-        while piece := stream.read(min(_PIECE_BYTES, limit_bytes + 1 - len(data))):
-            data += piece
-            if len(data) > limit_bytes:
-                raise UnexpectedFile(f"larger than {limit_bytes} bytes", path)
-            _require_time(give_up, path)
-    return data
-
-
-def _opened_before(give_up: float, open_it: "Callable[[], int]", path: str) -> int:
-    while True:
-        with suppress(BlockingIOError):  # another process holds a lease on it (fcntl(2), F_SETLEASE), and was told
-            return open_it()
-        _require_time(give_up, path)
-        time.sleep(_POLL_S)
-
-
-def _require_time(give_up: float, path: str) -> None:
-    if time.monotonic() >= give_up:
-        raise TimeoutError(errno.ETIMEDOUT, "it cannot be read in time", path)
-
-
-def _required_regular(descriptor: int, path: str, *, one_link: bool = False) -> int:
-    """Return `descriptor`; unless it is of a regular file, close it and raise UnexpectedFile."""
-    try:
-        _require_kind(os.fstat(descriptor), path, one_link=one_link)
-    except UnexpectedFile:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _require_kind(state: os.stat_result, path: str, *, directory: bool = False, one_link: bool = False) -> None:
-    if one_link and stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
-        raise UnexpectedFile("a file with another name (hard link)", path)
-    if stat.S_ISDIR(state.st_mode) if directory else stat.S_ISREG(state.st_mode):
-        return
-    found = next((text for is_kind, text in _KINDS if is_kind(state.st_mode)), "a file")
-    raise UnexpectedFile(f"{found}, not a {'directory' if directory else 'regular file'}", path)
 
 
 def _one_part(name: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from backupd.errors import LockHeld
 from backupd.formatting import human_duration
-from backupd.system.fs import inherit_owner
+from backupd.system.directory import Directory
 
 _POLL_S = 0.05
 
@@ -39,13 +39,13 @@ def file_lock(
     timeout_s: float = 0.0,
     on_wait: Callable[[LockHolder | None], object] = lambda _holder: None,
 ) -> Iterator[LockHolder | None]:
-    """Hold the lock file `path`; yields the process that died while it held the lock, or None.
+    """Hold the lock file `path`, whose directory is no link; yields the process that died while it held it, or None.
 
-    Calls `on_wait` once when it has to wait. Raises LockHeld after `timeout_s` seconds.
+    Calls `on_wait` once when it has to wait. Raises LockHeld after `timeout_s` seconds, OSError.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "r+b", buffering=0) as stream:
-        inherit_owner(path.parent, path)
+    with Directory.open(path.parent.parent) as above, above.child(path.parent.name) as directory:
+        descriptor = directory.hold(directory.open_file(path.name, os.O_RDWR | os.O_CREAT))
+        directory.give_owner(descriptor)
         if not _acquire(descriptor, timeout_s=timeout_s, on_wait=lambda: on_wait(_read(descriptor))):
             raise LockHeld(f"{path.parent.parent} is in use by {_described(_read(descriptor))}", "wait until it ends")
         dead = _read(descriptor)
@@ -54,7 +54,7 @@ def file_lock(
             yield dead
         finally:
             with suppress(OSError):
-                stream.truncate(0)
+                os.ftruncate(descriptor, 0)
 
 
 @contextmanager
@@ -65,9 +65,14 @@ def directory_lock(directory: Path, *, shared: bool = False, timeout_s: float = 
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield _acquire(descriptor, shared=shared, timeout_s=timeout_s)
+        yield lock_opened(descriptor, shared=shared, timeout_s=timeout_s)
     finally:
         os.close(descriptor)
+
+
+def lock_opened(descriptor: int, *, shared: bool = False, timeout_s: float = 0.0) -> bool:
+    """Lock an open file or directory until it is closed; return whether that succeeded. Raises OSError."""
+    return _acquire(descriptor, shared=shared, timeout_s=timeout_s)
 
 
 def _acquire(

@@ -15,7 +15,9 @@ from backupd.system.owners import known_owner, owner_text
 if TYPE_CHECKING:  # child processes import this
     from collections.abc import Iterator, ValuesView
     from pathlib import Path
+    from typing import BinaryIO
 
+OPEN_FILES = "/proc/self/fd/"
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 # fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
@@ -44,9 +46,15 @@ def _note(kind: str, device: int, limit: str) -> None:
         limits.setdefault((kind, device), limit)
 
 
+def known_path(path: "Path | str") -> str:
+    """Return `path`; of one below an open directory (`Directory.fixed_path`), the path by which people know it."""
+    text = os.fspath(path)
+    return os.path.realpath(text) if text.startswith(OPEN_FILES) else text
+
+
 def visible_directory(directory: "Path | str") -> str:
     """Return `directory` without the hidden directories of a store at its end."""
-    return f"{directory}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
+    return f"{known_path(directory)}{os.sep}".partition(f"{os.sep}.backupd{os.sep}")[0].rstrip(os.sep) or os.sep
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -123,16 +131,17 @@ def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     return stat.S_IMODE(state.st_mode)
 
 
-def note_extra_access(path: "Path", mode: int = 0o600) -> None:
-    """Note it if the file system gives more users access to the file at `path` than `mode` does. Raises OSError."""
-    state = path.stat()
+def note_extra_access(descriptor: int, path: "Path | str", mode: int = 0o600) -> None:
+    """Note it if the file system gives more users access to an open file than `mode` does. Raises OSError."""
+    state = os.fstat(descriptor)
     if state.st_mode & ~mode & 0o066:
         _note_mode(state, mode, path)
 
 
-def _note_mode(state: os.stat_result, wanted: int, path: "Path") -> None:
+def _note_mode(state: os.stat_result, wanted: int, path: "Path | str") -> None:
     found = stat.S_IMODE(state.st_mode)
-    limit = f"the file system of {visible_directory(path.parent)} gives files mode {found:04o} instead of {wanted:04o}"
+    directory = visible_directory(os.fspath(path).rpartition(os.sep)[0])
+    limit = f"the file system of {directory} gives files mode {found:04o} instead of {wanted:04o}"
     if found & ~wanted & 0o066:
         _note("mode", state.st_dev, f"{limit}: other users may have access (see its ACLs and mount options)")
     elif wanted & ~found & 0o066:
@@ -154,6 +163,13 @@ def change_owner(descriptor: int, uid: int, gid: int | None, path: "Path") -> OS
         _note("owner", os.fstat(descriptor).st_dev, limit)
         return error
     return None
+
+
+def write_all(stream: "BinaryIO", data: "bytes | memoryview") -> None:
+    """Write `data` to an unbuffered stream, which may take it in parts. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
 
 
 def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:

@@ -5,6 +5,7 @@ neither read nor replace: another app's database, or a file of root's. The opera
 only root can change, outside of any volume.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -81,6 +82,29 @@ def foreign_link(path: Path) -> ForeignLink | None:
         if owner != step.state.st_uid:
             return ForeignLink(step.path, step.state.st_uid, target, owner)
     return None
+
+
+def stat_without_links(path: Path) -> os.stat_result:
+    """Return the state of the absolute `path`, without any link, not even one made since it was resolved.
+
+    Raises OSError, ELOOP or ENOTDIR for a link.
+    """
+    *above, name = path.parts[1:] or (os.curdir,)
+    at = os.open(_ROOT, os.O_PATH)
+    try:
+        for part in above:
+            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+        state = os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(at)
+    if stat.S_ISLNK(state.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return state
 
 
 def first_not_of_root(path: Path) -> Step | None:

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from backupd.errors import BackupdError, InputOutputError, NoSpace
-from backupd.system.directory import UnexpectedFile
-from backupd.system.fs import is_disk_full, visible_directory
+from backupd.system.fs import is_disk_full, known_path, visible_directory
 from backupd.system.owners import ownership_hint
 from backupd.system.process import start_refusal
+from backupd.system.small_file import UnexpectedFile
 
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
@@ -112,7 +112,8 @@ def lacks_inodes(place: "Path | str", files: int) -> bool:
 
 
 def _file_of(error: OSError) -> str | None:
-    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    return None if path is None else known_path(path)
 
 
 def _directory(place: "Path | str | None") -> str:

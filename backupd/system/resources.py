@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backupd.errors import NoSpace
 from backupd.formatting import human_bytes
+from backupd.system.fs import known_path
 from backupd.system.os_errors import explain_no_inodes, lacks_inodes
 
 if TYPE_CHECKING:  # child processes import this
@@ -136,7 +137,7 @@ def require_space(directory: "Path", needed: int, reserve: int, what: str, files
     stay = f" and {human_bytes(reserve)} must stay so" if reserve else ""
     ways = ", move backups_dir to a larger disk, or lower space.reserve" if reserve else " there, or use a larger disk"
     raise NoSpace(
-        f"{what} needs {human_bytes(needed)} at {directory}, where {human_bytes(free)} are free{stay}",
+        f"{what} needs {human_bytes(needed)} at {known_path(directory)}, where {human_bytes(free)} are free{stay}",
         f"free space{ways}",
     )
 
@@ -147,7 +148,7 @@ def watching_space(directory: "Path", reserve: int, advance: "Callable[[int], No
     def watched(done_bytes: int) -> None:
         if free_bytes(directory) < reserve:
             raise NoSpace(
-                f"less than {human_bytes(reserve)} were left free at {directory} during the task",
+                f"less than {human_bytes(reserve)} were left free at {known_path(directory)} during the task",
                 "free space, or move backups_dir to a larger disk",
             )
         advance(done_bytes)

@@ -12,7 +12,7 @@ from backupd.catalog import RunRecord
 from backupd.formatting import human_bytes
 from backupd.report import BackupDetails, RunReport
 from backupd.system.mounts import is_remote
-from backupd.tasks.capture import Capture, capture_snapshot
+from backupd.tasks.capture import Capture, capturing
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import shared_source_warning
 from backupd.tasks.prune import apply_retention, pin_if_possible
@@ -36,8 +36,10 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
             run.warn(problem)
         inventory = local_inventory(context)
         state = source_state(request.source, inventory, context)
-        with context.store.staging() as staging:
-            capture = capture_snapshot(request, state.previous, staging, run, context)
+        with (
+            context.store.staging() as staging,
+            capturing(request, state.previous, staging, run, context) as capture,
+        ):
             decision = decide_publication(request, capture, state, context.clock())
             apply_publication(decision, request, capture, state, run, context)
             if isinstance(capture, Capture):

@@ -1,10 +1,10 @@
 """Capture a source: copy it, then check, compress and digest the copy at the same time."""
 
-import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from backupd.archive.archive import Packed, digest_of, pack
 from backupd.errors import (
@@ -20,6 +20,8 @@ from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
 from backupd.sqlite.source import Source, same_content
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import free_bytes, lower_priority, require_space, reserve_bytes, watching_space
 from backupd.tasks.context import TaskContext
 from backupd.tasks.reporter import SnapshotRetried
@@ -28,9 +30,18 @@ from backupd.tasks.run import BackupRun
 from backupd.tasks.verify import ArchiveCheck, digest_archive, record_verification
 
 ARCHIVE_PART = "archive.part"
+_COPY = "copy"
 FILES_OF_A_BACKUP = 12  # and directories, at its peak: staging, copy, side files, archive, manifest, checksums, catalog
 _MARGIN = 1.1
 _UNKNOWN_RATIO = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCopy:
+    """The facts of an archive in staging, and the file itself."""
+
+    facts: Packed
+    file: HeldFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,7 @@ class Capture:
     taken_at: datetime  # when the copy began
     snapshot: Snapshot
     inspection: Inspection
-    packed: Packed | None = None  # the archive; None where the copy is corrupt or unchanged
+    packed: PackedCopy | None = None  # None where the copy is corrupt or unchanged
     unchanged: bool = False  # the copy equals the last generation, digest for digest
 
 
@@ -52,26 +63,41 @@ class UnusableSource:
     error: SourceCorrupt | SourceUnreadable
 
 
-def capture_snapshot(
-    request: BackupRequest, last: Manifest | None, staging: Path, run: BackupRun, context: TaskContext
-) -> Capture | UnusableSource:
+@contextmanager
+def capturing(
+    request: BackupRequest, last: Manifest | None, staging: Directory, run: BackupRun, context: TaskContext
+) -> Iterator[Capture | UnusableSource]:
     """Copy and check the source, a second time when the first copy is corrupt or its file was replaced or changed.
 
     All copying ends within `timeout_s` from now: where there is no time for a second copy, the first one is the result.
-    Raises SourceMissing, SourceBusy, SnapshotFailed, NoSpace and others that are not about the content of the source.
+    Its files are open during the block. Raises SourceMissing, SourceBusy, SnapshotFailed, NoSpace and others that are
+    not about the content of the source.
     """
-    try:
-        return _capture_twice_at_most(request, last, staging / "copy", run, context)
-    except (SourceCorrupt, SourceUnreadable) as error:
-        return UnusableSource(error)
+    with ExitStack() as held:
+
+        def empty_directory() -> Directory:
+            held.close()
+            staging.remove(_COPY)
+            return held.enter_context(staging.make(_COPY))
+
+        capture: Capture | UnusableSource
+        try:
+            capture = _capture_twice_at_most(request, last, empty_directory, run, context)
+        except (SourceCorrupt, SourceUnreadable) as error:
+            capture = UnusableSource(error)
+        yield capture
 
 
 def _capture_twice_at_most(
-    request: BackupRequest, last: Manifest | None, directory: Path, run: BackupRun, context: TaskContext
+    request: BackupRequest,
+    last: Manifest | None,
+    empty_directory: Callable[[], Directory],
+    run: BackupRun,
+    context: TaskContext,
 ) -> Capture:
     give_up = time.monotonic() + request.settings.timeout_s
     try:
-        capture = _attempt(request, last, _emptied(directory), give_up, run, context)
+        capture = _attempt(request, last, empty_directory(), give_up, run, context)
         if capture.inspection.verdict.level != "corrupt" or not _has_time_for_another(give_up, run):
             return capture
         why = "the copy is corrupt"
@@ -80,7 +106,7 @@ def _capture_twice_at_most(
             raise
         why = error.message
     run.emit(SnapshotRetried(request.source, f"{why}: copying {request.path} once more"))
-    return _attempt(request, last, _emptied(directory), give_up, run, context)
+    return _attempt(request, last, empty_directory(), give_up, run, context)
 
 
 def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
@@ -88,26 +114,24 @@ def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
     return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
 
-def _emptied(directory: Path) -> Path:
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(mode=0o700)
-    return directory
-
-
 def _attempt(
-    request: BackupRequest, last: Manifest | None, staging: Path, give_up: float, run: BackupRun, context: TaskContext
+    request: BackupRequest,
+    last: Manifest | None,
+    directory: Directory,
+    give_up: float,
+    run: BackupRun,
+    context: TaskContext,
 ) -> Capture:
     source = Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
     reserve = _check_space(request, source, last, context)
     taken_at = context.clock()
-    snapshot = _copy(request, source, reserve, staging, give_up, run, context)
+    snapshot = _copy(request, source, reserve, directory, give_up, run, context)
     if (
         last is not None
         and request.settings.method == "backup"
         and same_content(last.origin.signature, source.signature)
     ):
-        with run.stage("digest"), snapshot.path.open("rb") as stream:
+        with run.stage("digest"), snapshot.file.stream() as stream:
             equal = digest_of(stream) == last.snapshot.sha256
         if equal and _archive_is_sound(last, run, context):
             return Capture(source, taken_at, snapshot, Inspection(last.verdict, last.contents), unchanged=True)
@@ -121,7 +145,9 @@ def _attempt(
             snapshot = compact_snapshot(snapshot)
     inspection, packed = _check_and_pack(request, snapshot, reserve, run, context)
     unchanged = (
-        last is not None and packed.snapshot_sha256 == last.snapshot.sha256 and _archive_is_sound(last, run, context)
+        last is not None
+        and packed.facts.snapshot_sha256 == last.snapshot.sha256
+        and _archive_is_sound(last, run, context)
     )
     return Capture(source, taken_at, snapshot, inspection, packed, unchanged)
 
@@ -161,7 +187,7 @@ def _copy(
     request: BackupRequest,
     source: Source,
     reserve: int,
-    staging: Path,
+    into: Directory,
     give_up: float,
     run: BackupRun,
     context: TaskContext,
@@ -180,11 +206,11 @@ def _copy(
         context.progress.advance(done)
 
     with run.stage("copy"):
-        return take_snapshot(source, settings, staging, on_progress, on_event, give_up)
+        return take_snapshot(source, settings, into, on_progress, on_event, give_up)
 
 
 def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspection:
-    with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
+    with checking(snapshot.file, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         result = inspection()
     run.add_stage("check", result.verdict.duration_s)
     return result
@@ -192,13 +218,14 @@ def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspec
 
 def _check_and_pack(
     request: BackupRequest, snapshot: Snapshot, reserve: int, run: BackupRun, context: TaskContext
-) -> tuple[Inspection, Packed]:
+) -> tuple[Inspection, PackedCopy]:
     context.progress.stage("check and pack", snapshot.size_bytes)
-    with checking(snapshot.path, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
+    copy, archive = snapshot.file, HeldFile.create(snapshot.file.directory, ARCHIVE_PART)
+    with copy.unwritable(), checking(copy, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         with run.stage("pack"):
             packed = pack(
-                snapshot.path,
-                snapshot.path.parent / ARCHIVE_PART,
+                copy.stream(),
+                archive.stream(),
                 level=request.packing.level,
                 workers=request.packing.workers,
                 advance=watching_space(context.store.directory, reserve, context.progress.advance),
@@ -207,4 +234,4 @@ def _check_and_pack(
         with run.stage("wait for check"):
             result = inspection()
     run.add_stage("check", result.verdict.duration_s)
-    return result, packed
+    return result, PackedCopy(packed, archive)

@@ -17,6 +17,7 @@ from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.system.directory import Directory
 from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.reporter import CATALOG_NAME, Reporter, TaskEvent
@@ -48,22 +49,22 @@ class TaskContext:
     @property
     def holds(self) -> Holds:
         """The holds on sources of this store."""
-        return Holds(self.store.hidden / "holds")
+        return Holds(self.store.hidden)
 
     @property
     def pins(self) -> Pins:
         """The pins on generations, whichever store they are in."""
-        return Pins(self.store.hidden / "pins")
+        return Pins(self.store.hidden)
 
     @property
     def quarantine(self) -> Quarantine:
         """Where damaged copies are kept."""
-        return Quarantine(self.store.hidden / "quarantine")
+        return Quarantine(self.store.hidden)
 
     @property
     def marks(self) -> DamageMarks:
         """Which generations a check has found damaged."""
-        return DamageMarks(self.store.hidden / "damaged")
+        return DamageMarks(self.store.hidden)
 
     @property
     def identities(self) -> Identities:
@@ -125,8 +126,7 @@ class TaskContext:
         """
         with self.watch(task, subject) as ping_end:
             run = self.new_run(task, subject, details)
-            for warning in self.warnings:
-                run.warn(warning)
+            run.warn_all(self.warnings)
             try:
                 with recorded(run, self.store.directory):
                     yield run
@@ -217,7 +217,7 @@ class TaskContext:
 
 
 @contextmanager
-def work_directory(context: TaskContext) -> Iterator[Path]:
+def work_directory(context: TaskContext) -> Iterator[Directory]:
     """Yield an empty directory for the block: in the store, or in TMPDIR where the store is read-only."""
     if context.store.writable():
         with context.store.staging() as directory:
@@ -225,7 +225,8 @@ def work_directory(context: TaskContext) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="backupd-") as name:
         try:
-            yield Path(name)
+            with Directory.open(name) as directory:
+                yield directory
         except NoSpace as error:
             raise NoSpace(error.message, "free space there, or set TMPDIR to a directory with more room") from error
 

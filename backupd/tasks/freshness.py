@@ -54,7 +54,7 @@ def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: Task
         tuple(hold for hold in holds if hold is not None),
         damaged=tuple((key, source) for key, source in ours if key not in inventory.refused),
         refused=tuple(
-            RefusedGeneration(key, source, inventory.refused[key], archive_lost=key in inventory.lost)
+            RefusedGeneration(key, source, inventory.refused[key], inventory.fault(key))
             for key, source in ours
             if key in inventory.refused
         ),

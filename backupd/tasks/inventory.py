@@ -1,23 +1,29 @@
 """All that a store holds, by its manifests."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import GenerationMissing, ManifestInvalid, OtherDatabase, UsageError
+from backupd.errors import (
+    BackupdError,
+    CopyUnreadable,
+    GenerationMissing,
+    GenerationTaken,
+    ManifestInvalid,
+    OtherDatabase,
+    StoreUnusable,
+)
 from backupd.formatting import human_bytes
-from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, Generation, Manifest
+from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
 from backupd.problems import refused_step
-from backupd.stores.contract import Store
+from backupd.stores.contract import ListedGeneration, Store
 from backupd.system.fs import visible_directory
 from backupd.system.resources import total_bytes
-
-LATEST = "latest"
-Choose = Callable[[], Manifest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class Inventory:
 
     generations: tuple[Generation, ...]  # newest first
     manifests: Mapping[str, Manifest]  # by id, those that could be read
-    refused: Mapping[str, str]  # by id, why the others could not
+    refused: Mapping[str, str]  # by id, why the others could not, or may not be used
     now: datetime  # a generation that is dated later was taken by a clock that ran ahead, and never counts as newest
     lost: frozenset[str] = frozenset()  # ids of refused ones whose archive is gone
     store: str = LOCAL_STORE
+    unreadable: frozenset[str] = frozenset()  # ids of refused ones whose manifest cannot be read now: no damage
+    replaced: frozenset[str] = frozenset()  # ids of refused ones that are not the copies that this store has made
 
     @property
     def list_command(self) -> str:
@@ -44,9 +52,48 @@ class Inventory:
         found = "if copies were sent there, check its url and mount (backupd doctor)"
         return f"run backupd replicate --to {self.store} first; {found}"
 
+    def fault(self, generation_id: str) -> Literal["manifest", "access", "archive"]:
+        """Return what is wrong with a refused generation."""
+        if generation_id in self.unreadable:
+            return "access"
+        return "archive" if generation_id in self.lost else "manifest"
+
     def how_to_repair(self, generation_id: str) -> str:
         """Return what to do about a refused generation."""
+        at = "" if self.store == LOCAL_STORE else f" at {self.store}"
+        if generation_id in self.unreadable:
+            return f"check owner and mode of {generation_id}{MANIFEST_SUFFIX}{at}, and its disk"
+        if generation_id in self.replaced:
+            return (
+                f"find out which of the two was changed, and who can write{at}; if it is the one here, restore with an "
+                "empty backups_dir (BACKUPD_BACKUPS_DIR)"
+            )
         return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
+
+    def refusal(self, generation_id: str) -> BackupdError:
+        """Return the error for a refused generation that is wanted."""
+        hint = f"choose another generation ({self.list_command}); {self.how_to_repair(generation_id)}"
+        kind: type[BackupdError] = ManifestInvalid
+        if generation_id in self.unreadable:
+            kind = StoreUnusable if self.store == LOCAL_STORE else CopyUnreadable
+        elif generation_id in self.replaced:
+            kind = GenerationTaken
+        return kind(self.refused[generation_id], hint)
+
+    def require_readable(self, source: str | None = None) -> None:
+        """Raise CopyUnreadable (StoreUnusable here) where a manifest of `source` (None: any) cannot be read now."""
+        for generation in self.generations:
+            if generation.id in self.unreadable and source in (None, generation.source):
+                raise self.refusal(generation.id)
+
+    def refusing(self, replaced: Collection[str]) -> "Inventory":
+        """Return the inventory with the generations of these ids refused: this store knows them by other digests."""
+        why = {
+            key: f"{key} at {self.store} is not the copy that this store has made: its archive has another digest"
+            for key in replaced
+        }
+        generations = tuple(replace(g, damaged=True) if g.id in why else g for g in self.generations)
+        return replace(self, generations=generations, refused={**self.refused, **why}, replaced=frozenset(why))
 
     def problems(self) -> tuple[str, ...]:
         """Return why each refused generation is refused, and what to do."""
@@ -114,27 +161,37 @@ def take_inventory(
     generations: list[Generation] = []
     manifests: dict[str, Manifest] = {}
     refused: dict[str, str] = {}
+    unreadable, vanished = set[str](), list[ListedGeneration]()
+
+    def refuse(stored: ListedGeneration, why: str, verification: Literal["corrupt", "unknown"]) -> None:
+        refused[stored.id] = why
+        generations.append(_unreadable(stored.id, stored.archive_bytes, verification))
+
     listing = store.list()
     for stored, read in zip(listing, store.manifests([stored.id for stored in listing]), strict=True):
         try:
             manifest = decode_manifest(read(), stored.id)
         except ManifestInvalid as error:
-            refused[stored.id] = error.message
-            generations.append(_unreadable(stored.id, stored.archive_bytes))
+            refuse(stored, error.message, "corrupt")
         except GenerationMissing:
-            continue  # removed since the listing
+            vanished.append(stored)
         except OSError as error:
-            refused[stored.id] = f"the manifest of {stored.id} cannot be read: {error.strerror or error}"
-            generations.append(_unreadable(stored.id, stored.archive_bytes))
+            unreadable.add(stored.id)
+            refuse(stored, f"the manifest of {stored.id} cannot be read: {error.strerror or error}", "unknown")
         else:
             manifests[stored.id] = manifest
             sound = stored.archive_bytes == manifest.archive.size_bytes and stored.id not in damaged
             generations.append(_generation(manifest, stored.archive_bytes, damaged=not sound))
+    still_listed = {stored.id for stored in store.list()} if vanished else set()
+    for stored in vanished:
+        if stored.id in still_listed:  # else it was removed since the listing
+            unreadable.add(stored.id)
+            refuse(stored, f"the manifest of {stored.id} is listed and cannot be opened", "unknown")
     gone = frozenset(lost) - {generation.id for generation in generations}
     generations += [_without_archive(key, store) for key in gone]
     refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
     generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
-    return Inventory(tuple(generations), manifests, refused, now, gone, store.name)
+    return Inventory(tuple(generations), manifests, refused, now, gone, store.name, frozenset(unreadable))
 
 
 def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
@@ -153,10 +210,10 @@ def _without_archive(generation_id: str, store: Store) -> Generation:
     try:
         return _generation(decode_manifest(store.manifest(generation_id), generation_id), 0, damaged=True)
     except (ManifestInvalid, GenerationMissing, OSError):
-        return _unreadable(generation_id, 0)
+        return _unreadable(generation_id, 0, "corrupt")
 
 
-def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
+def _unreadable(generation_id: str, archive_bytes: int, verification: Literal["corrupt", "unknown"]) -> Generation:
     parts = generation_id.split("-")  # such as tasks-20261123-0400-2
     if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
         parts.pop()
@@ -165,51 +222,8 @@ def _unreadable(generation_id: str, archive_bytes: int) -> Generation:
         taken_at = datetime.strptime(f"{date}{minute}", "%Y%m%d%H%M").replace(tzinfo=UTC)
     except ValueError:
         taken_at = datetime.fromtimestamp(0, UTC)
-    return Generation(generation_id, source, taken_at, archive_bytes, 0, "corrupt", damaged=True)
-
-
-def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
-    """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
-
-    Damaged ones and those dated in the future are meant by id alone. Raises GenerationMissing, ManifestInvalid;
-    UsageError when it is not clear of which source.
-    """
-    if at is None and wanted != LATEST:
-        if wanted in inventory.refused:
-            hint = f"choose another generation ({inventory.list_command}); {inventory.how_to_repair(wanted)}"
-            raise ManifestInvalid(inventory.refused[wanted], hint)
-        if wanted not in inventory.manifests:
-            raise GenerationMissing(f"there is no generation {wanted}", f"see {inventory.list_command}")
-        return inventory.manifests[wanted]
-    names = {g.source for g in inventory.generations if inventory.counts(g)}
-    if source is None and len(names) > 1:
-        raise UsageError(f"which source: {', '.join(sorted(names))}?", "name it with --source")
-    for generation in inventory.generations:
-        fits = inventory.counts(generation) and source in (None, generation.source)
-        if fits and (at is None or generation.taken_at <= at):
-            return inventory.manifests[generation.id]
-    raise _none_fits(inventory, source, at)
-
-
-def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
-    """Return the error, which shows the time in UTC, since it may have been meant in another zone."""
-    counting = [g for g in inventory.generations if inventory.counts(g)]
-    sound = [g for g in counting if source in (None, g.source)]
-    others = ", ".join(sorted({g.source for g in counting}))
-    if not sound and others and source is not None:
-        return GenerationMissing(
-            f"there is no verified generation of {source}, but of {others}", "name one with --source"
-        )
-    if at is None or not sound:
-        if not inventory.generations:
-            return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
-        return GenerationMissing("there is no verified generation that fits", f"see {inventory.list_command}")
-    time, oldest = at.astimezone(UTC), sound[-1]
-    return GenerationMissing(
-        f"there is no verified generation at or before {time:%F %T} UTC; "
-        f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
-        f"see {inventory.list_command}; a time without a zone is one of schedule.timezone",
-    )
+    damaged = verification == "corrupt"
+    return Generation(generation_id, source, taken_at, archive_bytes, 0, verification, damaged=damaged)
 
 
 _WAY_OUT = "give each app a backups_dir of its own, or its source another name"

@@ -15,8 +15,9 @@ from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
 from backupd.log import Event
 from backupd.model import Manifest
+from backupd.tasks.choice import LATEST, choose_generation
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import LATEST, Inventory, choose_generation
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.prune import pin_generation
 from backupd.tasks.requests import PinRequest
 
@@ -69,7 +70,8 @@ class Provenance:
     def usable(self, remote: Inventory) -> Inventory:
         """Return `remote` without foreign generations, except of sources that this store lost or never had."""
         found = self.foreign(remote)
-        return remote.without(key for group in found if group.source in self.sources for key in group.ids)
+        foreign = {key for group in found if group.source in self.sources for key in group.ids}
+        return remote.without(foreign - remote.replaced)
 
 
 def provenance_of(local: Inventory, context: TaskContext) -> Provenance:
@@ -106,7 +108,7 @@ def choose_usable(
     hidden = [group for group in provenance.foreign(remote, source) if not group.ids <= usable.manifests.keys()]
     by_id = at is None and wanted != LATEST
     consequence = "they are not used in place of this store's own"
-    if by_id and (meant := [group for group in hidden if wanted in group.ids]):
+    if by_id and (meant := [group for group in hidden if wanted in group.ids - remote.replaced]):
         raise refusal(meant, name, consequence, remote.now, _WITH_ADOPT)
     try:
         manifest = choose_generation(usable, wanted, source, at)
@@ -114,7 +116,7 @@ def choose_usable(
         if hidden and not by_id:
             raise refusal(hidden, name, consequence, remote.now, _WITH_ADOPT) from None
         raise
-    rivals = provenance.foreign(usable, manifest.source)
+    rivals = provenance.foreign(usable.without(remote.replaced), manifest.source)
     if not by_id and not is_succession(rivals):
         raise refusal(rivals, name, "name it by its id (backupd list)", remote.now)
     return manifest
@@ -144,8 +146,9 @@ def adopt(
 
     Refused for a store that is still in use, since it made a generation after this store had made one of that source,
     and for several stores of one source that overlap in time; `force` adopts them too. Raises AdoptionRefused,
-    LockHeld, StoreUnusable, OSError.
+    CopyUnreadable, LockHeld, StoreUnusable, OSError.
     """
+    remote.require_readable()  # a generation of unknown origin could not be pinned
     now, provenance = context.clock(), provenance_of(local, context)
     if not force:
         _require_adoptable(foreign, local, remote, name, provenance)

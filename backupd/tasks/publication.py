@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from backupd import __version__
-from backupd.archive.archive import Packed
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted
 from backupd.formatting import human_bytes
 from backupd.model import Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
 from backupd.sqlite.shadow_tables import shadow_tables_of
-from backupd.tasks.capture import ARCHIVE_PART, Capture, UnusableSource
+from backupd.tasks.capture import Capture, PackedCopy, UnusableSource
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.reporter import (
@@ -207,11 +206,11 @@ def _put_in_quarantine(
 ) -> None:
     directory = quarantine_of(capture, state)
     with suppress(OSError):  # a full disk must not hide the damage
-        context.quarantine.add(request.source, directory.name, capture.snapshot.path, damage)
+        context.quarantine.add(request.source, directory.name, capture.snapshot.file, damage)
     run.emit(SnapshotQuarantined(f"the copy of {request.path} is not published: {damage[0]}", directory))
 
 
-def _publish(source: str, capture: Capture, packed: Packed, run: BackupRun, context: TaskContext) -> None:
+def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, context: TaskContext) -> None:
     """Publish the copy as a new generation. Raises NamesExhausted, OSError."""
     manifest = Manifest(
         format=1,
@@ -221,15 +220,15 @@ def _publish(source: str, capture: Capture, packed: Packed, run: BackupRun, cont
         taken_at=capture.taken_at,
         backupd_version=__version__,
         origin=capture.source.facts,
-        snapshot=capture.snapshot.facts(packed.snapshot_sha256),
-        archive=packed.archive,
+        snapshot=capture.snapshot.facts(packed.facts.snapshot_sha256),
+        archive=packed.facts.archive,
         contents=capture.inspection.contents,
         verdict=capture.inspection.verdict,
     )
     encoded = encode_manifest(manifest)
     decode_manifest(encoded, manifest.id)  # nothing is published that a restore would refuse
     with run.stage("publish"):
-        context.store.publish(manifest.id, capture.snapshot.path.parent / ARCHIVE_PART, encoded)
+        context.store.place(manifest.id, packed.file, encoded)
     run.emit(GenerationPublished(manifest))
     run.details = _details(manifest, context)
 

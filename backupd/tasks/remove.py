@@ -46,7 +46,7 @@ def remove_at_replica(
 ) -> tuple[Removal, ...]:
     """Remove `ids` from a replica. An append-only one refuses, also with `force`.
 
-    Raises GenerationMissing, RemovalRefused, LockHeld, and what opening the replica raises.
+    Raises GenerationMissing, RemovalRefused, LockHeld, CopyUnreadable, and what opening the replica raises.
     """
     if request.append_only:
         raise RemovalRefused(
@@ -55,6 +55,7 @@ def remove_at_replica(
     with context.task_lock(f"replicate-{request.name}"), replica_errors(request.name), connect() as replica:
         replica.prepare()
         remote = replica_inventory(request.name, replica, context)
+        remote.require_readable()
         own = remote.without(_foreign(ids, remote, request.name, context))
         chosen = _chosen(ids, own, request.name, context, force=force)
         context.log_recovered(replica.recover())
@@ -71,12 +72,12 @@ def _foreign(ids: Collection[str], remote: Inventory, name: str, context: TaskCo
     """Return what other stores have sent to a replica. Raises RemovalRefused when one of `ids` is theirs."""
     groups = provenance_of(read_inventory(context), context).foreign(remote)
     for group in groups:
-        if theirs := sorted(group.ids & {*ids}):
+        if theirs := sorted((group.ids & {*ids}) - remote.replaced):
             raise RemovalRefused(
                 f"{theirs[0]} at {name} is of another store: {group.describe(context.clock())}",
                 f"if that machine is lost, adopt its copies first: backupd replicate --to {name} --adopt",
             )
-    return frozenset(key for group in groups for key in group.ids)
+    return frozenset(key for group in groups for key in group.ids) - remote.replaced
 
 
 def require_removable(

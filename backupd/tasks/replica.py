@@ -1,15 +1,22 @@
 """A replica as tasks use it: connected, again where a connection is lost, with its inventory and its errors."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, Protocol, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from backupd.errors import NoSpace, ReplicaFailed, ReplicaUnreachable
+from backupd.archive.manifest import decode_manifest
+from backupd.errors import (
+    CopyUnreadable,
+    GenerationMissing,
+    ManifestInvalid,
+    NoSpace,
+    ReplicaFailed,
+    ReplicaUnreachable,
+)
 from backupd.formatting import printable
-from backupd.model import Manifest
-from backupd.stores.contract import Replica, generation_taken
+from backupd.stores.contract import Replica
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
@@ -44,6 +51,8 @@ def once(do: Callable[[], T], /) -> T:
 def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
     """Return a Retry that calls again after ReplicaUnreachable, and waits longer each time, with jitter.
 
+    A replica that answers, and refuses, is not asked again.
+
     `on_retry` gets the reason and the seconds of each wait. After `deadline_s` the last error is raised. SIGTERM, which
     raises in the main thread, ends a wait at once.
     """
@@ -53,7 +62,7 @@ def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
             on_retry(str(state.outcome.exception()), state.next_action.sleep)
 
     return Retrying(
-        retry=retry_if_exception_type(ReplicaUnreachable),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_WAIT_S),
         stop=stop_after_delay(deadline_s),
         before_sleep=before_sleep,
@@ -61,15 +70,21 @@ def until(deadline_s: float, on_retry: Callable[[str, float], None]) -> Retry:
     )
 
 
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, ReplicaUnreachable) and not isinstance(error, CopyUnreadable)
+
+
 @contextmanager
 def replica_errors(name: str) -> Iterator[None]:
-    """Name the replica in the errors of the block. Raises NoSpace, ReplicaFailed."""
+    """Name the replica in the errors of the block. Raises NoSpace, ReplicaFailed, ReplicaUnreachable."""
     try:
         yield
     except OSError as error:
         if is_disk_full(error):
             what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
             raise NoSpace(f"{name}: {what}", hint) from error
+        if isinstance(error, TimeoutError | ConnectionError):
+            raise ReplicaUnreachable(f"{name}: {error.strerror or error}", "check that host and the network") from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_MAX_MESSAGE]}"
         hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
@@ -77,15 +92,26 @@ def replica_errors(name: str) -> Iterator[None]:
 
 
 def replica_inventory(name: str, replica: Replica, context: TaskContext) -> Inventory:
-    """Read all manifests of a replica; copies that a check found damaged are marked so. Raises OSError."""
+    """Read all manifests of a replica; copies that a check found damaged are marked so. Raises OSError.
+
+    Refused are copies of generations that this store knows by another digest.
+    """
     damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
-    return take_inventory(replica, context.clock(), damaged)
+    remote = take_inventory(replica, context.clock(), damaged)
+    known = _known_digests(remote.manifests, context)
+    found = remote.digests()
+    return remote.refusing([key for key in sorted(found) if known.get(key, found[key]) != found[key]])
 
 
-def require_same_archive(manifest: Manifest, remote: Manifest | None, name: str) -> None:
-    """Raise GenerationTaken where the replica has another generation of that id."""
-    if remote is not None and remote.archive.sha256 != manifest.archive.sha256:
-        raise generation_taken(manifest.id, name)
+def _known_digests(ids: Collection[str], context: TaskContext) -> Mapping[str, str]:
+    """Return the digests of archives of `ids` that this store has made: by its manifests, else by its catalog."""
+    known: dict[str, str] = {}
+    for generation_id in ids:
+        with suppress(ManifestInvalid, GenerationMissing, OSError):
+            encoded = context.store.manifest(generation_id)
+            known[generation_id] = decode_manifest(encoded, generation_id).archive.sha256
+    pruned = ids - known.keys()
+    return known | context.ask_catalog(lambda catalog: catalog.archive_digests(pruned), dict[str, str]())
 
 
 def remove_copies(

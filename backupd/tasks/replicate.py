@@ -14,11 +14,11 @@ from backupd.formatting import human_bytes
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
-from backupd.stores.contract import Replica, find_manifest
+from backupd.stores.contract import Replica, find_manifest, generation_taken
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
-from backupd.tasks.replica import Connect, Retry, remove_copies, replica_errors, replica_inventory, require_same_archive
+from backupd.tasks.replica import Connect, Retry, remove_copies, replica_errors, replica_inventory
 from backupd.tasks.reporter import GenerationSent
 from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.run import ReplicationRun
@@ -43,7 +43,9 @@ def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: Tas
     if not found.sound:
         run.warn(f"{generation_id} was not sent: {found.detail}")
         return
-    require_same_archive(manifest, _manifest_at(replica, generation_id), replica.name)
+    there = _manifest_at(replica, generation_id)
+    if there is not None and there.archive.sha256 != manifest.archive.sha256:
+        raise generation_taken(generation_id, replica.name)
     _require_room(manifest, replica)
     context.progress.stage(f"send {generation_id}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
@@ -105,6 +107,7 @@ def plan_all(
 ) -> tuple[ReplicationPlan, ...]:
     """Return the plan for each source that is configured or in the local store."""
     provenance, now, pins = provenance_of(local, context), context.clock(), context.pins.all()
+    local = local.without(remote.unreadable | remote.replaced)  # what is there may be good, and is not overwritten
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = context.holds.get(source), provenance.foreign(remote, source)
@@ -145,6 +148,8 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
         replica.prepare()
         local, remote = local_inventory(context), replica_inventory(request.name, replica, context)
         adopt_local(local, context)
+        if not any(map(provenance_of(local, context).counts, remote.manifests.values())):
+            remote.require_readable()  # it is unknown whose copies these are
         if request.adopt and _adopted(request, local, remote, run, context):
             request = replace(request, append_only=True)  # nothing is removed before a mistake can be seen
         plans = plan_all(request, local, remote, context)
@@ -158,10 +163,10 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
         context.log_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
             send(local.manifests[generation.id], replica, run, context)
+        remote.require_readable()
         foreign = {generation_id for plan in plans for group in plan.foreign for generation_id in group.ids}
-        for manifest in local.manifests.values():
-            if manifest.id not in foreign:
-                require_same_archive(manifest, remote.manifests.get(manifest.id), request.name)
+        for generation_id in sorted(remote.replaced - foreign):
+            raise generation_taken(generation_id, request.name)
         _prune(request, local, replica, run, context)
 
 

@@ -1,7 +1,7 @@
 """One run of a task: it times stages, emits events, and keeps the report that these add up to."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,11 @@ class Run(Generic[D]):
     def warn(self, warning: str) -> None:
         """Report something that degrades the run."""
         self.report = replace(self.report, warnings=(*self.report.warnings, warning))
+
+    def warn_all(self, warnings: Iterable[str]) -> None:
+        """Report several such things."""
+        for warning in warnings:
+            self.warn(warning)
 
     def note(self, note: str) -> None:
         """Report something that is worth reading and is not a fault, once."""

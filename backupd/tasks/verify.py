@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
+from pathlib import Path
 
 from backupd.archive.archive import digest_of
-from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid, NoSpace
+from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
 from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.resources import reserve_bytes
+from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
-from backupd.tasks.inventory import Inventory, choose_generation
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
@@ -97,6 +99,7 @@ class VerificationResult:
     duration_s: float
     damaged: bool = False  # one that is neither sound nor damaged could not be verified
     warning: str = ""  # why it could not be marked
+    unreadable: bool = False  # nothing is known: its manifest cannot be read now
 
 
 def verify(
@@ -111,10 +114,14 @@ def verify(
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
-    that does not fit there is neither sound nor damaged. Raises GenerationMissing where `store` has no such generation.
+    that does not fit there, or whose manifest cannot be read now, is neither sound nor damaged, and nothing is recorded
+    of it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
+    if generation in inventory.unreadable:
+        why = inventory.refused[generation]
+        return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=True)
     try:
         detail = _verify_copy(generation, inventory, workers, context, reserve, store)
     except NoSpace as error:  # its manifest may claim any size: the others are verified all the same
@@ -138,9 +145,10 @@ def _verify_copy(
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
-            kept_free = reserve_bytes(directory, reserve)
-            extract_verified(manifest, store, directory / "snapshot.sqlite3", workers, context, kept_free)
-    except (CopyCorrupt, ManifestInvalid) as error:
+            place = Path(directory.fixed_path)
+            kept_free = reserve_bytes(place, reserve)
+            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
+    except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:
         if store is context.store and context.store.has_files(generation):

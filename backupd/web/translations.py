@@ -168,6 +168,10 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
         "Generation {reference} does not count: its manifest cannot be used.",
         "La copia {reference} no cuenta: su manifiesto no se puede usar.",
     ),
+    "problem.access": Phrase(
+        "Generation {reference} does not count: its manifest cannot be read.",
+        "La copia {reference} no cuenta: su manifiesto no se puede leer.",
+    ),
     "problem.archive": Phrase(
         "Generation {reference} does not count: its archive is gone.",
         "La copia {reference} no cuenta: falta su archivo.",
@@ -235,6 +239,10 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "advice.manifest": Phrase(
         "If `gunzip -t` finds its archive intact, copy it elsewhere; then run `backupd remove {reference}`.",
         "Si `gunzip -t` encuentra su archivo intacto, cópielo a otro lugar; después: `backupd remove {reference}`.",
+    ),
+    "advice.access": Phrase(
+        "Check owner and permissions of its manifest, and the disk (`dmesg`).",
+        "Revise el propietario y los permisos de su manifiesto, y el disco (`dmesg`).",
     ),
     "advice.archive": Phrase(
         "Put the archive back, or run `backupd remove {reference}`.",
@@ -309,6 +317,7 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "verification.structural": Phrase("structure verified", "estructura verificada"),
     "verification.opaque": Phrase("encrypted, digest verified", "cifrada, suma verificada"),
     "verification.corrupt": Phrase("damaged", "dañada"),
+    "verification.unknown": Phrase("manifest not readable", "manifiesto ilegible"),
     "rule.last": Phrase("newest", "más reciente"),
     "rule.within": Phrase("within", "últimas"),
     "rule.window-start": Phrase("state at the start of the last", "estado al inicio de las últimas"),
@@ -322,6 +331,9 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "last-verified": Phrase("last verified", "última verificada"),
     "damaged: not counted; backupd remove deletes it": Phrase(
         "damaged: does not count; backupd remove deletes it", "dañada: no cuenta; elimínela con backupd remove"
+    ),
+    "its manifest cannot be read now: not counted": Phrase(
+        "its manifest cannot be read now: does not count", "su manifiesto no se puede leer ahora: no cuenta"
     ),
     "dated in the future": Phrase("dated in the future", "con fecha futura"),
     "held: corrupt": Phrase("held: the source is damaged or unreadable", "retenida: la base está dañada o es ilegible"),

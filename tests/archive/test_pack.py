@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backupd.archive.archive import MEMBER_BYTES, Packed, digest_of, pack, unpack
+from backupd.archive.archive import MEMBER_BYTES, Packed, digest_of, unpack
 from backupd.model import ArchiveFacts
+from support.held import pack_file
 
 READERS = {"gunzip": ["gunzip", "-c"], "zcat": ["zcat"], "pigz": ["pigz", "-d", "-c"]}
 
@@ -37,7 +38,7 @@ def packed(directory: Path, data: bytes, workers: int = 2, level: int = 1) -> tu
     """Pack `data` in `directory`, which has no archive yet."""
     snapshot, archive = directory / "snapshot", directory / "archive.sqlite3.gz"
     snapshot.write_bytes(data)
-    return archive, pack(snapshot, archive, level=level, workers=workers, advance=silent)
+    return archive, pack_file(snapshot, archive, level=level, workers=workers, advance=silent)
 
 
 def unpacked(archive: Path, facts: ArchiveFacts, target: Path, limit_bytes: int) -> str:
@@ -124,7 +125,7 @@ def test_progress_ends_at_the_size_and_never_goes_back(tmp_path: Path) -> None:
     data = content(3 * MEMBER_BYTES + 1, 10, compressible=True)
     (tmp_path / "snapshot").write_bytes(data)
     told: list[int] = []
-    pack(tmp_path / "snapshot", tmp_path / "a.gz", level=1, workers=2, advance=told.append)
+    pack_file(tmp_path / "snapshot", tmp_path / "a.gz", level=1, workers=2, advance=told.append)
     assert told == sorted(told)
     assert told[-1] == len(data)
 
@@ -168,7 +169,8 @@ for size in (16, 256):
     with (place / "snapshot").open("wb") as stream:
         for _ in range(size):
             stream.write(block)
-    result = pack(place / "snapshot", place / "archive", level=1, workers=2, advance=lambda _: None)
+    with (place / "snapshot").open("rb", 0) as source, (place / "archive").open("x+b", 0) as target:
+        result = pack(source, target, level=1, workers=2, advance=lambda _: None)
     (place / "snapshot").unlink()
     with (place / "archive").open("rb") as stream:
         unpack(stream, place / "again", result.archive, limit_bytes=size << 20, workers=2, advance=lambda _: None)

@@ -11,11 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from backupd.cli import cli
 from support.command import Backupd, CommandResult
-from support.fork_server import StartedAgain, noticed
+from support.in_process import run_here
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,7 @@ class Keyboard:
 
     def __call__(self, *arguments: object, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        outside = {name: None for name in os.environ if name.startswith("BACKUPD_")}
-        env: dict[str, str | None] = {**outside, **self.environ, **environ}
-        words = [str(argument) for argument in arguments]
-        try:
-            with noticed():
-                done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
-        except StartedAgain as again:
-            env = {name: None for name in (*env, *os.environ) if name.startswith("BACKUPD_")} | again.environ
-            done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
-        return CommandResult(done.exit_code, done.stdout, done.stderr)
+        return run_here({**self.environ, **environ}, *arguments)
 
 
 @dataclass(frozen=True)
@@ -80,8 +68,8 @@ def onto_full_disk(backupd: Backupd, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[int, str]:
-    """Run `backupd ARGUMENTS` on a pseudo-terminal; return its exit code and all that appeared there."""
+def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160, typing: str = "") -> tuple[int, str]:
+    """Run `backupd ARGUMENTS` on a pseudo-terminal, `typing` at once; return exit code and all that appeared there."""
     told = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
     outside = backupd.environment(TERM="xterm-256color")
     environ = {name: value for name, value in outside.items() if name not in told}
@@ -96,6 +84,7 @@ def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160) -> tuple[
         stderr=theirs,
     )
     os.close(theirs)
+    os.write(ours, typing.encode())
     said = b""
     try:
         while chunk := os.read(ours, 65536):

@@ -16,6 +16,7 @@ from backupd.tasks.clean import Leftover, clean, decide_damaged, decide_replaced
 from backupd.tasks.context import TaskContext
 from support.command import log_lines
 from support.directories import beside, sha256
+from support.held import held
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -136,7 +137,9 @@ def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(
     for name in ("tasks", "gone"):
         snapshot = backups / f"{name}.damaged"
         snapshot.write_bytes(b"x" * 4096)
-        copies.append(context.quarantine.add(name, f"{name}-20261101-040000", snapshot, ("a row is missing",)).parent)
+        copies.append(
+            context.quarantine.add(name, f"{name}-20261101-040000", held(snapshot), ("a row is missing",)).parent
+        )
     context.holds.set(Hold("tasks", "corrupt", datetime.now(UTC), "damaged", None))
     assert typed("clean", "--older-than", "0").code == 0
     assert copies[0].exists(), "it is evidence"

@@ -23,6 +23,7 @@ from support.app import running_app
 from support.bank import make_bank
 from support.command import Backupd, CommandResult
 from support.generations import backdated, flip_byte
+from support.held import held
 
 
 def wrong(answer: CommandResult) -> dict[str, dict[str, str]]:
@@ -142,7 +143,7 @@ def a_hot_journal(patient: Patient) -> None:
 def a_quarantined_copy(patient: Patient) -> None:
     copy = patient.backups / "copy"
     copy.write_bytes(bytes(3 << 20))
-    patient.context.quarantine.add("retired", "retired-20261101-040000", copy, ["row 1 missing from index a"])
+    patient.context.quarantine.add("retired", "retired-20261101-040000", held(copy), ["row 1 missing from index a"])
     place = patient.context.store.hidden / "quarantine" / "retired" / "retired-20261101-040000"
     days_ago = time.time() - 12.2 * 86400
     os.utime(place, (days_ago, days_ago))

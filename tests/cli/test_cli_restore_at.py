@@ -69,11 +69,16 @@ def test_a_time_with_a_zone_of_its_own_means_that_zone(
     assert answer.json["generation"] == older
 
 
-def test_at_passes_over_what_is_not_sound(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
+def test_at_passes_over_what_is_not_sound_once_that_is_accepted(
+    typed: Keyboard, backups: Path, generation: str, target: Path
+) -> None:
     older = backdated(backups, generation, days=1)
     (backups / f"{generation}.manifest.json").write_bytes(b"{}")
-    facts = typed("restore", "--at", minute(datetime.now(UTC) + timedelta(days=1)), "--to", target, "--json").json
-    assert facts["generation"] == older
+    command = ("restore", "--at", minute(datetime.now(UTC) + timedelta(days=1)), "--to", target, "--json")
+    refused = typed(*command)
+    assert (refused.code, generation in refused.err, "--accept-older" in refused.err) == (1, True, True)
+    accepted = typed(*command, "--accept-older")
+    assert (accepted.code, accepted.json["generation"], generation in accepted.err) == (3, older, True)
 
 
 def test_a_time_that_the_clock_showed_twice_means_the_second(typed: Keyboard, generation: str, target: Path) -> None:

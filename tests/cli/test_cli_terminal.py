@@ -1,11 +1,14 @@
 """On a real terminal people get tables, colours and progress; in a pipe plain lines."""
 
 import re
+from pathlib import Path
 
 import pytest
 from keyboard import Keyboard, on_terminal
 
+from backupd.model import MANIFEST_SUFFIX
 from support.command import Backupd
+from support.generations import backdated
 
 pytestmark = pytest.mark.cover_processes
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
@@ -57,3 +60,16 @@ def test_errors_are_red_on_a_terminal_and_plain_in_a_pipe(backupd: Backupd, type
     assert code == 1
     assert "\x1b[31m\x1b[1merror" in said
     assert typed("show", "tasks-20200101-0400").err.startswith("error: no generation")
+
+
+@pytest.mark.parametrize(("typing", "code"), [("yes\n", 3), ("no\n", 1), ("\n", 1)])
+def test_whoever_is_at_terminal_is_asked_before_older_generation_is_restored(
+    backupd: Backupd, backups: Path, generation: str, target: Path, typing: str, code: int
+) -> None:
+    older = backdated(backups, generation, days=1)
+    (backups / f"{generation}{MANIFEST_SUFFIX}").write_bytes(b"{}")
+    ended, said = on_terminal(backupd, "restore", "latest", "--to", str(target), typing=typing)
+    assert (ended, target.exists()) == (code, code == 3), said
+    question = plain(said).partition("Use the older one all the same?")[0]
+    assert generation in question
+    assert older in question

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard, Pair
 
-from backupd.archive.archive import pack
 from backupd.model import Manifest
 from backupd.tasks.context import TaskContext
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, inflated, rewritten
+from support.held import pack_file
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_a_flipped_byte_in_an_archive_is_found_remembered_and_not_counted(
     assert "generation.damaged" in events(backups)
     refused = typed("restore", generation, "--to", tmp_path / "bad.db")
     assert (refused.code, (tmp_path / "bad.db").exists()) == (1, False)
-    restored = typed("restore", "latest", "--to", tmp_path / "good.db", "--json")
-    assert (restored.code, restored.json["generation"]) == (0, older)
+    restored = typed("restore", "latest", "--to", tmp_path / "good.db", "--accept-older", "--json")
+    assert (restored.code, restored.json["generation"]) == (3, older)
     assert is_balanced(tmp_path / "good.db")
 
 
@@ -188,7 +188,7 @@ def test_a_sound_archive_of_a_corrupt_database_is_damaged(
     data[5 * 4096 : 6 * 4096] = bytes(4096)
     snapshot.write_bytes(data)
     archive.unlink()
-    packed = pack(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
+    packed = pack_file(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
 
     def of_that(manifest: Manifest) -> Manifest:
         return replace(

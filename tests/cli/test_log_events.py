@@ -30,6 +30,7 @@ from support.bank import make_bank
 from support.command import log_lines
 from support.drills import drilled
 from support.generations import backdated, flip_byte, rewritten
+from support.held import held
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "log-events.md").read_text()
@@ -131,7 +132,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)
     (tmp_path / "copy").write_bytes(b"damaged")
-    context.quarantine.add("tasks", "tasks-20261101-040000", tmp_path / "copy", ())
+    context.quarantine.add("tasks", "tasks-20261101-040000", held(tmp_path / "copy"), ())
     clean({"tasks": order.path}, timedelta(), context)
     order.path.unlink()
     make_bank(order.path, rows=10)

@@ -25,7 +25,7 @@ from support.fork_server import CommandResult
 
 def pin_labels(workspace: Workspace) -> list[str]:
     """Return the labels of all pins; of one that cannot be read an empty one."""
-    return [pin.label for pin in Pins(workspace.hidden / "pins").all().values()]
+    return [pin.label for pin in Pins(workspace.hidden).all().values()]
 
 
 def test_prune_killed_before_any_step_removes_whole_generations_and_next_one_recovers(

@@ -15,6 +15,7 @@ from backupd.sqlite.snapshot import Snapshot, take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.worker_process import OnEvent, OnProgress
+from backupd.system.directory import Directory
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest
@@ -42,7 +43,7 @@ def take(tmp_path: Path) -> Take:
         staging = tmp_path / f"staging-{number}"
         staging.mkdir()
         source = Source.inspect(Path(path), **allow)
-        return take_snapshot(source, settings, staging, on_progress, on_event)
+        return take_snapshot(source, settings, Directory.open(staging), on_progress, on_event)
 
     return snapshot
 

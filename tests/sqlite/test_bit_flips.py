@@ -110,8 +110,12 @@ sound, number = path.read_bytes(), 0
 for place in range(sound.index(b"CREATE"), 4096):
     for bit in range(place % 4, 8, 4):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
-        request = {"path": str(path), "writer": sys.argv[2], "priority": NORMAL._asdict(), "thorough": "all"}
-        verdict = integrity_check.check_copy(request, None)["verdict"]
+        with path.open("rb") as held:
+            request = {
+                "path": str(path), "held": held.fileno(), "writer": sys.argv[2], "priority": NORMAL._asdict(),
+                "thorough": "all",
+            }
+            verdict = integrity_check.check_copy(request, None)["verdict"]
         number += 1
         assert verdict["level"] in {"full", "corrupt"}, (place, bit, verdict)
 print(number)

@@ -51,12 +51,12 @@ def checksummed(path: Path, mode: str = "delete") -> Path:
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Path, take: Take, mode: str) -> None:
     copy = take(checksummed(tmp_path / "app.db", mode))
-    assert wrong(copy.path) == []
-    found = verdict(copy.path)
+    assert wrong(copy.file.path) == []
+    found = verdict(copy.file.path)
     assert (found.level, found.checks) == ("full", ("integrity_check", "page checksums"))
     compacted = compact_snapshot(copy)
     assert compacted.size_bytes < copy.size_bytes
-    assert wrong(compacted.path) == []
+    assert wrong(compacted.file.path) == []
 
 
 def test_a_restored_database_keeps_its_checksums_when_its_journal_mode_is_set(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_bit_that_rotted_in_the_payload_of_the_source_is_damage(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[5 * PAGE + 2000] ^= 1
     path.write_bytes(data)
-    found = verdict(take(path).path)
+    found = verdict(take(path).file.path)
     assert (found.level, found.damage) == ("corrupt", ("page 6 does not match its checksum",))
 
 
@@ -78,8 +78,8 @@ def test_reserved_bytes_that_are_no_checksums_are_left_as_they_are(tmp_path: Pat
     path = tmp_path / "app.db"
     subprocess.run([sys.executable, "-c", MAKE, path, "delete"], check=True)
     copy = take(path)
-    assert [page[-8:] for page in pages(copy.path)] == [page[-8:] for page in pages(path)]
-    assert verdict(copy.path).checks == ("integrity_check",)
+    assert [page[-8:] for page in pages(copy.file.path)] == [page[-8:] for page in pages(path)]
+    assert verdict(copy.file.path).checks == ("integrity_check",)
 
 
 def test_no_restore_writes_without_checksums_into_a_live_database(backupd: Backupd, database: Path) -> None:

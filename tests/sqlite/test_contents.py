@@ -70,7 +70,8 @@ SHORT_WAITS = """
 import sys
 from backupd.sqlite.worker import integrity_check
 integrity_check._COUNT_S = 0.05
-connection = integrity_check.open_immutable(sys.argv[1])
+copy = open(sys.argv[1], "rb")
+connection = integrity_check.open_immutable(sys.argv[1], copy.fileno())
 print(integrity_check.contents_of(connection, {}, indexes_compared=True)["tables"]["f"])
 """
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace, SourceBusy, SourceEncrypted
-from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -16,7 +15,7 @@ from support.app import running_app
 from support.backup_runs import BackUp
 from support.cipher import PLAIN_HEADER, WHOLE, encrypted, read
 from support.directories import small_disk
-from support.snapshots import SHORT_WAITS, Take
+from support.snapshots import SHORT_WAITS, Take, copy_into
 
 KINDS = pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
 MODES = pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -62,7 +61,7 @@ def test_a_copy_while_the_app_commits_is_one_state(tmp_path: Path, take: Take, m
             stop.set()
             worker.join()
     for copy in copies:
-        assert read(copy.path, "SELECT sum(balance), min(balance) < 50 FROM account") == [[100, 1]]
+        assert read(copy.file.path, "SELECT sum(balance), min(balance) < 50 FROM account") == [[100, 1]]
 
 
 def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_then_on(
@@ -161,7 +160,7 @@ def test_frames_after_the_last_commit_are_not_taken_in(tmp_path: Path, take: Tak
         app.kill()
     copy = take(path)
     assert copy.journal_mode == "wal"
-    assert read(copy.path, "SELECT sum(balance) FROM account") == [[100]]
+    assert read(copy.file.path, "SELECT sum(balance) FROM account") == [[100]]
 
 
 def test_an_app_that_holds_its_lock_is_waited_for_and_named(tmp_path: Path, take: Take) -> None:
@@ -189,7 +188,5 @@ def test_a_copy_for_which_there_is_no_room_fails_as_such(tmp_path: Path, mode: s
     with encrypted(path, WHOLE, mode), small_disk(tmp_path / "disk", "100k") as disk:
         (disk / "staging").mkdir()
         source = Source.inspect(path)
-        with pytest.raises(NoSpace):
-            take_snapshot(
-                source, SHORT_WAITS, disk / "staging", lambda _done, _total: None, lambda _event, _message: None
-            )
+        with pytest.raises(NoSpace), copy_into(disk / "staging", source):
+            pass

@@ -73,13 +73,13 @@ def test_a_lock_file_of_the_app_and_a_lock_directory_beside_locks_that_are_held_
     path: Path, take: Take
 ) -> None:
     Path(f"{path}.lock").touch()
-    assert is_balanced(take(path).path)
+    assert is_balanced(take(path).file.path)
     Path(f"{path}.lock").unlink()
     Path(f"{path}.lock").mkdir()
     with running_app(path) as app:
         app.sql("BEGIN")
         app.sql("SELECT count(*) FROM account")
-        assert is_balanced(take(path).path)
+        assert is_balanced(take(path).file.path)
 
 
 @FOREIGN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import NoSpace
-from backupd.sqlite.snapshot import compact_snapshot, take_snapshot
+from backupd.sqlite.snapshot import compact_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.hot_journal import copy_with_journal
 from backupd.sqlite.worker.protocol import SnapshotSettings
@@ -16,7 +16,7 @@ from support.backup_runs import BackUp
 from support.bank import is_balanced, make_bank
 from support.directories import contents, fill, identity_of, rows, small_disk, two_files
 from support.processes import CopyObserver, die_in_a_transaction
-from support.snapshots import SHORT_WAITS, Take
+from support.snapshots import Take, copy_into
 
 pytestmark = pytest.mark.root
 
@@ -70,7 +70,7 @@ def test_a_live_database_on_a_full_disk_is_copied_all_the_same(tmp_path: Path, t
             app.sql("CREATE TABLE last_words AS SELECT 1 AS a")
             fill(disk)
             copy = take(disk / "tasks.db")
-    assert rows(copy.path, "SELECT a FROM last_words") == [(1,)]
+    assert rows(copy.file.path, "SELECT a FROM last_words") == [(1,)]
 
 
 def test_a_hot_journal_that_does_not_fit_is_never_half_copied(tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_a_hot_database_that_does_not_fit_is_a_lack_of_space(tmp_path: Path, siz
         source = Source.inspect(path)
         settings = SnapshotSettings(hot_journal_wait_s=0)
         if size == "300k":
-            with pytest.raises(NoSpace):
-                take_snapshot(source, settings, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
+            with pytest.raises(NoSpace), copy_into(disk / "staging", source, settings):
+                pass
         else:
-            copy = take_snapshot(source, settings, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
-            assert is_balanced(copy.path)
+            with copy_into(disk / "staging", source, settings) as copy:
+                assert is_balanced(copy.file.path)
     assert contents(path.parent) == before
 
 
@@ -117,7 +117,7 @@ def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Pa
     with small_disk(tmp_path / "disk", "300k") as disk:
         (disk / "staging").mkdir()
         source = Source.inspect(tmp_path / "tasks.db")
-        copy = take_snapshot(source, SHORT_WAITS, disk / "staging", lambda _d, _t: None, lambda _e, _m: None)
-        with pytest.raises(NoSpace, match="no space to compact the copy"):
-            compact_snapshot(copy)
-        assert is_balanced(copy.path)
+        with copy_into(disk / "staging", source) as copy:
+            with pytest.raises(NoSpace, match="no space to compact the copy"):
+                compact_snapshot(copy)
+            assert is_balanced(copy.file.path)

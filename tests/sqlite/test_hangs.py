@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import SnapshotFailed
-from backupd.sqlite.snapshot import probe_source, take_snapshot
+from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source
 from support.app import running_app
 from support.backup_runs import BackUp
 from support.bank import make_bank
 from support.directories import through_fuse
 from support.processes import children_of, copying_process, is_gone, serving, state_of, stopped, wait_until
-from support.snapshots import SHORT_WAITS, Take
+from support.snapshots import SHORT_WAITS, Take, copy_into
 
 TIMEOUT_S = 1.5
 SOON_S = 15.0  # 3 s of grace, 5 s for a child that cannot even be killed, and a busy machine
@@ -81,8 +81,8 @@ def test_a_mount_that_does_not_answer_ends_the_copy(path: Path, staging: Path) -
     others = children_of(os.getpid())  # servers of other tests
     with through_fuse(path.parent) as mount:
         source = Source.inspect(mount / path.name)
-        with stopped(serving(mount)), too_late():
-            take_snapshot(source, IMPATIENT, staging, lambda _done, _total: None, lambda _event, _message: None)
+        with stopped(serving(mount)), too_late(), copy_into(staging, source, IMPATIENT):
+            pass
         assert children_of(os.getpid()) == others
 
 
@@ -100,8 +100,8 @@ def test_a_child_that_cannot_even_be_killed_is_left_behind(path: Path, staging: 
     with through_fuse(path.parent) as near, through_fuse(near) as far:
         source = Source.inspect(far / path.name)
         with stopped(serving(near)):  # what serves `far` took the request and waits: the kernel lets nobody go then
-            with too_late():
-                take_snapshot(source, IMPATIENT, staging, lambda _done, _total: None, lambda _event, _message: None)
+            with too_late(), copy_into(staging, source, IMPATIENT):
+                pass
             (child,) = set(children_of(os.getpid())) - set(others)
             assert state_of(child) == "D"
         wait_until(lambda: children_of(os.getpid()) == others)

@@ -37,9 +37,9 @@ def test_the_copy_is_the_state_before_the_transaction_and_the_source_is_not_touc
     before = contents(hot.parent)
     copy = take(hot)
     assert copy.hot_journal
-    assert is_balanced(copy.path)
+    assert is_balanced(copy.file.path)
     assert contents(hot.parent) == before
-    assert [p.name for p in copy.path.parent.iterdir()] == [copy.path.name]
+    assert [p.name for p in copy.file.path.parent.iterdir()] == [copy.file.path.name]
 
 
 @one_kind
@@ -49,7 +49,7 @@ def test_on_a_read_only_mount_it_is_copied_as_well(hot: Path, take: Take) -> Non
     with read_only(hot.parent) as mount:
         copy = take(mount / hot.name)
     assert copy.hot_journal
-    assert is_balanced(copy.path)
+    assert is_balanced(copy.file.path)
     assert contents(hot.parent) == before
 
 
@@ -96,7 +96,7 @@ def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(ho
     copy = take(hot, SHORT_WAITS._replace(hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
-    assert is_balanced(copy.path)
+    assert is_balanced(copy.file.path)
 
 
 COPY_SLOWLY = """

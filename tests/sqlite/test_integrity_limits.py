@@ -229,12 +229,14 @@ import apsw, json, sys
 from backupd.system.resources import NORMAL
 from backupd.sqlite.worker import integrity_check
 opened = integrity_check.open_immutable
-def short(path):
-    connection = opened(path)
+def short(path, held):
+    connection = opened(path, held)
     connection.limit(apsw.SQLITE_LIMIT_LENGTH, 50_000)
     return connection
 integrity_check.open_immutable = short
-request = {"path": sys.argv[1], "writer": "3.40.1", "priority": NORMAL._asdict(), "thorough": "all"}
+copy = open(sys.argv[1], "rb")
+request = {"path": sys.argv[1], "held": copy.fileno(), "writer": "3.40.1", "priority": NORMAL._asdict()}
+request["thorough"] = "all"
 print(json.dumps(integrity_check.check_copy(request, None)))
 """
 

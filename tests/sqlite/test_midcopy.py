@@ -166,7 +166,7 @@ def test_a_commit_that_lands_in_the_middle_is_in_no_half_in_the_copy(path: Path,
         copy = take(path, on_progress=lambda _done, _total: commit())
         assert done
         assert app.sql("SELECT min(balance) FROM account") == [[101]]
-    assert is_balanced(copy.path, rows=ROWS)
+    assert is_balanced(copy.file.path, rows=ROWS)
 
 
 def test_a_wal_that_grows_without_end_ends_the_copy_and_not_the_app(path: Path, take: Take) -> None:
@@ -185,7 +185,7 @@ def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> 
         os.truncate(f"{path}-wal", (1 << 30) + (64 << 20))
         copy = take(path)
         assert app.sql("SELECT sum(amount) FROM ledger") == [[7]]
-    assert copy.path.read_bytes().startswith(b"SQLite format 3")
+    assert copy.file.path.read_bytes().startswith(b"SQLite format 3")
 
 
 def test_a_copy_that_sleeps_too_long_is_given_up(path: Path, take: Take) -> None:

@@ -100,7 +100,7 @@ def test_a_link_into_a_mount_is_followed_to_its_wal_and_one_to_a_file_that_is_mo
     with running_app(app_data / "tasks.db") as app, mounted(app_data, tmp_path / "volume") as volume:
         app.sql("CREATE TABLE only_in_the_wal(a)")
         link.symlink_to(volume / "tasks.db")
-        assert rows(take(link).path, "SELECT count(*) FROM only_in_the_wal") == [(0,)]
+        assert rows(take(link).file.path, "SELECT count(*) FROM only_in_the_wal") == [(0,)]
         link.unlink()
         with mounted(app_data / "tasks.db", seen / "tasks.db") as path:
             link.symlink_to(path)

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from backupd.sqlite.inspection import checking
-from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from support.directories import rows, small_disk
-from support.snapshots import Take
+from support.snapshots import Take, copy_into
 
 pytestmark = pytest.mark.no_cover
 
@@ -67,14 +66,14 @@ def test_a_copy_holds_what_the_source_holds(
     kept = [connection.execute(f"PRAGMA {name}").fetchall() for name in KEPT]
     connection.close()
     copy = take(path)
-    source, made = path.read_bytes(), copy.path.read_bytes()
+    source, made = path.read_bytes(), copy.file.path.read_bytes()
     assert len(source) == len(made) == copy.size_bytes
     assert {at for at in range(len(source)) if source[at] != made[at]} <= OF_THE_WRITER
     assert (copy.page_size, copy.user_version, copy.application_id) == (page_size, 42, 7)
     assert copy.journal_mode == ("wal" if journal_mode == "wal" else "rollback")
-    with closing(sqlite3.connect(copy.path)) as connection:
+    with closing(sqlite3.connect(copy.file.path)) as connection:
         assert list(connection.iterdump()) == dump
-    assert [rows(copy.path, f"PRAGMA {name}") for name in KEPT] == kept
+    assert [rows(copy.file.path, f"PRAGMA {name}") for name in KEPT] == kept
 
 
 def test_bytes_that_an_app_reserves_on_each_page_are_copied(tmp_path: Path, take: Take) -> None:
@@ -84,9 +83,9 @@ def test_bytes_that_an_app_reserves_on_each_page_are_copied(tmp_path: Path, take
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "tasks.db"], check=True)
     copy = take(tmp_path / "tasks.db")
-    assert copy.path.read_bytes()[20] == 8
-    assert copy.path.read_bytes()[100:] == (tmp_path / "tasks.db").read_bytes()[100:]
-    with checking(copy.path, "3.54.1") as inspection:
+    assert copy.file.path.read_bytes()[20] == 8
+    assert copy.file.path.read_bytes()[100:] == (tmp_path / "tasks.db").read_bytes()[100:]
+    with checking(copy.file, "3.54.1") as inspection:
         assert inspection().verdict.level == "full"
 
 
@@ -126,16 +125,16 @@ def test_a_sparse_database_that_reaches_beyond_the_lock_bytes_and_beyond_4_gib_i
     path = tmp_path / "tasks.db"
     make_large(path)
     assert path.stat().st_blocks * 512 < 10_000_000
-    with small_disk(tmp_path / "staging", "4200m") as staging:
-        copy = take_snapshot(
-            Source.inspect(path), SnapshotSettings(), staging, lambda _done, _total: None, lambda _event, _message: None
-        )
+    with (
+        small_disk(tmp_path / "staging", "4200m") as staging,
+        copy_into(staging, Source.inspect(path), SnapshotSettings()) as copy,
+    ):
         assert copy.size_bytes == path.stat().st_size > 4 << 30
-        with checking(copy.path, "3.40.1") as inspection:
+        with checking(copy.file, "3.40.1") as inspection:
             found = inspection()
         assert (found.verdict.level, found.verdict.damage, found.verdict.notes) == ("full", (), ())
-        blobs = [rows(each, "SELECT b, a FROM late, t") for each in (path, copy.path)]
+        blobs = [rows(each, "SELECT b, a FROM late, t") for each in (path, copy.file.path)]
         assert blobs[0] == blobs[1]
-        with copy.path.open("rb") as stream:
+        with copy.file.path.open("rb") as stream:
             stream.seek(4 << 30)
             assert blobs[0][0][0][:4096] in stream.read()

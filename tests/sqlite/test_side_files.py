@@ -40,7 +40,7 @@ def test_rows_that_a_killed_app_left_in_its_wal_are_copied_and_stay_where_they_a
     with running_app(data / "tasks.db", uid=APP) as app:
         kill_with_rows_in_the_wal(app)
     before = state(data)
-    assert rows(take(data / "tasks.db").path, LATE) == [(7,)]
+    assert rows(take(data / "tasks.db").file.path, LATE) == [(7,)]
     assert state(data) == before
 
 
@@ -50,7 +50,7 @@ def test_a_wal_whose_shared_memory_was_lost_is_read_too_and_the_new_one_is_the_a
         kill_with_rows_in_the_wal(app)
     (data / "tasks.db-shm").unlink()
     before = state(data)
-    assert rows(take(data / "tasks.db").path, LATE) == [(7,)]
+    assert rows(take(data / "tasks.db").file.path, LATE) == [(7,)]
     after = state(data)
     assert after.pop("tasks.db-shm")[:2] == (APP, APP)
     assert after == before
@@ -77,7 +77,7 @@ def test_every_kind_of_rollback_journal_is_left_as_it_is(tmp_path: Path, take: T
         before = contents(directory)
         assert ("tasks.db-journal" in before) == (journal_mode in {"truncate", "persist"})
         copy = take(directory / "tasks.db")
-        assert rows(copy.path, "SELECT min(balance), max(balance) FROM account") == [(101, 101)]
+        assert rows(copy.file.path, "SELECT min(balance), max(balance) FROM account") == [(101, 101)]
         assert contents(directory) == before
         app.sql("UPDATE account SET balance = balance + 1")
 
@@ -87,7 +87,7 @@ def test_on_a_read_only_mount_a_live_database_is_copied(data: Path, take: Take) 
     with read_only(data) as mount, running_app(data / "tasks.db", uid=APP) as app:
         app.sql("CREATE TABLE late AS SELECT 7 AS a")
         before = state(data)
-        assert rows(take(mount / "tasks.db").path, LATE) == [(7,)]
+        assert rows(take(mount / "tasks.db").file.path, LATE) == [(7,)]
         assert state(data) == before
         app.sql("INSERT INTO late VALUES (8)")
 
@@ -102,7 +102,7 @@ def test_on_a_read_only_mount_a_database_under_a_hard_writer_is_one_moment(
     with read_only(directory) as mount, running_bank(directory / "tasks.db", journal_mode) as bank:
         for _ in range(3):
             bank.wait_for_commits(20)
-            assert is_balanced(take(mount / "tasks.db", SnapshotSettings()).path)
+            assert is_balanced(take(mount / "tasks.db", SnapshotSettings()).file.path)
 
 
 @pytest.mark.root
@@ -111,7 +111,7 @@ def test_on_a_read_only_mount_what_a_killed_app_left_is_copied(data: Path, take:
         kill_with_rows_in_the_wal(app)
     before = state(data)
     with read_only(data) as mount:
-        assert rows(take(mount / "tasks.db").path, LATE) == [(7,)]
+        assert rows(take(mount / "tasks.db").file.path, LATE) == [(7,)]
     assert state(data) == before
 
 
@@ -119,7 +119,7 @@ def test_on_a_read_only_mount_what_a_killed_app_left_is_copied(data: Path, take:
 def test_on_a_read_only_mount_a_rollback_database_is_copied(data: Path, take: Take) -> None:
     make_bank(data / "plain.db", "delete")
     with read_only(data) as mount:
-        assert is_balanced(take(mount / "plain.db").path)
+        assert is_balanced(take(mount / "plain.db").file.path)
 
 
 @pytest.mark.root
@@ -151,7 +151,7 @@ def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take:
         assert 'network_fs = "allow"' in result.hint
         assert state(data) == before
         copy = take(mount / "tasks.db", SnapshotSettings(network_fs="allow"))
-    assert is_balanced(copy.path)
+    assert is_balanced(copy.file.path)
     assert copy.filesystem.startswith("fuse")
 
 

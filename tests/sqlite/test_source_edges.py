@@ -35,7 +35,7 @@ def test_the_very_file_that_was_named_is_copied_and_no_other_is_made(
     directory.mkdir()
     path = directory / os.fsdecode(name)
     make_bank(path, journal_mode)
-    assert is_balanced(take(path).path)
+    assert is_balanced(take(path).file.path)
     side_files = {f"{path.name}-wal", f"{path.name}-shm"} if journal_mode == "wal" else set()
     assert {p.name for p in directory.iterdir()} == {path.name} | side_files
 
@@ -90,7 +90,7 @@ def test_a_link_is_followed_to_the_file_beside_which_the_wal_lies(tmp_path: Path
     with running_app(tmp_path / "real.db") as app:
         app.sql("CREATE TABLE only_in_the_wal(a)")
         copy = take(link)
-    assert rows(copy.path, "SELECT count(*) FROM only_in_the_wal") == [(0,)]
+    assert rows(copy.file.path, "SELECT count(*) FROM only_in_the_wal") == [(0,)]
     assert {p.name for p in (tmp_path / "elsewhere").iterdir()} == {f"{hop}.db" for hop in range(hops)}
     assert Source.inspect(link).path == tmp_path / "real.db"
 
@@ -100,7 +100,7 @@ def test_a_second_name_is_accepted_where_that_is_allowed(tmp_path: Path, take: T
     os.link(tmp_path / "tasks.db", tmp_path / "other.db")
     with pytest.raises(SourceUnusable, match="2 hard links"):
         take(tmp_path / "tasks.db")
-    assert is_balanced(take(tmp_path / "tasks.db", allow_links=True).path)
+    assert is_balanced(take(tmp_path / "tasks.db", allow_links=True).file.path)
 
 
 def test_every_commit_in_a_large_wal_is_copied_and_the_wal_is_left_as_it_is(tmp_path: Path, take: Take) -> None:
@@ -114,7 +114,7 @@ def test_every_commit_in_a_large_wal_is_copied_and_the_wal_is_left_as_it_is(tmp_
         assert len(before[1]) > 20_000_000
         copy = take(path)
         assert (path.read_bytes(), wal.read_bytes()) == before
-    assert rows(copy.path, "SELECT count(*) FROM big") == [(1000,)]
+    assert rows(copy.file.path, "SELECT count(*) FROM big") == [(1000,)]
 
 
 def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: BackUp) -> None:

@@ -60,7 +60,7 @@ def test_a_wal_database_under_a_hard_writer_is_one_moment_and_its_writer_never_w
         bank.wait_for_commits(50)
         copy = take(wal, SnapshotSettings())
         bank.wait_for_commits(50)
-    assert is_one_moment(copy.path)
+    assert is_one_moment(copy.file.path)
     assert (copy.journal_mode, copy.writers_held_s) == ("wal", 0)
 
 
@@ -72,7 +72,7 @@ def test_a_busy_rollback_database_is_pinned_when_that_fits_the_budget(rollback: 
             if copy.writers_held_s:
                 break
         bank.wait_for_commits(20)
-    assert is_one_moment(copy.path)
+    assert is_one_moment(copy.file.path)
     assert copy.journal_mode == "rollback"
     assert 0 < copy.writers_held_s < 30
 
@@ -91,7 +91,7 @@ def test_over_the_budget_a_quiet_moment_is_waited_for_and_used(rollback: Path, t
             if events:
                 break
     assert [event for event, _message in events] == ["snapshot.waiting"]
-    assert is_one_moment(copy.path)
+    assert is_one_moment(copy.file.path)
     assert copy.writers_held_s == 0
 
 
@@ -120,7 +120,7 @@ def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollbac
 def test_a_database_that_nobody_writes_to_is_copied_without_holding_it(rollback: Path, take: Take) -> None:
     copy = take(rollback, SnapshotSettings())
     assert copy.writers_held_s == 0
-    assert copy.path.read_bytes()[100:] == rollback.read_bytes()[100:]
+    assert copy.file.path.read_bytes()[100:] == rollback.read_bytes()[100:]
 
 
 def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take) -> None:
@@ -134,7 +134,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take)
         assert not copying.done()
         app.sql("COMMIT")
         copy = copying.result()
-    assert rows(copy.path, "SELECT min(balance) FROM account") == [(101,)]
+    assert rows(copy.file.path, "SELECT min(balance) FROM account") == [(101,)]
 
 
 def test_a_lock_that_is_held_longer_than_the_whole_copy_may_take_is_a_temporary_failure(

@@ -87,8 +87,8 @@ def test_where_all_is_seen_each_is_copied_as_of_before_and_the_app_finds_all_as_
     for database in (pair.main, pair.attached):
         copy = take(database)
         assert copy.hot_journal
-        assert rows(copy.path, BALANCE) == [(100, 100)]
-        assert [path.name for path in copy.path.parent.iterdir()] == [copy.path.name]
+        assert rows(copy.file.path, BALANCE) == [(100, 100)]
+        assert [path.name for path in copy.file.path.parent.iterdir()] == [copy.file.path.name]
     assert pair.files() == before
     assert pair.is_as_before_when_the_app_starts()
 
@@ -139,7 +139,7 @@ def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(p
     copy = take(pair.attached, SHORT_WAITS._replace(hot_journal_wait_s=30))
     restart.join()
     assert not copy.hot_journal
-    assert rows(copy.path, BALANCE) == [(100, 100)]
+    assert rows(copy.file.path, BALANCE) == [(100, 100)]
 
 
 def overwrite(database: Path, snapshot: Path) -> None:

@@ -24,12 +24,13 @@ PARENT = """
 import sys
 from pathlib import Path
 from backupd.sqlite.snapshot import take_snapshot
+from backupd.system.directory import Directory
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.source import Source
 
 database, staging, sys.executable = sys.argv[1:]
 tell = lambda done, total: print("copying", flush=True)
-take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
+take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Directory.open(staging), tell, tell)
 """
 
 WATCHED_PARENT = """
@@ -38,13 +39,14 @@ from pathlib import Path
 from backupd.sqlite.snapshot import take_snapshot
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.sqlite.source import Source
+from backupd.system.directory import Directory
 
 database, staging = sys.argv[1:]
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
 tell = lambda done, total: None
-copy = take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Path(staging), tell, tell)
-assert str(copy.path) in opened
+copy = take_snapshot(Source.inspect(Path(database)), SnapshotSettings(), Directory.open(staging), tell, tell)
+assert copy.file.name in opened
 print([name for name in opened if name.startswith(database)])
 """
 
@@ -158,8 +160,10 @@ def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     for name in ("apsw", "json", "backupd"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else wrote this')")
-    with WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
-        assert child.result()["verdict"]["level"] == "full"
+    with (tmp_path / "tasks.db").open("rb") as copy:
+        request, files = CHECK | {"held": copy.fileno()}, [copy.fileno()]
+        with WorkerProcess("integrity_check", request, tmp_path, deadline_for(0), files) as child:
+            assert child.result()["verdict"]["level"] == "full"
 
 
 def test_when_a_copy_is_made_nobody_has_the_database_open_any_more(tmp_path: Path, take: Take) -> None:

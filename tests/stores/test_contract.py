@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX
-from backupd.stores.contract import ListedGeneration, Store
+from backupd.stores.contract import ListedGeneration
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
+from backupd.system.held_file import HeldFile
+from support.held import pack_file
 from support.replicas import connected
 
 IDS = ("tasks-20261121-0400", "tasks-20261122-0400", "tasks-20261122-0400-2")
@@ -24,28 +26,38 @@ ID = IDS[0]
 
 
 @contextmanager
-def directory_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
-    store = DirectoryStore("here", files)
+def directory_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Any]:
+    store = PublishingStore("here", files)
     store.prepare()
     yield store
 
 
+class PublishingStore(DirectoryStore):
+    """The local store, which takes its archives from its own staging directories."""
+
+    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+        with self.staging() as staging:
+            copy = HeldFile.create(staging, "archive.part")
+            copy.write(archive.read_bytes())
+            self.place(generation_id, copy, manifest)
+
+
 @contextmanager
-def directory_replica(files: Path, _request: pytest.FixtureRequest) -> Iterator[Store]:
+def directory_replica(files: Path, _request: pytest.FixtureRequest) -> Iterator[Any]:
     store = DirectoryReplica("here", files)
     store.prepare()
     yield store
 
 
 @contextmanager
-def sftp_store(files: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+def sftp_store(files: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     with connected(request.getfixturevalue("sshd"), files) as store:
         store.prepare()
         yield store
 
 
 # Each kind is made for a directory of this machine, so that tests can see, and plant, what is in it.
-KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Store]]] = {
+KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[Any]]] = {
     "directory": directory_store,
     "mirror": directory_replica,
     "sftp": sftp_store,
@@ -56,7 +68,7 @@ KINDS: dict[str, Callable[[Path, pytest.FixtureRequest], AbstractContextManager[
 class StoreFixture:
     """A store, the directory where its files really are, and what was published into it by id."""
 
-    store: Store
+    store: Any
     files: Path
     work: Path
     archives: dict[str, bytes] = field(default_factory=dict)
@@ -67,7 +79,7 @@ class StoreFixture:
         snapshot, archive = self.work / "snapshot", self.work / "archive.part"
         snapshot.write_bytes(generation_id.encode() * 100)
         archive.unlink(missing_ok=True)  # a store may move it or leave it
-        pack(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
+        pack_file(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
         self.archives[generation_id] = archive.read_bytes()
         self.store.publish(generation_id, archive, manifest)
         return self.archives[generation_id]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from backupd.archive.archive import pack
 from backupd.errors import GenerationMissing, StoreUnusable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.local import DirectoryStore
+from backupd.system.held_file import HeldFile
+from support.held import pack_file
 
 ID = "tasks-20261121-0400"
 OTHER = "tasks-20261122-0400"
@@ -27,9 +28,9 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 def publish(store: DirectoryStore, generation_id: str) -> None:
     with store.staging() as place:
-        (place / "snapshot").write_bytes(b"rows")
-        pack(place / "snapshot", place / "archive.part", level=1, workers=1, advance=lambda _done: None)
-        store.publish(generation_id, place / "archive.part", b"manifest of " + generation_id.encode())
+        place.write("snapshot", b"rows")
+        pack_file(Path(place.path) / "snapshot", Path(place.path) / "archive.part")
+        store.place(generation_id, HeldFile.open(place, "archive.part"), b"manifest of " + generation_id.encode())
 
 
 def everything(directory: Path) -> Iterator[Path]:
@@ -73,7 +74,8 @@ def test_a_directory_named_as_an_archive_leaks_no_descriptor(store: DirectorySto
 
 
 def test_staging_is_private_and_removed_after_an_error(store: DirectoryStore) -> None:
-    with suppress(RuntimeError), store.staging() as place:
+    with suppress(RuntimeError), store.staging() as directory:
+        place = Path(directory.path)
         (place / "deep" / "er").mkdir(parents=True)
         (place / "deep" / "er" / "file").touch()
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -84,10 +86,10 @@ def test_staging_is_private_and_removed_after_an_error(store: DirectoryStore) ->
 
 def test_two_runs_never_share_a_staging_directory(store: DirectoryStore) -> None:
     with store.staging() as one, store.staging() as two:
-        assert one != two
+        assert one.path != two.path
         assert not list(store.recover()), "a directory that is at work was swept"
-        assert one.is_dir()
-        assert two.is_dir()
+        assert Path(one.path).is_dir()
+        assert Path(two.path).is_dir()
 
 
 def test_the_hidden_directory_has_mode_0700(store: DirectoryStore) -> None:

@@ -14,6 +14,7 @@ from backupd.stores.state import Holds, Quarantine
 from backupd.tasks.context import TaskContext
 from backupd.tasks.prune import prune
 from backupd.tasks.requests import RetentionRule
+from support.held import held
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOLD = Hold("tasks", "shrink", NOON, "task went from 900 to 3 rows", "tasks-20261122-0400")
@@ -23,7 +24,7 @@ OWNER = (4321, 8765)
 
 @pytest.fixture
 def holds(tmp_path: Path) -> Holds:
-    return Holds(tmp_path / "holds")
+    return Holds(tmp_path)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_no_temporary_file_is_left_beside_a_hold(holds: Holds, path: Path) -> No
 @pytest.mark.root
 def test_a_hold_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
-    Holds(tmp_path / "holds").set(HOLD)
+    Holds(tmp_path).set(HOLD)
     for path in (tmp_path / "holds", tmp_path / "holds" / "tasks.json"):
         assert (path.stat().st_uid, path.stat().st_gid) == OWNER
 
@@ -156,7 +157,7 @@ def quarantine(tmp_path: Path, name: str, source: str = "tasks") -> Path:
     """Put a damaged copy aside whose content is its name."""
     snapshot = tmp_path / "copy.sqlite3"
     snapshot.write_text(name)
-    return Quarantine(tmp_path / "quarantine").add(source, name, snapshot, [f"{name} is malformed", "on page 7"])
+    return Quarantine(tmp_path).add(source, name, held(snapshot), [f"{name} is malformed", "on page 7"])
 
 
 def kept(tmp_path: Path, source: str = "tasks") -> list[str]:

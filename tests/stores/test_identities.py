@@ -1,6 +1,7 @@
 """A store has one identity for ever, whoever makes it at once and wherever that is killed."""
 
 import os
+import re
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 from backupd.stores.state import Identities
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+_OF_IDENTITIES = re.compile("identity|adopted")
 ONE, OTHER = "1" * 16, "2" * 16
 
 
@@ -59,7 +61,7 @@ def _killed_after(steps: int, directory: Path) -> bool:
     left = iter(range(steps))
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event in {"open", "os.rename", "os.remove"} and str(directory) in repr(arguments):
+        if event in {"open", "os.rename", "os.remove"} and _OF_IDENTITIES.search(repr(arguments)):
             next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)

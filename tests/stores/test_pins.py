@@ -22,7 +22,7 @@ OWNER = (4321, 8765)
 
 @pytest.fixture
 def pins(tmp_path: Path) -> Pins:
-    return Pins(tmp_path / "pins")
+    return Pins(tmp_path)
 
 
 @pytest.fixture
@@ -118,6 +118,6 @@ def test_a_pin_has_mode_0600_and_leaves_no_temporary_file(pins: Pins, path: Path
 @pytest.mark.root
 def test_a_pin_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
-    Pins(tmp_path / "pins").set(BY_HAND)
+    Pins(tmp_path).set(BY_HAND)
     for made in (tmp_path / "pins", tmp_path / "pins" / f"{ID}.json"):
         assert (made.stat().st_uid, made.stat().st_gid) == OWNER

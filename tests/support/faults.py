@@ -20,6 +20,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _CALL = re.compile(r"(?:(\d+) +)?([a-z0-9_]+)\((.*)")
+_RELATIVE = re.compile(r'<(/[^>]*)>, "([^/"][^"]*)"')
 _PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
 
 
@@ -71,7 +72,7 @@ class Call:
     @property
     def paths(self) -> list[str]:
         """The paths that it names, or the files of its descriptors."""
-        return _PATH.findall(self.text)
+        return _PATH.findall(_RELATIVE.sub(r'"\1/\2"', self.text))
 
     @property
     def path(self) -> str:

@@ -66,7 +66,7 @@ class FaultySftpSession(paramiko.SFTPServer):
     def _process(self, kind: int, number: int, message: paramiko.Message) -> None:
         faults = self.faulty.faults
         count, name = self._note(kind, message)
-        if count >= faults.stall_at:
+        if count >= faults.stall_at or self.faulty.has_stalled():
             return
         if faults.answer and faults.answer(self, name, number):
             return
@@ -87,7 +87,7 @@ class FaultySftpSession(paramiko.SFTPServer):
 
     def _serve(self, kind: int, name: str, number: int, message: paramiko.Message) -> None:
         faults = self.faulty.faults
-        if name in faults.denied:
+        if name in faults.denied or (kind == sftp.CMD_OPEN and faults.denied_path in self.faulty.requests[-1]):
             self._send_status(number, sftp.SFTP_PERMISSION_DENIED)
         elif name in faults.unsupported or (kind == sftp.CMD_EXTENDED and name not in faults.extensions):
             self._send_status(number, sftp.SFTP_OP_UNSUPPORTED)

@@ -6,12 +6,13 @@ from pathlib import Path
 from backupd.model import Contents, Verdict
 from backupd.sqlite.inspection import Inspection, checking
 from support.app import running_app
+from support.held import held
 
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "
 
 
 def inspect(path: Path, writer: str = "3.40.1") -> Inspection:
-    with checking(path, writer) as inspection:
+    with checking(held(path), writer) as inspection:
         return inspection()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.system.directory import MAX_NAMES, Directory, UnexpectedFile, read_small_file
+from backupd.system.directory import MAX_NAMES, Directory
+from backupd.system.small_file import UnexpectedFile, read_small_file
 
 SECRET = b"somebody else's"
 

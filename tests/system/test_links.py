@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.system.links import first_not_of_root, foreign_link, steps_to
+from backupd.system.links import first_not_of_root, foreign_link, stat_without_links, steps_to
 
 pytestmark = pytest.mark.root
 APP, OTHER = 1234, 1235
@@ -96,3 +96,14 @@ def test_what_others_own_or_may_replace_is_not_roots_alone(place: Path) -> None:
     found = first_not_of_root(place / str(APP) / "new" / "tasks.db")
     assert found is not None
     assert found.path == place / str(APP)
+
+
+def test_what_became_a_link_since_it_was_resolved_is_not_followed(place: Path) -> None:
+    database = place / str(APP) / "tasks.db"
+    assert stat_without_links(database).st_uid == APP
+    (place / str(APP)).rename(place / "old")
+    link(place / str(APP), place / str(OTHER), APP)
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        stat_without_links(database)
+    with pytest.raises(FileNotFoundError):
+        stat_without_links(place / "missing" / "tasks.db")

@@ -112,7 +112,8 @@ def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, co
     drilled(context)
     report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("degraded", 3, older)
-    assert report.warnings == (f"newer copies at local are passed over: {newest} is damaged or dated in the future",)
+    newer = f"local has newer generations of tasks than {older} that cannot be used"
+    assert report.warnings == (f"{newer}: {newest} is damaged",)
 
 
 def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:

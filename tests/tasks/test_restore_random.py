@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from backupd.log import null_log
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
+from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import choose_generation
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore import RestoreRequest
 from backupd.tasks.restore.in_place import restore_in_place

@@ -11,8 +11,8 @@ import pytest
 from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
+from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.inventory import choose_generation
 from backupd.tasks.prune import prune
 from backupd.tasks.requests import BackupRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_metrics import names_of
+from test_metrics import names_of, samples_of
 
 from support.web_site import ILL, WELL, status_of
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = (PROMETHEUS / "alerts.yml").read_text()
 UNIT_TESTS = (PROMETHEUS / "alerts_test.yml").read_text()
+DOCS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Documentation"]
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "backupd.json").read_text())
 ALERTS = re.split(r"^ +- alert: ", RULES, flags=re.MULTILINE)[1:]
@@ -39,6 +41,16 @@ def test_promtool_accepts_the_rules() -> None:
 
 def test_each_alert_fires_when_it_should_and_only_then() -> None:
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
+
+
+def test_one_setting_leads_the_runbooks_of_all_alerts_to_another_copy(tmp_path: Path) -> None:
+    shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
+    elsewhere = UNIT_TESTS.replace(f"runbook_url: {DOCS}/", "runbook_url: https://wiki.example/backupd/")
+    labels = "external_labels:\n      backupd_docs: https://wiki.example/backupd"
+    elsewhere = elsewhere.replace("    interval:", f"    {labels}\n    interval:")
+    (tmp_path / "alerts_test.yml").write_text(elsewhere)
+    assert elsewhere.count("wiki.example") >= 2 * len(ALERTS)
+    assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
 
 
 def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
@@ -74,7 +86,7 @@ def test_each_alert_says_what_it_means_and_where_to_read_on(alert: str) -> None:
     assert re.search(r"^ +severity: (critical|warning|info)$", alert, re.MULTILINE)
     assert re.search(r"^ +summary: .+\.'?$", alert, re.MULTILINE)
     assert re.search(r"^ +description: .+\.'?$", alert, re.MULTILINE)
-    assert re.search(rf"^ +runbook_url: docs/monitoring\.md#{name.lower()}$", alert, re.MULTILINE)
+    assert re.search(rf"^ +runbook_url: '.*\}}\}}/monitoring\.md#{name.lower()}'$", alert, re.MULTILINE)
 
 
 def test_the_page_explains_each_alert_with_its_severity() -> None:
@@ -93,6 +105,11 @@ def queries() -> Iterator[str]:
     """List what the dashboard asks Prometheus."""
     for panel in DASHBOARD["panels"]:
         yield from (target["expr"] for target in panel["targets"])
+    yield from (annotation["expr"] for annotation in DASHBOARD["annotations"]["list"])
+
+
+# The labels of each metric.
+LABELS = {name: {key for key, _ in labels} for site in (WELL, ILL) for name, labels in samples_of(status_of(site))}
 
 
 def test_the_dashboard_uses_metrics_that_exist_and_shows_most_of_them() -> None:
@@ -126,7 +143,25 @@ def test_the_dashboard_is_tied_to_no_data_source() -> None:
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in found)
     assert DASHBOARD["templating"]["list"][0]["type"] == "datasource"
     assert DASHBOARD["templating"]["list"][0]["name"] == "datasource"
-    assert DASHBOARD["uid"] is DASHBOARD["id"] is None
+    assert (DASHBOARD["uid"], DASHBOARD["id"]) == ("backupd", None), "links to it stay valid, and it can be imported"
+
+
+def test_dashboard_marks_failed_runs_and_restores_and_links_to_the_page() -> None:
+    marked = {annotation["name"]: annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]}
+    assert set(marked) == {"Failed runs", "Restores"}
+    assert 'outcome="failed"' in marked["Failed runs"]
+    assert 'task="restore"' in marked["Restores"]
+    assert [link["url"] for link in DASHBOARD["links"]] == ["http://${instance}/"]
+
+
+def test_each_query_about_sources_follows_the_chosen_ones() -> None:
+    variables = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    assert variables == ["datasource", "job", "instance", "source"]
+    labelled = {name for name, labels in LABELS.items() if "source" in labels}
+    assert len(labelled) > 5
+    for query in queries():
+        if labelled & set(OURS.findall(query)):
+            assert 'source=~"$source"' in query, query
 
 
 def test_panels_have_titles_and_room_of_their_own() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from backupd.model import RetentionPolicy, Task
 from backupd.problems import ProblemKind
-from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE
 from backupd.status import history
 from backupd.web import page, translations
 from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
@@ -83,6 +83,7 @@ def retention_words() -> set[str]:
         DAMAGED,
         FUTURE,
         LAST_VERIFIED,
+        UNREADABLE,
         "held: corrupt",
         "held: shrink",
         history.NOT_CONFIGURED,

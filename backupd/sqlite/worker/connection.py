@@ -6,6 +6,7 @@ Whoever wrote a database may be hostile: every connection is opened here, and SQ
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -104,10 +105,13 @@ def ignore_unparsable_schema(connection: apsw.Connection) -> apsw.Connection:
     return connection
 
 
-def open_immutable(path: str) -> apsw.Connection:
-    """Open the copy at `path` read-only and mapped: mapped pages cost no memory of the process and no system calls."""
-    connection = open_database(path, apsw.SQLITE_OPEN_READONLY, "?immutable=1")
-    connection.execute(f"PRAGMA mmap_size={os.stat(path).st_size}")
+def open_immutable(path: str, held: int) -> apsw.Connection:
+    """Open the copy `held` at `path` read-only and mapped: mapped pages cost neither memory nor system calls.
+
+    See `open_held`.
+    """
+    connection = open_held(path, held, apsw.SQLITE_OPEN_READONLY, "?immutable=1")
+    connection.execute(f"PRAGMA mmap_size={os.fstat(held).st_size}")
     return connection
 
 
@@ -161,3 +165,36 @@ def target_error(error: apsw.Error, path: str, in_use: TargetInUse, no_space: st
                 "run backupd as the owner of the file (PUID), with its volume mounted writable",
             )
     return RestoreFailed(f"{path} {failure}: {error} (SQLite code {code})", "see the system's log")
+
+
+def open_held(path: str, held: int, flags: int, parameters: str = "") -> apsw.Connection:
+    """Open the database at `path`, which this process has open as `held`: SQLite opens files by their names only.
+
+    Raises SnapshotFailed where somebody has put another file in its place, before anything of that is read.
+    """
+    before = _times_open(held)
+    try:
+        connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
+    except apsw.CantOpenError:  # a link, or nothing
+        raise replaced(path) from None
+    if _times_open(held) == before:
+        connection.close()
+        raise replaced(path)
+    return connection
+
+
+def replaced(path: str) -> SnapshotFailed:
+    """Return the error for a copy at `path` in whose place another file was put."""
+    return SnapshotFailed(
+        f"another process has replaced the copy {path} while it was in use",
+        "find out which process writes to .backupd/staging in the directory of the backups",
+    )
+
+
+def _times_open(held: int) -> int:
+    """Return how many descriptors of this process are of the file `held`."""
+    states = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of the listing
+            states.append(os.fstat(descriptor))
+    return sum(os.path.samestat(state, os.fstat(held)) for state in states)

@@ -9,7 +9,14 @@ import apsw
 
 from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
 from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.worker.connection import ignore_unparsable_schema, open_database, open_immutable, result_code
+from backupd.sqlite.worker.connection import (
+    ignore_unparsable_schema,
+    open_database,
+    open_held,
+    open_immutable,
+    replaced,
+    result_code,
+)
 from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
 from backupd.system.owners import become_owner, known_owner
 
@@ -28,16 +35,18 @@ def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
 
 def recover(request: CopyRequest) -> None:
     """Roll the copy back with its journal, which SQLite then removes."""
-    connection = open_database(request["path"], apsw.SQLITE_OPEN_READWRITE)
+    connection = open_held(request["path"], request["held"], apsw.SQLITE_OPEN_READWRITE)
     connection.execute("PRAGMA user_version").fetchall()
     connection.close()
 
 
 def compact(request: CopyRequest) -> None:
-    """`VACUUM INTO` a new file, which SQLite makes durable itself."""
-    connection = open_immutable(request["path"])
+    """`VACUUM INTO` the empty file `target`, which SQLite makes durable itself. Raises SnapshotFailed."""
+    connection = open_immutable(request["path"], request["held"])
     connection.execute("VACUUM INTO ?", (request["target"],))
     connection.close()
+    if not os.fstat(request["target_held"]).st_size:
+        raise replaced(request["target"])
 
 
 def set_journal_mode(request: CopyRequest) -> None:

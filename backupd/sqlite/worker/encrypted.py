@@ -19,7 +19,7 @@ from backupd.sqlite.file_format import PAGE_SIZES, WAL_HEADER_BYTES, checksum, w
 from backupd.sqlite.worker.hot_journal import JOURNAL_MAGIC, copy_bytes
 from backupd.sqlite.worker.locks import hold_shared_lock, written_without_lock
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source
-from backupd.system.directory import opened_file
+from backupd.system.small_file import opened_file
 
 _WAL_MAGIC = 0x377F0682  # its lowest bit is the byte order of the checksums
 # https://sqlite.org/walformat.html#wal_locks: 120 is WRITE, 121 is CHECKPOINT, from 123 on there are READ 0 to 4.

@@ -15,7 +15,7 @@ import apsw
 
 from backupd.sqlite.file_format import HEADER_BYTES, parse_header
 from backupd.sqlite.worker.connection import empty_database, text_rows
-from backupd.system.directory import opened_file
+from backupd.system.small_file import opened_file
 
 Cause = Literal["limits", "function", "newer", "other engine", "damage"]
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 from backupd.errors import BackupdError, NoSpace, SnapshotFailed, SourceBusy, SourceCorrupt, SourceUnusable
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_journal_in_use, written_without_lock
 from backupd.sqlite.worker.source_file import Identity, opened_source
-from backupd.system.directory import UnexpectedFile, opened_file
 from backupd.system.fs import is_disk_full
+from backupd.system.small_file import UnexpectedFile, opened_file
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _JOURNAL_HEADER_BYTES = 28  # https://sqlite.org/fileformat2.html#the_rollback_journal

@@ -19,8 +19,8 @@ from backupd.sqlite.shadow_tables import SHADOW_TABLES
 from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
 from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
-from backupd.system.directory import opened_file
 from backupd.system.resources import Priority, lower_priority
+from backupd.system.small_file import opened_file
 
 _OPAQUE = {
     "level": "opaque",
@@ -33,15 +33,19 @@ def check_copy(request: IntegrityRequest, _parent: ParentPipe) -> IntegrityReply
     """Check the copy and describe its contents."""
     lower_priority(Priority(**request["priority"]))
     began = time.monotonic()
-    path = request["path"]
+    path = f"/proc/self/fd/{request['held']}"
     if is_encrypted(path):
         return IntegrityReply(verdict=_OPAQUE, contents=None)
-    result = check_integrity(open_immutable, path, request["writer"], request["thorough"])
+
+    def connect(_path: str) -> apsw.Connection:
+        return open_immutable(request["path"], request["held"])
+
+    result = check_integrity(connect, path, request["writer"], request["thorough"])
     if result.level != "corrupt":
         verify_checksums(path, result)
     violations, contents = 0, None
     if result.level != "corrupt":
-        with closing(result.prepare(open_immutable(path))) as connection:
+        with closing(result.prepare(connect(path))) as connection:
             violations = foreign_key_violations(connection) if request["thorough"] == "all" else 0
             contents = contents_of(connection, result.rows, indexes_compared=result.level == "full")
     verdict = {

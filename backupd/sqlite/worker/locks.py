@@ -15,7 +15,7 @@ from errno import EAGAIN
 
 from backupd.errors import SourceBusy, SourceUnlocked, SourceUnusable
 from backupd.sqlite.database_files import mount_directory_hint
-from backupd.system.directory import opened_file
+from backupd.system.small_file import opened_file
 
 PENDING = 0x40000000
 SHARED_FIRST, SHARED_SIZE = PENDING + 2, 510

@@ -40,7 +40,7 @@ class SnapshotSettings(NamedTuple):
 
 
 class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the new files `target` and `journal`; a `probe` only opens and pins it."""
+    """Copy the database at `path` to the empty files `target` and `journal`; without them, only open and pin it."""
 
     path: str
     device: int  # of the file that was inspected, and no other is copied
@@ -49,9 +49,8 @@ class SnapshotRequest(TypedDict):
     gid: int | None
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
-    probe: bool
-    target: str
-    journal: str
+    target: str  # its name
+    files: tuple[int, int] | None  # the descriptors of `target` and `journal`
     deadline: float  # by the monotonic clock, which the processes of one machine share
     settings: dict[str, Any]  # of SnapshotSettings
 
@@ -79,6 +78,7 @@ class IntegrityRequest(TypedDict):
     """
 
     path: str
+    held: int  # its descriptor
     writer: str
     priority: dict[str, Any]
     thorough: Thoroughness
@@ -92,11 +92,16 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`."""
+    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`.
+
+    To recover and to compact it, its descriptor is `held`; that of the empty file `target` is `target_held`.
+    """
 
     verb: Literal["recover", "compact", "journal", "query"]
     path: str
+    held: int
     target: str
+    target_held: int
     mode: Literal["wal", "rollback"]
     query: str | None
 

@@ -1,7 +1,7 @@
 """Copy a live database with SQLite's online backup API, without changing it.
 
-Run as `python -m backupd.sqlite.worker.snapshot` in an empty staging directory. This process becomes the owner of the
-source, which has no access to that directory: so the files to be written are opened first.
+Run as `python -m backupd.sqlite.worker.snapshot` in a staging directory. This process becomes the owner of the source,
+which has no access to that directory: so the files to be written are open, and SQLite opens the copy first.
 """
 
 import os
@@ -28,16 +28,16 @@ from backupd.sqlite.file_format import (
     parse_header,
     set_checksums,
 )
-from backupd.sqlite.worker.connection import open_database, source_error
+from backupd.sqlite.worker.connection import open_held, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, SnapshotSettings, serve
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source, replaced, require_in_place
-from backupd.system.directory import UnexpectedFile, require_regular_file
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
+from backupd.system.small_file import UnexpectedFile, require_regular_file
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
@@ -45,7 +45,7 @@ _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
     """Copy the source, or only open and pin it for a probe."""
     path, identity = request["path"], (request["device"], request["inode"])
-    staged = None if request["probe"] else StagedFiles.open(request)
+    staged = StagedFiles.open(request["target"], *request["files"]) if request["files"] else None
     owner = become_owner(request["uid"], request["gid"])
     require_in_place(path, identity)
     try:
@@ -100,16 +100,13 @@ class StagedFiles(NamedTuple):
     journal: int
 
     @classmethod
-    def open(cls, request: SnapshotRequest) -> "StagedFiles":
-        """Create both files and open them before this process becomes the owner of the source.
+    def open(cls, path: str, database: int, journal: int) -> "StagedFiles":
+        """Open the empty file `database` at `path` before this process becomes the owner of the source.
 
         SQLite's journal for the copy is in memory, where it remains empty, since the file was empty before. Without a
         journal, an abandoned attempt would leave a partial database, on which the next attempt fails.
         """
-        database, journal = (
-            os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for name in ("target", "journal")
-        )
-        target = open_database(request["target"], apsw.SQLITE_OPEN_READWRITE)
+        target = open_held(path, database, apsw.SQLITE_OPEN_READWRITE)
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
             target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
         return cls(target, database, journal)

@@ -17,8 +17,8 @@ from backupd.sqlite.worker.connection import empty_database, open_database, resu
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
 from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, require_opened
-from backupd.system.directory import opened_file
 from backupd.system.mounts import filesystem_of, is_remote
+from backupd.system.small_file import opened_file
 
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from backupd.errors import SourceReplaced, SourceUnusable
-from backupd.system.directory import opened_file
+from backupd.system.small_file import opened_file
 
 RESTORE_HINT = "restore the last verified generation (backupd list)"
 Identity = tuple[int, int]  # device and inode

@@ -180,7 +180,7 @@ class Operation:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._left_s = self._ends_at - time.monotonic()
         too_late = self._watchdog.unlimit(self._ends_at)
-        if too_late and isinstance(error, SSHException | SFTPError | EOFError | OSError):
+        if too_late and isinstance(error, SSHException | SFTPError | EOFError | OSError | ReplicaUnreachable):
             what = f"the server is too slow: an operation took longer than {self._limit_s:.0f} s"
             raise ReplicaUnreachable(what, "check the network between, and what that host is busy with") from error
 

@@ -39,7 +39,8 @@ class _SmallFile:
     def open(self) -> None:
         """Request to open it, once it is known to be a regular file."""
         try:
-            found = self._pipeline.wait_attributes(self._request)
+            with connection_errors("the replica"):  # a broken connection is no property of this file
+                found = self._pipeline.wait_attributes(self._request)
             if not is_file(found):
                 raise FileNotFoundError(self._path)
         except OSError as error:
@@ -52,7 +53,8 @@ class _SmallFile:
         """Request its first block, once it is open."""
         if self._error is None:
             try:
-                self._handle = self._pipeline.wait_handle(self._request)
+                with connection_errors("the replica"):
+                    self._handle = self._pipeline.wait_handle(self._request)
             except OSError as error:
                 self._error = error
             else:
@@ -60,11 +62,12 @@ class _SmallFile:
                 self._reader.request(min(self._limit_bytes, SAFE_BLOCK_BYTES))
 
     def read(self) -> bytes:
-        """Return its contents and close it. Raises OSError."""
+        """Return its contents and close it. Raises ReplicaUnreachable, OSError."""
         if self._error:
             raise self._error
         try:
-            return self._reader.read_prefix(self._limit_bytes, self._size_bytes)
+            with connection_errors("the replica"):
+                return self._reader.read_prefix(self._limit_bytes, self._size_bytes)
         finally:
             with suppress(OSError, EOFError, SSHException):
                 self._pipeline.send(sftp.CMD_CLOSE, self._handle)  # its response is not awaited

@@ -83,6 +83,12 @@ class SftpStore:
         return self._connection.client
 
     @_limited
+    def has_hidden(self, path: str) -> bool:
+        """Tell whether `path` exists in the hidden directory there, whatever it is. Raises OSError."""
+        (found,) = stat_many(self._client, (f"{self._hidden}/{path}",))
+        return found is not None
+
+    @_limited
     def prepare(self) -> None:
         """Make missing directories: of the path, only its last part. Raises BackupdError, OSError."""
         self._make_directories(self._parts, self._removing)

@@ -15,7 +15,9 @@ from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_o
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.swap import pending_swap
-from backupd.system.fs import fsync_directory, note_extra_access, write_durably
+from backupd.system.directory import Directory
+from backupd.system.fs import note_extra_access
+from backupd.system.held_file import HeldFile
 from backupd.system.mounts import exposing_mount
 from backupd.system.os_errors import dangling_link
 from backupd.system.owners import NAMESPACE_HINT
@@ -69,15 +71,16 @@ def _write_rename_delete(context: TaskContext) -> str:
         raise StoreUnusable(link, "mount what the link leads to, or correct backups_dir (BACKUPD_BACKUPS_DIR)")
     context.store.prepare()
     name = f"doctor-{secrets.token_hex(4)}"
-    first, second = context.store.hidden / f"{name}.a", context.store.directory / f".{name}.b"
-    try:
-        write_durably(first, b"written, renamed and deleted by backupd doctor")
-        note_extra_access(first)
-        first.rename(second)
-        fsync_directory(context.store.directory)
-    finally:
-        first.unlink(missing_ok=True)
-        second.unlink(missing_ok=True)
+    with Directory.open(context.store.directory) as base, base.child(context.store.hidden.name) as hidden:
+        try:
+            probe = HeldFile.create(hidden, f"{name}.a")
+            probe.write(b"written, renamed and deleted by backupd doctor")
+            note_extra_access(probe.descriptor, probe.path)
+            probe.move(base, f".{name}.b")
+            base.fsync()
+        finally:
+            hidden.unlink(f"{name}.a")
+            base.unlink(f".{name}.b")
     return f"{context.store.directory}: write, fsync, rename and delete work"
 
 

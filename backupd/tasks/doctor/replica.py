@@ -9,9 +9,8 @@ from backupd.formatting import counted, human_bytes
 from backupd.stores.contract import ProbeResult
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.doctor import Finding, run_check
-from backupd.tasks.inventory import take_inventory
 from backupd.tasks.provenance import provenance_of, refusal
-from backupd.tasks.replica import Connect, replica_errors
+from backupd.tasks.replica import Connect, replica_errors, replica_inventory
 from backupd.tasks.requests import ReplicationRequest
 
 # Names of generations contain the time: a host that is minutes off would confuse its administrator.
@@ -42,11 +41,14 @@ def check_replica(request: ReplicationRequest, connect: Connect, context: TaskCo
 def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext) -> str:
     local = read_inventory(context)
     with replica_errors(request.name), connect() as replica:
-        remote = take_inventory(replica, context.clock())
+        remote = replica_inventory(request.name, replica, context)
+    remote.require_readable()
     claims, sources = provenance_of(local, context), {*request.sources, *(g.source for g in local.generations)}
     foreign = [group for source in sorted(sources) for group in claims.foreign(remote, source)]
     if foreign:
         raise refusal(foreign, request.name, "they are neither added to nor removed", context.clock())
+    for generation_id in sorted(remote.replaced):
+        raise remote.refusal(generation_id)
     own = sum(generation.source in sources for generation in remote.generations)
     return f"{counted(own, 'generation')} of this store"
 

@@ -16,6 +16,7 @@ from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.inspection import Inspection
 from backupd.stores.contract import Archives
 from backupd.system.resources import require_space, reserve_bytes
+from backupd.tasks.choice import Accept, accepting_damage, never, require_newest
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
 from backupd.tasks.drill.app_check import add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
@@ -31,13 +32,17 @@ OpenStore = Callable[[], AbstractContextManager[tuple[Archives, Inventory]]]
 
 _HINT = "use another generation, and send this one again (backupd replicate)"
 _MOST_DIFFERENCES = 3
+_RESTORED = "restored.sqlite3"
 
 
-def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext) -> RunReport[DrillDetails]:
+def drill(
+    request: DrillRequest, open_store: OpenStore, retry: Retry, context: TaskContext, accept: Accept = never
+) -> RunReport[DrillDetails]:
     """Run a drill now; errors are in the report, with the seconds of each stage before.
 
-    `retry` opens the store, and `open_store` returns archives that resume after a lost connection. One drill runs at a
-    time: the second instance of the app has one database.
+    `retry` opens the store, and `open_store` returns archives that resume after a lost connection. Newer
+    copies that are damaged degrade the drill; where one cannot be read now, or was replaced, it fails unless an older
+    one is `accept`ed. One drill runs at a time: the second instance of the app has one database.
     """
     details = DrillDetails(drill=DrillReport(request.store, request.max_age_s))
     with context.run("drill", request.source, details) as run, context.task_lock("drill"):
@@ -51,8 +56,8 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             placed.prepare()
         with work_directory(context) as directory:
             began = time.monotonic()
-            restored = directory / "restored.sqlite3"
-            manifest = _restore(request, open_store, retry, restored, run, context)
+            restored = Path(directory.fixed_path) / _RESTORED
+            manifest = _restore(request, open_store, retry, accept, restored, run, context)
             took_s = round(time.monotonic() - began, 3)
             problem = record_verification(
                 manifest.id, context, sound=True, detail="sound", duration_s=took_s, store=request.store
@@ -60,14 +65,20 @@ def drill(request: DrillRequest, open_store: OpenStore, retry: Retry, context: T
             if problem:
                 run.warn(problem)
             if request.app:
-                check_app(request.app, restored, manifest.origin, run)
+                check_app(request.app, Path(directory.path) / _RESTORED, manifest.origin, run)
             recovery_s = round(time.monotonic() - began, 3)
             run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
     return run.report
 
 
 def _restore(
-    request: DrillRequest, open_store: OpenStore, retry: Retry, target: Path, run: DrillRun, context: TaskContext
+    request: DrillRequest,
+    open_store: OpenStore,
+    retry: Retry,
+    accept: Accept,
+    target: Path,
+    run: DrillRun,
+    context: TaskContext,
 ) -> Manifest:
     """Restore the newest copy as `target`, timed by stage, and return its manifest; damage is marked."""
     timed = Stopwatch(context.progress, run.add_stage)
@@ -82,7 +93,7 @@ def _restore(
                     return stack.enter_context(open_store())
 
             store, inventory = retry(connect)
-            manifest = _newest(request, inventory.refusing_oversized(target.parent), run, watched)
+            manifest = _newest(request, inventory.refusing_oversized(target.parent), accept, run, watched)
             _require_space(manifest, request, target.parent, reserve)
             fetched = fetch(manifest, store, target.parent, reserve, watched)
         _verify(extract_verified(manifest, fetched, target, request.workers, watched, reserve), manifest, run)
@@ -96,32 +107,34 @@ def _restore(
     return manifest
 
 
-def _newest(request: DrillRequest, inventory: Inventory, run: DrillRun, context: TaskContext) -> Manifest:
+def _newest(
+    request: DrillRequest, inventory: Inventory, accept: Accept, run: DrillRun, context: TaskContext
+) -> Manifest:
     """Return the manifest of the newest copy that counts.
 
-    Raises GenerationMissing, ForeignCopies, OtherDatabase; DrillFailed when it is too old.
+    Raises GenerationMissing, ForeignCopies, OtherDatabase, CopyUnreadable, GenerationTaken; DrillFailed when it is too
+    old.
     """
     foreign: tuple[ForeignGenerations, ...] = ()
     if request.store != LOCAL_STORE:
         foreign = provenance_of(read_inventory(context), context).foreign(inventory, request.source)
-        inventory = inventory.without(key for group in foreign for key in group.ids)
+        inventory = inventory.without({key for group in foreign for key in group.ids} - inventory.replaced)
     manifest, as_of = inventory.last_verified(request.source), last_verified_at(request.source, inventory, context)
     if foreign and manifest is None:
         raise refusal(foreign, request.store, "a drill of them would prove nothing for this app", context.clock())
     if manifest is None or as_of is None:
+        inventory.require_readable(request.source)
         raise GenerationMissing(
             f"{request.store} has no verified copy of {request.source}: nothing could be restored from it",
             "run backupd replicate, or backupd backup first",
         )
     if request.path is not None:
         require_same_database(manifest, inventory, request.path)
+    if warning := require_newest(manifest, inventory, accepting_damage(accept, manifest, inventory)):
+        run.warn(warning)
     age_s = max(0.0, (context.clock() - as_of).total_seconds())
     drill = DrillReport(request.store, request.max_age_s, manifest.taken_at, round(age_s, 3))
     run.details = DrillDetails(generation=manifest.id, drill=drill)
-    newer = [g.id for g in inventory.of(request.source) if g.taken_at > manifest.taken_at]
-    if newer:
-        known = [inventory.refused.get(key, f"{key} is damaged or dated in the future") for key in newer]
-        run.warn(f"newer copies at {request.store} are passed over: {'; '.join(known)}")
     if age_s > request.max_age_s:
         raise DrillFailed(
             f"the newest verified copy of {request.source} at {request.store} ({manifest.id}) is "

@@ -26,6 +26,7 @@ class RestoreRequest:
     if_missing: bool = False  # an existing database stays, and a restore that is running there is waited for
     empty_is_data: bool = False  # an empty file is a database
     takes_back: RecordedRestore | None = None  # the restore that this one undoes
+    warnings: tuple[str, ...] = ()  # each degrades the restore: what an operator has accepted
 
     @property
     def kind(self) -> Kind:

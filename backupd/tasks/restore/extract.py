@@ -12,7 +12,9 @@ from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.stores.local import DirectoryStore
+from backupd.system.directory import Directory
 from backupd.system.fs import is_disk_full
+from backupd.system.held_file import HeldFile
 from backupd.system.os_errors import explain_full
 from backupd.system.resources import require_space, watching_space
 from backupd.tasks.context import TaskContext
@@ -115,7 +117,10 @@ def _check(manifest: Manifest, target: Path, sha256: str, context: TaskContext) 
     if sha256 != expected.sha256 or target.stat().st_size != expected.size_bytes:
         raise CopyCorrupt("the unpacked snapshot differs from its manifest in digest or size", _HINT)
     context.progress.stage("check", expected.size_bytes)
-    with checking(target, expected.sqlite_writer) as wait:
+    with (
+        Directory.open(target.parent) as directory,
+        checking(HeldFile.open(directory, target.name), expected.sqlite_writer) as wait,
+    ):
         inspection = wait()
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)

@@ -36,8 +36,8 @@ from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits, fsync_directory
 from backupd.system.owners import known_owner, owner_text
 from backupd.system.resources import require_space
+from backupd.tasks.choice import Choose
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest, RestoreResult, Undone
@@ -56,6 +56,7 @@ def restore_in_place(choose: Choose, request: RestoreRequest, store: Archives, c
     """
     if request.dry_run:
         manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
+        run.warn_all(request.warnings)
         with _offering_online(request, context):
             rehearsed = _rehearse(manifest, request, run)
         return run.report, rehearsed
@@ -81,6 +82,7 @@ def _locked(request: RestoreRequest, run: RestoreRun, context: TaskContext) -> I
     with context.exclusive_lock_if_writable("restore"), restore_lock(request.path, wait_s):
         context.recover()
         run.start()
+        run.warn_all(request.warnings)
         recover_restore(request.path, context)
         require_newest(request)
         yield

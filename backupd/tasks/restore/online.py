@@ -22,8 +22,8 @@ from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.stores.contract import Archives
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.backup import backup
+from backupd.tasks.choice import Choose
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import Choose
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest
@@ -53,18 +53,20 @@ def restore_online(
     if request.dry_run:
         manifest = choose()
         target = _inspect(request, safety, manifest)
-        report = context.new_run("restore", request.source, RestoreDetails()).report
-        return report, planned_result(manifest, request, target)
+        run = context.new_run("restore", request.source, RestoreDetails())
+        run.warn_all(request.warnings)
+        return run.report, planned_result(manifest, request, target)
     result = None
     with context.run("restore", request.source, RestoreDetails()) as run, context.store.staging() as staging:
         run.start()
+        run.warn_all(request.warnings)
         with context.exclusive_lock("restore"):
             context.recover()
             manifest = choose()
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _inspect(request, safety, manifest)  # first, before hours are spent on fetching
-        copy = staging / _COPY
+        copy = Path(staging.fixed_path) / _COPY
         with run.stage("unpack"), marking_damage(manifest, store, context):
             extract_verified(manifest, store, copy, request.workers, context)
         before = _back_up(safety, manifest, context)

@@ -1,0 +1,21 @@
+"""Open directories and files, as tasks hand them to what works on them."""
+
+from pathlib import Path
+from typing import Any
+
+from backupd.archive.archive import Packed, pack
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
+
+
+def held(path: Path) -> HeldFile:
+    """Open the file at `path`; it and its directory stay open until this process ends."""
+    return HeldFile.open(Directory.open(path.parent), path.name)
+
+
+def pack_file(snapshot: Path, archive: Path, *, level: int | None = 1, workers: int = 1, **options: Any) -> Packed:
+    """Pack the file `snapshot` into the new file `archive`."""
+    advance = options.get("advance", lambda _done: None)
+    with Directory.open(archive.parent) as directory, snapshot.open("rb", buffering=0) as source:
+        target = HeldFile.create(directory, archive.name).stream()
+        return pack(source, target, level=level, workers=workers, advance=advance)
