@@ -322,6 +322,6 @@ def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config)
         if follows_owner(os.environ):  # before the directory becomes inaccessible
             gid = rights.uid if rights.gid is None else rights.gid
             hand_over_backups(config, Identity(rights.uid, gid, f"the owner of {database.parent}"))
-        if not apply_permissions(database.parent, rights):
+        if not apply_permissions(database, rights, config.backups_dir):
             return request
     return replace(request, directory=rights)

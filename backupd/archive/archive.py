@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from backupd.archive.gzip_member import choose_level, pack_member, read_member, unpack_member
@@ -73,26 +72,24 @@ def pack(
 
 
 def unpack(
-    archive: BinaryIO, target: Path, facts: ArchiveFacts, *, limit_bytes: int, workers: int, advance: Advance
+    archive: BinaryIO, target: BinaryIO, facts: ArchiveFacts, *, limit_bytes: int, workers: int, advance: Advance
 ) -> str:
-    """Unpack the open `archive` into the new file `target` (0600), durably; return the SHA-256 of its contents.
+    """Unpack the open `archive` into the empty file `target`, durably; return the SHA-256 of its contents.
 
     Raises CopyCorrupt as soon as the archive is longer than `facts` say or holds more than `limit_bytes`, and at the
     end when its digest differs; then `target` may be incomplete. Raises OSError.
     """
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
     threads = max(1, workers * MEMBER_BYTES // max(facts.member_bytes, MEMBER_BYTES))  # larger members, as much memory
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb", buffering=0) as stream:
-        members = _digesting(_members(archive, facts), packed, lambda _done: None)
-        for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
-            size_bytes += len(piece)
-            if size_bytes > limit_bytes:
-                raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
-            digest.update(piece)
-            write_all(stream, piece)
-            advance(size_bytes)
-        os.fsync(stream.fileno())
+    members = _digesting(_members(archive, facts), packed, lambda _done: None)
+    for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
+        size_bytes += len(piece)
+        if size_bytes > limit_bytes:
+            raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
+        digest.update(piece)
+        write_all(target, piece)
+        advance(size_bytes)
+    os.fsync(target.fileno())
     if packed.hexdigest() != facts.sha256:
         raise CopyCorrupt("the archive's SHA-256 is not the one in its manifest", "use another generation or store")
     return digest.hexdigest()

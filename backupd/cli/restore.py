@@ -3,10 +3,11 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -129,8 +130,10 @@ def restore_command(
             context = common.open_context_for_restore(config, progress, reading=dry_run or target is not None)
             with common.opened(store or LOCAL_STORE, config, context) as (archives, inventory):
                 accept = common.accepting_older(sure=accept_older, quiet=as_json)
+                configured = [each.path for name, each in config.sources.items() if source in (None, name)]
+                fit = partial(chosen.fitting, databases=[Path(target)] if target else configured)
                 manifest, warning = _choose(
-                    chosen, source, inventory, config, context, accept, adopting=adopt, dry_run=dry_run
+                    chosen, source, fit(inventory), config, context, accept, adopting=adopt, dry_run=dry_run
                 )
                 if target is not None:
                     new = restore_to_path(
@@ -144,7 +147,7 @@ def restore_command(
                 request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
                 (request,) = give_directories([(request, manifest)], config)
                 request = replace(request, warnings=(warning,) if warning else ())
-                choose = _choose_again(manifest, chosen, warning, context, dry_run=dry_run)
+                choose = _choose_again(manifest, chosen, warning, fit, context, dry_run=dry_run)
                 restored = _restore(choose, request, archives, config, context, online=online)
     report, result = restored
     if result is not None:
@@ -223,13 +226,21 @@ def _nothing_here(directory: Path, source: str | None, config: Config) -> Genera
     return GenerationMissing(f"there is no generation in {directory}", "; or ".join(hints))
 
 
-def _choose_again(manifest: Manifest, chosen: Wanted, accepted: str, context: TaskContext, *, dry_run: bool) -> Choose:
+def _choose_again(
+    manifest: Manifest,
+    chosen: Wanted,
+    accepted: str,
+    fit: Callable[[Inventory], Inventory],
+    context: TaskContext,
+    *,
+    dry_run: bool,
+) -> Choose:
     """Return what chooses under the lock: again as `manifest` was chosen, but for a replica, which has no lock."""
     if dry_run or chosen.store not in (None, LOCAL_STORE):
         return lambda: manifest
 
     def choose() -> Manifest:
-        inventory = read_inventory(context)
+        inventory = fit(read_inventory(context))
         again = choose_generation(inventory, chosen.id, manifest.source, chosen.at)
         if chosen.id == LATEST:
             require_newest(again, inventory, lambda warning: warning == accepted, chosen.at)

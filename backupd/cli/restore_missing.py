@@ -16,6 +16,7 @@ from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import give_directories
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
+from backupd.system.resources import total_bytes
 from backupd.tasks.choice import LATEST, Accept, choose_generation, require_newest
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, recorded_path, require_same_database
@@ -32,6 +33,12 @@ class Wanted:
     id: str  # or `latest`
     at: datetime | None  # the newest at or before this time (aware)
     store: str | None  # None: the local one; with --if-missing also the replicas, one after the other
+
+    def fitting(self, inventory: Inventory, databases: Iterable[Path]) -> Inventory:
+        """Return `inventory`, where no id is wanted without what none of the disks of `databases` can hold."""
+        directories = (next(place for place in path.absolute().parents if place.is_dir()) for path in databases)
+        largest = max(directories, key=total_bytes, default=None)
+        return inventory if self.id != LATEST or largest is None else inventory.refusing_oversized(largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ class _Search:
         self, request: RestoreRequest, store: str, inventory: Inventory
     ) -> tuple[RestoreRequest, Manifest | None]:
         """Return what is to be restored from `store` (None: nothing), and the request with what was accepted."""
+        inventory = self._wanted.fitting(inventory, [request.path])
         self._read[store], newer = inventory, list[str]()
         try:
             manifest = _chosen(request, self._wanted, store, inventory, self._context)

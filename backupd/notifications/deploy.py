@@ -9,9 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from backupd.catalog import NoticeRecord
+from backupd.errors import TargetRefused
 from backupd.formatting import human_duration, printable
 from backupd.notifications.planner import Notice, Plan, not_in_future
 from backupd.system.http import HttpResponse, RequestFailed, send_request
+from backupd.system.links import reach
 
 # Outages of an app that fails again and again are reported no more often than this.
 OUTAGE_INTERVAL = timedelta(hours=1)
@@ -58,9 +60,12 @@ def check_app(app: App) -> AppVersion:
 
 
 def _version_from_file(app: App) -> str:
+    """Return the first line of the file; the app may have put anything there, also a link to what it may not read."""
     if app.version_file is not None:
-        with suppress(OSError), app.version_file.open(encoding="utf-8", errors="replace") as stream:
-            return stream.readline(_MAX_VERSION + 1)
+        with suppress(OSError, TargetRefused):
+            directory, name = reach(app.version_file.absolute())
+            with directory:
+                return directory.read(name).decode(errors="replace").partition("\n")[0]
     return ""
 
 

@@ -5,10 +5,13 @@ its directory are somewhere else (https://sqlite.org/howtocorrupt.html §2.5).
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from backupd.system.directory import Directory
+from backupd.system.links import reach
 from backupd.system.mounts import Mount, current_mounts, mount_of
 
 # https://sqlite.org/tempfiles.html: SQLite treats files of these names as parts of the database.
@@ -23,6 +26,38 @@ def side_files(database: Path) -> tuple[Path, ...]:
 def files_of_database(database: Path) -> frozenset[Path]:
     """Return the path of `database`, and those of its side files."""
     return frozenset((database, *side_files(database)))
+
+
+class DatabasePlace(NamedTuple):
+    """Where a database is: its directory, which is held open and its app may write to, and its name there."""
+
+    directory: Directory
+    name: str
+
+    @classmethod
+    @contextmanager
+    def open(cls, database: Path) -> Iterator["DatabasePlace"]:
+        """Open where the absolute path `database` leads to, see `system.links.reach`, for the block.
+
+        Raises TargetRefused for a link of another owner, OSError.
+        """
+        directory, name = reach(database)
+        with directory:
+            yield cls(directory, name)
+
+    @property
+    def path(self) -> Path:
+        """The path of the database, for messages and for its own processes."""
+        return self.path_of(self.name)
+
+    def path_of(self, name: str) -> Path:
+        """Return the path of a file beside the database."""
+        return Path(self.directory.path_of(name))
+
+    def names(self) -> list[str]:
+        """Return the names beside the database that begin as its own does, perhaps after a dot. Raises OSError."""
+        with os.scandir(self.directory.descriptor) as entries:
+            return [entry.name for entry in entries if entry.name.startswith((self.name, f".{self.name}"))]
 
 
 def same_place(one: Path, other: Path) -> bool:

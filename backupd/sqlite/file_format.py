@@ -26,9 +26,13 @@ from backupd.system.small_file import opened_file
 
 HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2
+_VERSIONS_AT, _ROLLBACK_VERSIONS, _WAL_VERSIONS = 18, b"\x01\x01", b"\x02\x02"
 PAGE_SIZES = frozenset(512 << power for power in range(8))
 _PAYLOAD_FRACTIONS = b"\x40\x20\x20"
 MAGIC = b"SQLite format 3\x00"
+
+
+JournalMode = Literal["wal", "rollback"]
 
 
 class Header(NamedTuple):  # no dataclass: child processes import this
@@ -38,7 +42,7 @@ class Header(NamedTuple):  # no dataclass: child processes import this
     """
 
     page_size: int
-    journal_mode: Literal["wal", "rollback"]
+    journal_mode: JournalMode
     user_version: int
     application_id: int
     writer_number: int
@@ -211,6 +215,21 @@ def checksum(order: str, data: bytes, sums: tuple[int, int] = (0, 0)) -> tuple[i
         first = (first + one + second) & 0xFFFFFFFF
         second = (second + two + first) & 0xFFFFFFFF
     return first, second
+
+
+def set_journal_mode(descriptor: int, wanted: JournalMode) -> bool:
+    """Set the journal mode of an open database that no process uses; returns whether that changed it. Raises OSError.
+
+    It is the two versions of the file format in the header, which is all that SQLite changes in such a file.
+    """
+    header = None if looks_encrypted(descriptor) else parse_header(os.pread(descriptor, HEADER_BYTES, 0))
+    if header is None or header.read_version > NEWEST_READ_VERSION or header.journal_mode == wanted:
+        return False  # an empty database has no header, and an encrypted or a foreign one is left alone
+    checksums = has_checksums(descriptor)
+    os.pwrite(descriptor, _WAL_VERSIONS if wanted == "wal" else _ROLLBACK_VERSIONS, _VERSIONS_AT)
+    if checksums:
+        set_checksums(descriptor, first_only=True)
+    return True
 
 
 WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24

@@ -10,7 +10,6 @@ They are beside the database, so that they are lost, moved and copied with it, w
 """
 
 import json
-import os
 import re
 import secrets
 import stat
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from os import stat_result
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -26,9 +26,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id
-from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.database_files import SIDE_SUFFIXES, DatabasePlace
 from backupd.sqlite.inspection import query_copy
-from backupd.system.fs import fsync_directory, replace_durably
+from backupd.system.held_file import HeldFile
+from backupd.system.small_file import UnexpectedFile
 
 KEPT: Final = ".pre-restore-"
 KEPT_FOR: Final = timedelta(days=30)  # the minimum age at which the database that the next undo needs is removed
@@ -57,9 +58,9 @@ def _kept_order(name: str, target: str) -> tuple[str, int]:
     return time, int(number or 1)
 
 
-def part_path(target: Path) -> Path:
-    """Return a new name beside `target` for a file that is to become it."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+def new_part_name(target: str) -> str:
+    """Return a new name for a file that is to become `target`."""
+    return f".{target}.{secrets.token_hex(4)}.part"
 
 
 def is_part(name: str, target: str) -> bool:
@@ -72,40 +73,45 @@ def is_part_file(name: str, target: str) -> bool:
     return any(is_part(name.removesuffix(suffix), target) for suffix in ("", *SIDE_SUFFIXES))
 
 
-def swap_journal_path(target: Path) -> Path:
-    """Return the path of the journal of a swap of `target`."""
-    return target.with_name(f".{target.name}.restore")
+def swap_journal_name(target: str) -> str:
+    """Return the name of the journal of a swap of `target`."""
+    return f".{target}.restore"
 
 
-def record_path(kept: Path) -> Path:
-    """Return the path of the record of the restore that keeps the old database as `kept`."""
-    return kept.with_name(f"{kept.name}{_RECORD}")
+def record_name(kept: str) -> str:
+    """Return the name of the record of the restore that keeps the old database as `kept`."""
+    return f"{kept}{_RECORD}"
 
 
 def read_record(
-    path: Path, adapter: TypeAdapter[Record], is_valid: Callable[[Record], bool], damaged: TargetRefused
+    place: DatabasePlace,
+    name: str,
+    adapter: TypeAdapter[Record],
+    is_valid: Callable[[Record], bool],
+    damaged: TargetRefused,
 ) -> Record | None:
-    """Read the record at `path`, at most 64 KiB and through no link: other users may have replaced it; None without it.
+    """Read the record `name` beside a database, at most 64 KiB: other users may have replaced it; None without it.
 
-    Raises `damaged` if it is not valid, and PermissionError, which concerns the directory.
+    Raises `damaged` if it is not valid or no regular file, and PermissionError, which concerns the directory.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
-            record = adapter.validate_json(stream.read(_MAX_BYTES))
+        record = adapter.validate_json(place.directory.read(name, _MAX_BYTES))
     except FileNotFoundError:
         return None
     except PermissionError:
         raise
-    except (ValidationError, OSError):  # OSError: a link, a directory
+    except UnexpectedFile as error:
+        raise TargetRefused(f"{damaged.message}; it is {error.strerror}", damaged.hint) from error
+    except (ValidationError, OSError):
         raise damaged from None
     if not is_valid(record):
         raise damaged
     return record
 
 
-def write_record(path: Path, record: Any, target: Path) -> None:  # noqa: ANN401 - any dataclass
-    """Write the `record` of a restore to `target`, durably. Raises OSError."""
-    replace_durably(path, json.dumps(asdict(record)).encode() + b"\n", temporary=part_path(target))
+def write_record(place: DatabasePlace, name: str, record: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Write the `record` of a restore to the database at `place`, durably. Raises OSError."""
+    place.directory.replace(name, json.dumps(asdict(record)).encode() + b"\n", temporary=new_part_name(place.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,33 +132,34 @@ class KeptDatabase:
         return any(path.suffix != _RECORD for path in self.files)
 
 
-def kept_files(target: Path) -> tuple[KeptDatabase, ...]:
-    """Return the old databases that restores to `target` (a real path) have kept, oldest first. Raises OSError."""
-    found: defaultdict[str, list[tuple[Path, os.stat_result]]] = defaultdict(list)
-    for path in target.parent.iterdir():
-        names = (path.name.removesuffix(suffix) for suffix in _SUFFIXES)
-        name = next((name for name in names if is_kept(name, target.name)), None)
-        if name is not None and stat.S_ISREG((state := path.lstat()).st_mode):  # backupd creates no links here
-            found[name].append((path, state))
-    ordered = sorted(found, key=lambda name: _kept_order(name, target.name))
-    return tuple(_kept(target, name, found[name]) for name in ordered)
+def kept_files(place: DatabasePlace) -> tuple[KeptDatabase, ...]:
+    """Return the old databases that restores to the one at `place` have kept, oldest first. Raises OSError."""
+    found: defaultdict[str, list[tuple[Path, stat_result]]] = defaultdict(list)
+    for file_name in place.names():
+        names = (file_name.removesuffix(suffix) for suffix in _SUFFIXES)
+        name = next((name for name in names if is_kept(name, place.name)), None)
+        state = place.directory.stat(file_name) if name is not None else None
+        if name is not None and state is not None and stat.S_ISREG(state.st_mode):  # backupd creates no links here
+            found[name].append((place.path_of(file_name), state))
+    ordered = sorted(found, key=lambda name: _kept_order(name, place.name))
+    return tuple(_kept(place, name, found[name]) for name in ordered)
 
 
-def remove_kept(kept: KeptDatabase) -> None:
+def remove_kept(kept: KeptDatabase, place: DatabasePlace) -> None:
     """Remove an old database, durably; after a kill, `kept_files` finds the rest. Raises OSError."""
+    names = {path.name for path in kept.files}
     for suffix in _SUFFIXES:
-        path = kept.path.with_name(f"{kept.path.name}{suffix}")
-        if path in kept.files:
-            path.unlink(missing_ok=True)
-    fsync_directory(kept.path.parent)
+        if (name := f"{kept.path.name}{suffix}") in names:
+            place.directory.unlink(name)
+    place.directory.fsync()
 
 
-def _kept(target: Path, name: str, files: list[tuple[Path, os.stat_result]]) -> KeptDatabase:
+def _kept(place: DatabasePlace, name: str, files: list[tuple[Path, stat_result]]) -> KeptDatabase:
     since = max(datetime.fromtimestamp(state.st_ctime, UTC) for _, state in files)
     with suppress(ValueError):  # not a time: another program made the name
-        since = max(since, _parse_time(_kept_order(name, target.name)[0]))
+        since = max(since, _parse_time(_kept_order(name, place.name)[0]))
     size_bytes = sum(state.st_size for _, state in files)
-    return KeptDatabase(target.with_name(name), tuple(path for path, _ in files), since, size_bytes)
+    return KeptDatabase(place.path_of(name), tuple(path for path, _ in files), since, size_bytes)
 
 
 def _parse_time(text: str) -> datetime:
@@ -210,22 +217,27 @@ class OnlineRestore:
 _RECORDS, _ONLINE = TypeAdapter(RestoreRecord), TypeAdapter(OnlineRestore)
 
 
-def restore_history(target: Path) -> tuple[RecordedRestore, ...]:
-    """Return the restores to `target`, oldest first. Raises OSError, TargetRefused for a damaged record."""
-    return tuple(_recorded(target.with_name(name)) for name in recorded_names(target))
+def restore_history(place: DatabasePlace) -> tuple[RecordedRestore, ...]:
+    """Return the restores to the database at `place`, oldest first.
+
+    Raises OSError, TargetRefused for a damaged record.
+    """
+    return tuple(_recorded(place, name) for name in recorded_names(place))
 
 
-def recorded_names(target: Path) -> list[str]:
-    """Return the names under which restores to `target` kept the old database or only a record, oldest first."""
-    names = {path.name.removesuffix(_RECORD) for path in target.parent.iterdir() if path.name.startswith(target.name)}
-    return sorted((n for n in names if is_kept(n, target.name)), key=lambda name: _kept_order(name, target.name))
+def recorded_names(place: DatabasePlace) -> list[str]:
+    """Return the names under which restores kept the old database or only a record, oldest first. Raises OSError."""
+    names = {name.removesuffix(_RECORD) for name in place.names()}
+    return sorted((n for n in names if is_kept(n, place.name)), key=lambda name: _kept_order(name, place.name))
 
 
-def _recorded(kept: Path) -> RecordedRestore:
-    path = record_path(kept)
-    damaged = _damaged(path, f"remove it; {kept}, if it exists, is the database from before that restore")
-    record = read_record(path, _RECORDS, RestoreRecord.is_valid, damaged)
-    return RecordedRestore(kept, record or RestoreRecord("restore", None, "file"))
+def _recorded(place: DatabasePlace, kept: str) -> RecordedRestore:
+    name, path = record_name(kept), place.path_of(kept)
+    damaged = _damaged(
+        place.path_of(name), f"remove it; {path}, if it exists, is the database from before that restore"
+    )
+    record = read_record(place, name, _RECORDS, RestoreRecord.is_valid, damaged)
+    return RecordedRestore(path, record or RestoreRecord("restore", None, "file"))
 
 
 def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRestore:
@@ -246,80 +258,81 @@ def choose_undo(entries: Sequence[RecordedRestore], *, redo: bool) -> RecordedRe
     return found[-1]
 
 
-def require_undoable(entry: RecordedRestore) -> None:
+def require_undoable(entry: RecordedRestore, place: DatabasePlace) -> None:
     """Refuse to undo a restore whose previous database is gone, or never existed. Raises TargetRefused."""
     what = f"the {entry.record.kind} at {entry.restored_at:%F %T} UTC"
-    earlier = f"to undo an earlier restore, remove {record_path(entry.path)}"
+    earlier = f"to undo an earlier restore, remove {place.path_of(record_name(entry.path.name))}"
     if entry.record.before == "nothing":
         raise TargetRefused(
             f"there was no database before {what}: undoing it would leave none",
             f"to have no database, move it away; {earlier}",
         )
-    if entry.record.before == "file" and not os.path.lexists(entry.path):
+    if entry.record.before == "file" and place.directory.stat(entry.path.name) is None:
         raise TargetRefused(f"{what} cannot be undone: {entry.path} is gone", f"restore a generation; {earlier}")
 
 
-def new_kept_name(target: Path, now: datetime) -> str:
-    """Return a new name for the old database that a restore to `target` keeps: the time, and a number if that is taken.
+def new_kept_name(place: DatabasePlace, now: datetime) -> str:
+    """Return a new name for the old database that a restore keeps: the time, and a number if that is taken.
 
     It sorts after all existing ones, also when the clock was set back: `--undo` has to find it to be the last.
     """
-    last = recorded_names(target)[-1:]
-    after = _kept_order(last[0], target.name) if last else ("", 0)
+    last = recorded_names(place)[-1:]
+    after = _kept_order(last[0], place.name) if last else ("", 0)
     stamp, number = max(after, (now.astimezone(UTC).strftime(_TIME), 0))
     while True:
         number += 1
-        name = f"{target.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")
-        if not any(os.path.lexists(target.with_name(f"{name}{suffix}")) for suffix in _SUFFIXES):
+        name = f"{place.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")
+        if not any(place.directory.stat(f"{name}{suffix}") for suffix in _SUFFIXES):
             return name
 
 
 def begin_online_restore(
-    target: Path, record: RestoreRecord, takes_back: RecordedRestore | None, now: datetime
+    place: DatabasePlace, record: RestoreRecord, takes_back: RecordedRestore | None, now: datetime
 ) -> OnlineRestore:
     """Record, durably, that an online restore begins. Raises OSError, TargetRefused."""
     name = takes_back.path.name if takes_back else None
-    started = OnlineRestore(new_kept_name(target, now), record, name, _schema_version(target))
-    write_record(_online_path(target), started, target)
+    started = OnlineRestore(new_kept_name(place, now), record, name, _schema_version(place))
+    write_record(place, _online_name(place), started)
     return started
 
 
-def finish_online_restore(target: Path, started: OnlineRestore, *, done: bool) -> None:
+def finish_online_restore(place: DatabasePlace, started: OnlineRestore, *, done: bool) -> None:
     """Record, durably, that an online restore was done, or remove the record of its beginning. Raises OSError."""
     if done:
-        write_record(record_path(target.with_name(started.kept)), started.record, target)
+        write_record(place, record_name(started.kept), started.record)
         if started.takes_back is not None:
-            record_path(target.with_name(started.takes_back)).unlink(missing_ok=True)
-            fsync_directory(target.parent)
-    _online_path(target).unlink(missing_ok=True)
-    fsync_directory(target.parent)
+            place.directory.unlink(record_name(started.takes_back))
+            place.directory.fsync()
+    place.directory.unlink(_online_name(place))
+    place.directory.fsync()
 
 
-def pending_online_restore(target: Path) -> OnlineRestore | None:
-    """Return the online restore to `target` that is running, or was killed. Raises TargetRefused, PermissionError."""
+def pending_online_restore(place: DatabasePlace) -> OnlineRestore | None:
+    """Return the online restore that is running, or was killed. Raises TargetRefused, PermissionError."""
 
     def is_valid(started: OnlineRestore) -> bool:
         names = (started.kept, *([] if started.takes_back is None else [started.takes_back]))
-        return started.record.is_valid() and all(is_kept(name, target.name) for name in names)
+        return started.record.is_valid() and all(is_kept(name, place.name) for name in names)
 
-    path = _online_path(target)
-    hint = f"check whether {target} holds the database of the last online restore, and remove it"
-    return read_record(path, _ONLINE, is_valid, _damaged(path, hint))
+    name = _online_name(place)
+    hint = f"check whether {place.path} holds the database of the last online restore, and remove it"
+    return read_record(place, name, _ONLINE, is_valid, _damaged(place.path_of(name), hint))
 
 
-def took_effect(target: Path, started: OnlineRestore) -> bool:
+def took_effect(place: DatabasePlace, started: OnlineRestore) -> bool:
     """Return whether a killed online restore changed the database; True where that cannot be determined.
 
     SQLite's backup API increments the schema version of the target in the same transaction.
     """
-    now = _schema_version(target)
+    now = _schema_version(place)
     return now is None or now != started.schema_version
 
 
-def _schema_version(target: Path) -> int | None:
+def _schema_version(place: DatabasePlace) -> int | None:
     try:
-        return int(query_copy(target, "PRAGMA schema_version", _QUERY_TIMEOUT_S).answer or "")
-    except (BackupdError, ValueError):
+        database = HeldFile.open(place.directory, place.name)
+        return int(query_copy(database, "PRAGMA schema_version", _QUERY_TIMEOUT_S).answer or "")
+    except (BackupdError, OSError, ValueError):
         return None
 
 
@@ -327,5 +340,5 @@ def _damaged(path: Path, hint: str) -> TargetRefused:
     return TargetRefused(f"{path} is damaged: it does not describe a restore", hint)
 
 
-def _online_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.restore-online")
+def _online_name(place: DatabasePlace) -> str:
+    return f".{place.name}.restore-online"

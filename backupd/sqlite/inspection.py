@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from backupd.errors import DrillFailed, WorkerHung
@@ -59,11 +58,12 @@ def checking(copy: HeldFile, writer: str, *, priority: Priority = NORMAL) -> Ite
         yield lambda: wait(first, "structure", "pages")
 
 
-def query_copy(path: Path, query: str | None, timeout_s: float) -> QueryResult:
-    """Query the database at `path`, read-only. Raises DrillFailed, also after `timeout_s`."""
-    request = CopyRequest(verb="query", path=path.name, query=query)
+def query_copy(copy: HeldFile, query: str | None, timeout_s: float) -> QueryResult:
+    """Query a database, read-only. Raises DrillFailed, also after `timeout_s`, SnapshotFailed if it was replaced."""
+    request = CopyRequest(verb="query", path=copy.name, held=copy.descriptor, query=query)
     try:
-        with WorkerProcess[dict[str, Any]]("copy_tasks", request, path.parent, time.monotonic() + timeout_s) as worker:
+        deadline, directory = time.monotonic() + timeout_s, copy.directory.fixed_path
+        with WorkerProcess[dict[str, Any]]("copy_tasks", request, directory, deadline, [copy.descriptor]) as worker:
             return QueryResult(**worker.result())
     except WorkerHung as error:
         raise DrillFailed(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from backupd.model import SourceFacts
-from backupd.sqlite.history import is_part_file, swap_journal_path
-from backupd.system.fs import change_owner, opened, set_mode
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import is_part_file, swap_journal_name
+from backupd.system.directory import Directory
+from backupd.system.fs import change_owner, set_mode
 from backupd.system.owners import known_owner, owner_text
 
 _OWNER_WX, _GROUP_WX, _OTHERS_WX = 0o300, 0o030, 0o003
@@ -30,6 +32,11 @@ class Permissions:
         """Return the permissions of `directory`. Raises OSError."""
         state = directory.stat()
         return cls(*known_owner(directory, state), stat.S_IMODE(state.st_mode))
+
+    @classmethod
+    def of_open(cls, directory: Directory) -> Self:
+        """Return the permissions of an open directory. Raises OSError."""
+        return cls(*directory.owner(), stat.S_IMODE(os.fstat(directory.descriptor).st_mode))
 
     @classmethod
     def recorded(cls, origin: SourceFacts) -> Self:
@@ -58,32 +65,39 @@ def plan_permissions(database: Path, origin: SourceFacts, backups: Path) -> Perm
     Only a directory of root is changed, and only one that holds nothing but the directory of the `backups` and what a
     killed restore left. Raises OSError.
     """
-    directory, wanted = database.parent, Permissions.recorded(origin)
-    if not directory.is_dir():
+    wanted = Permissions.recorded(origin)
+    if wanted.uid is None or not database.parent.is_dir():
         return None
-    found = Permissions.of(directory)
-    known = {"lost+found", swap_journal_path(database).name}
-    if backups.parent == directory:
-        known.add(backups.name)
-    if found.uid != 0 or wanted.uid is None or wanted == found:
-        return None
-    empty = all(path.name in known or is_part_file(path.name, database.name) for path in directory.iterdir())
-    return wanted if empty else None
+    with DatabasePlace.open(database) as place:
+        may_be_given = Permissions.of_open(place.directory) != wanted and _may_be_given(place, backups)
+    return wanted if may_be_given else None
 
 
-def apply_permissions(directory: Path, rights: Permissions) -> bool:
-    """Give `directory`, which belongs to root, `rights`; False where this process may not. Raises OSError.
+def apply_permissions(database: Path, rights: Permissions, backups: Path) -> bool:
+    """Give the directory of a new `database`, which still is as `plan_permissions` wants it, `rights`.
 
-    The owner is set last, so that a run that was killed is repeated. After that, root without DAC_OVERRIDE cannot write
-    there, and has to become that owner.
+    False where it is no longer so, or this process may not. The owner is set last, so that a run that was killed is
+    repeated. After that, root without DAC_OVERRIDE cannot write there, and has to become that owner. Raises OSError.
     """
-    found = Permissions.of(directory)
-    with opened(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
-        set_mode(descriptor, rights.mode, directory)
-        given = rights.uid is not None and change_owner(descriptor, rights.uid, rights.gid, directory) is None
+    with DatabasePlace.open(database) as place:
+        descriptor, found = place.directory.descriptor, Permissions.of_open(place.directory)
+        if rights.uid is None or not _may_be_given(place, backups):
+            return False
+        set_mode(descriptor, rights.mode, database.parent)
+        given = change_owner(descriptor, rights.uid, rights.gid, database.parent) is None
         if not given:
-            set_mode(descriptor, found.mode, directory)
+            set_mode(descriptor, found.mode, database.parent)
     return given
+
+
+def _may_be_given(place: DatabasePlace, backups: Path) -> bool:
+    """Return whether the directory is root's, and holds only the `backups` and what a killed restore left."""
+    known = {"lost+found", swap_journal_name(place.name)}
+    if backups.parent == place.path.parent:
+        known.add(backups.name)
+    with os.scandir(place.directory.descriptor) as entries:
+        empty = all(entry.name in known or is_part_file(entry.name, place.name) for entry in entries)
+    return empty and os.fstat(place.directory.descriptor).st_uid == 0
 
 
 def permission_warning(directory: Path, rights: Permissions, origin: SourceFacts) -> str:

@@ -2,7 +2,8 @@
 
 The old database is kept beside it, with its side files. A journal is written first, from which a killed swap is
 finished or undone. The swap is one rename under a lease, which detects a process that opens the old file at that
-moment: then the swap is undone before the process gets the file.
+moment: then the swap is undone before the process gets the file. The new file is open all the while: another one that
+is put in its place is never taken for it.
 """
 
 import os
@@ -10,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Literal, Self, cast
 
 from pydantic import TypeAdapter
 
-from backupd.errors import TargetInUse, TargetRefused
-from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.errors import RestoreFailed, TargetInUse, TargetRefused
+from backupd.sqlite.database_files import SIDE_SUFFIXES, DatabasePlace
 from backupd.sqlite.history import (
     KEPT,
     RecordedRestore,
@@ -27,12 +27,12 @@ from backupd.sqlite.history import (
     is_part_file,
     new_kept_name,
     read_record,
-    record_path,
-    swap_journal_path,
+    record_name,
+    swap_journal_name,
     write_record,
 )
 from backupd.sqlite.target import FileLease
-from backupd.system.fs import exchange_names, fsync_directory
+from backupd.system.held_file import HeldFile
 from backupd.system.signals import defer_signals
 
 Suffix = Literal["-wal", "-shm", "-journal"]
@@ -47,13 +47,10 @@ class FileMark:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> Self | None:
-        """Return the mark of the file at `path`, None when there is none."""
-        try:
-            state = path.lstat()
-        except FileNotFoundError:
-            return None
-        return cls(state.st_ino, state.st_size, state.st_mtime_ns)
+    def of(cls, place: DatabasePlace, name: str) -> Self | None:
+        """Return the mark of the file `name` beside a database, None when there is none."""
+        state = place.directory.stat(name)
+        return None if state is None else cls(state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +70,39 @@ class SwapJournal:
     bring: tuple[Suffix, ...]
     takes_back: str | None = None
 
-    def is_valid(self, target: Path) -> bool:
+    def is_valid(self, target: str) -> bool:
         """Return whether all names are ones that backupd makes: other users may be able to write to the directory."""
-        known_part = is_part(self.part, target.name) or is_kept(self.part, target.name)
-        known_undo = self.takes_back is None or is_kept(self.takes_back, target.name)
-        return self.target == target.name and known_part and known_undo and is_kept(self.kept, target.name)
+        known_part = is_part(self.part, target) or is_kept(self.part, target)
+        known_undo = self.takes_back is None or is_kept(self.takes_back, target)
+        return self.target == target and known_part and known_undo and is_kept(self.kept, target)
 
 
 _JOURNAL = TypeAdapter(SwapJournal)
 
 
 @contextmanager
-def journal_written(target: Path, journal: SwapJournal) -> Iterator[None]:
+def journal_written(place: DatabasePlace, journal: SwapJournal) -> Iterator[None]:
     """Keep `journal` on disk during the block; it remains there when the block fails. Raises OSError."""
-    write_record(swap_journal_path(target), journal, target)
+    write_record(place, swap_journal_name(place.name), journal)
     yield
-    _remove_journal(target)
+    _remove_journal(place)
 
 
-def pending_swap(target: Path) -> SwapJournal | None:
-    """Return the journal of a swap of `target` that was killed. Raises TargetRefused if damaged, PermissionError."""
-    path = swap_journal_path(target)
+def pending_swap(place: DatabasePlace) -> SwapJournal | None:
+    """Return the journal of a swap that was killed. Raises TargetRefused if it is damaged, PermissionError."""
+    name = swap_journal_name(place.name)
     damaged = TargetRefused(
-        f"{path} is damaged: cannot determine how far a killed restore went",
-        f"check {target} and the files named {target.name}{KEPT}…, correct what is wrong, and remove it",
+        f"{place.path_of(name)} is damaged: cannot determine how far a killed restore went",
+        f"check {place.path} and the files named {place.name}{KEPT}…, correct what is wrong, and remove it",
     )
-    return read_record(path, _JOURNAL, lambda journal: journal.is_valid(target), damaged)
+    return read_record(place, name, _JOURNAL, lambda journal: journal.is_valid(place.name), damaged)
 
 
-def _remove_journal(target: Path) -> None:
+def _remove_journal(place: DatabasePlace) -> None:
     """Remove the journal, durably, when its swap is finished or undone. Raises OSError."""
-    fsync_directory(target.parent)
-    swap_journal_path(target).unlink(missing_ok=True)
-    fsync_directory(target.parent)
+    place.directory.fsync()
+    place.directory.unlink(swap_journal_name(place.name))
+    place.directory.fsync()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,191 +114,199 @@ class Recovery:
 
 
 def swap(
-    target: Path,
-    part: Path,
+    place: DatabasePlace,
+    new: HeldFile,
     lease: FileLease,
     now: datetime,
     record: RestoreRecord | None = None,
     takes_back: RecordedRestore | None = None,
 ) -> Path | None:
-    """Rename `part`, a durable file in the same directory, to `target`; returns the path of the kept old database.
+    """Rename `new`, a durable file in that directory, to the database; returns the path of the kept old database.
 
-    The side files of the old database are kept with it, those of `part` come with the new one. `lease` is held on the
+    The side files of the old database are kept with it, those of `new` come with the new one. `lease` is held on the
     old one. `record` describes this restore for a later undo; that of the restore that it `takes_back` is removed.
 
-    Raises TargetInUse, with everything unchanged, when a process opened the old one during the swap; OSError. SIGTERM
-    is deferred to the end.
+    Raises TargetInUse, with everything unchanged, when a process opened the old one during the swap; RestoreFailed
+    when another file was put in the place of the new one; OSError. SIGTERM is deferred to the end.
     """
-    journal = _plan(target, part, now, takes_back)
-    with defer_signals(), journal_written(target, journal):
+    new.require_in_place()
+    journal = _plan(place, new, now, takes_back)
+    with defer_signals(), journal_written(place, journal):
         try:
             if record is not None:
                 with suppress(OSError):  # no inode is left: an undo works without it
-                    write_record(record_path(target.with_name(journal.kept)), record, target)
-            _rename(target, part, lease, journal)
+                    write_record(place, record_name(journal.kept), record)
+            _rename(place, new, lease, journal)
         except BaseException:  # also a failing disk: undo now rather than in the next run
-            _undo(target, journal)
-            _remove_journal(target)
+            _undo(place, journal)
+            _remove_journal(place)
             raise
-        _bring(target, journal)
-        _forget_undone(target, journal)
-    return target.with_name(journal.kept) if journal.old is not None else None
+        _bring(place, journal)
+        _forget_undone(place, journal)
+    return place.path_of(journal.kept) if journal.old is not None else None
 
 
-def recover_swap(target: Path) -> Recovery | None:
+def recover_swap(place: DatabasePlace) -> Recovery | None:
     """Finish or undo a swap that was killed; None when there is none. Raises TargetRefused, OSError."""
-    journal = pending_swap(target)
+    journal = pending_swap(place)
     if journal is None:
         return None
-    now, kept = FileMark.of(target), target.with_name(journal.kept)
+    now, kept = FileMark.of(place, place.name), place.path_of(journal.kept)
     if now is not None and now.inode == journal.new.inode:
         recovery = Recovery("finished", f"the old database is {kept}" if journal.old else "")
         if now == journal.new:
-            _bring(target, journal)
-        _forget_undone(target, journal)
+            _bring(place, journal)
+        _forget_undone(place, journal)
     elif now is None or (journal.old is not None and now.inode == journal.old.inode):
-        _undo(target, journal)
-        recovery = Recovery("undone", f"{target} is unchanged")
+        _undo(place, journal)
+        recovery = Recovery("undone", f"{place.path} is unchanged")
     else:
-        recovery = Recovery("left", f"{target} was replaced by another file since; the old database may be {kept}")
-    if is_part(journal.part, target.name):
-        remove_part(target.with_name(journal.part))
-    _remove_journal(target)
+        recovery = Recovery("left", f"{place.path} was replaced by another file since; the old database may be {kept}")
+    if is_part(journal.part, place.name):
+        remove_part(place, journal.part)
+    _remove_journal(place)
     return recovery
 
 
-def sweep_parts(target: Path) -> None:
-    """Remove the part files of killed restores to `target`, and their side files. Raises OSError."""
-    for path in target.parent.iterdir():
-        if is_part_file(path.name, target.name):
-            _remove(path)
+def sweep_parts(place: DatabasePlace) -> None:
+    """Remove the part files of killed restores, and their side files. Raises OSError."""
+    for name in place.names():
+        if is_part_file(name, place.name):
+            _remove(place, name)
 
 
-def remove_part(path: Path) -> None:
+def remove_part(place: DatabasePlace, name: str) -> None:
     """Remove a part file and its side files. Raises OSError."""
     for suffix in ("", *SIDE_SUFFIXES):
-        _remove(Path(f"{path}{suffix}"))
+        _remove(place, f"{name}{suffix}")
 
 
-def _remove(path: Path) -> None:
+def _remove(place: DatabasePlace, name: str) -> None:
     """Remove a file, if it exists; a directory is left alone."""
-    with suppress(FileNotFoundError, IsADirectoryError):
-        path.unlink()
+    with suppress(IsADirectoryError):
+        place.directory.unlink(name)
 
 
-def _existing_suffixes(path: Path) -> tuple[Suffix, ...]:
-    """Return the suffixes of the side files that exist beside `path`."""
-    return tuple(cast("Suffix", suffix) for suffix in SIDE_SUFFIXES if os.path.lexists(f"{path}{suffix}"))
+def _existing_suffixes(place: DatabasePlace, name: str) -> tuple[Suffix, ...]:
+    """Return the suffixes of the side files that exist beside the file `name`."""
+    return tuple(cast("Suffix", suffix) for suffix in SIDE_SUFFIXES if place.directory.stat(f"{name}{suffix}"))
 
 
-def _rename(target: Path, part: Path, lease: FileLease, journal: SwapJournal) -> None:
-    """Set the old database aside and rename. Raises TargetInUse when a process opens it during that."""
-    _set_aside(target, journal)
-    kept = target.with_name(journal.kept)
-    is_linked = journal.old is None or _linked(target, kept)
-    rename = partial(part.rename, target) if is_linked else partial(_exchange, target, part, kept)
-    if not lease.open_requested(target):
-        rename()
-    if lease.open_requested(target):
-        raise TargetInUse(f"{target} was opened during the swap: nothing was changed")
+def _rename(place: DatabasePlace, new: HeldFile, lease: FileLease, journal: SwapJournal) -> None:
+    """Set the old database aside and rename. Raises TargetInUse when a process opens it during that, RestoreFailed."""
+    _set_aside(place, journal)
+    is_linked = journal.old is None or _linked(place, journal.kept)
+    new.require_in_place()
+    if not lease.open_requested(place.path):
+        if is_linked:
+            place.directory.rename(journal.part, place.directory, place.name)
+        else:
+            _exchange(place, journal)
+    if lease.open_requested(place.path):
+        raise TargetInUse(f"{place.path} was opened during the swap: nothing was changed")
+    if not place.directory.holds(place.name, new.descriptor):
+        kept = f"; the old database is {place.path_of(journal.kept)}" if journal.old else ""
+        raise RestoreFailed(
+            f"another process put its own file in place of the restored {place.path}{kept}",
+            f"stop what writes to {place.directory.path}, check the files there, and run the same command again",
+        )
 
 
-def _plan(target: Path, part: Path, now: datetime, takes_back: RecordedRestore | None) -> SwapJournal:
-    new = FileMark.of(part)
-    assert new is not None  # noqa: S101 - the caller has just created it
+def _plan(place: DatabasePlace, new: HeldFile, now: datetime, takes_back: RecordedRestore | None) -> SwapJournal:
+    state = os.fstat(new.descriptor)
     return SwapJournal(
-        target=target.name,
-        part=part.name,
-        new=new,
-        kept=new_kept_name(target, now),
-        old=FileMark.of(target),
-        aside=_existing_suffixes(target),
-        bring=_existing_suffixes(part),
+        target=place.name,
+        part=new.name,
+        new=FileMark(state.st_ino, state.st_size, state.st_mtime_ns),
+        kept=new_kept_name(place, now),
+        old=FileMark.of(place, place.name),
+        aside=_existing_suffixes(place, place.name),
+        bring=_existing_suffixes(place, new.name),
         takes_back=takes_back.path.name if takes_back else None,
     )
 
 
-def _set_aside(target: Path, journal: SwapJournal) -> None:
+def _set_aside(place: DatabasePlace, journal: SwapJournal) -> None:
     """Rename the side files as the old database will be, so that SQLite never finds them beside the new one."""
     for suffix in journal.aside:
         with suppress(FileNotFoundError):
-            _beside(target, suffix).rename(target.with_name(f"{journal.kept}{suffix}"))
-    fsync_directory(target.parent)
+            _move(place, f"{place.name}{suffix}", f"{journal.kept}{suffix}")
+    place.directory.fsync()
 
 
-def _linked(target: Path, kept: Path) -> bool:
+def _linked(place: DatabasePlace, kept: str) -> bool:
     """Link the old database to its new name, durably; False on a file system without hard links (FAT, SMB)."""
     try:
-        os.link(target, kept)
+        place.directory.link(place.name, kept)
     except OSError:
         return False
-    fsync_directory(target.parent)
+    place.directory.fsync()
     return True
 
 
-def _exchange(target: Path, part: Path, kept: Path) -> None:
-    """Give the new file the name for the old one, then exchange the two names: `target` always exists.
+def _exchange(place: DatabasePlace, journal: SwapJournal) -> None:
+    """Give the new file the name for the old one, then exchange the two names: the database always exists.
 
-    On a file system without that operation, `target` is missing for a moment.
+    On a file system without that operation, it is missing for a moment.
     """
-    part.rename(kept)
-    fsync_directory(target.parent)
-    if not exchange_names(kept, target):
-        kept.rename(part)
-        target.rename(kept)
-        fsync_directory(target.parent)
-        part.rename(target)
+    _move(place, journal.part, journal.kept)
+    place.directory.fsync()
+    if not place.directory.exchange(journal.kept, place.name):
+        _move(place, journal.kept, journal.part)
+        _move(place, place.name, journal.kept)
+        place.directory.fsync()
+        _move(place, journal.part, place.name)
 
 
-def _bring(target: Path, journal: SwapJournal) -> None:
+def _bring(place: DatabasePlace, journal: SwapJournal) -> None:
     for suffix in journal.bring:
         with suppress(FileNotFoundError):
-            target.with_name(f"{journal.part}{suffix}").rename(_beside(target, suffix))
+            _move(place, f"{journal.part}{suffix}", f"{place.name}{suffix}")
 
 
-def _forget_undone(target: Path, journal: SwapJournal) -> None:
+def _forget_undone(place: DatabasePlace, journal: SwapJournal) -> None:
     if journal.takes_back is not None:
-        record_path(target.with_name(journal.takes_back)).unlink(missing_ok=True)
+        place.directory.unlink(record_name(journal.takes_back))
 
 
-def _undo(target: Path, journal: SwapJournal) -> None:
+def _undo(place: DatabasePlace, journal: SwapJournal) -> None:
     """Undo the swap; every step may be repeated after a kill."""
-    record_path(target.with_name(journal.kept)).unlink(missing_ok=True)
-    kept, part, mark = target.with_name(journal.kept), target.with_name(journal.part), FileMark.of(target)
+    place.directory.unlink(record_name(journal.kept))
+    mark = FileMark.of(place, place.name)
     if mark is not None and mark.inode == journal.new.inode:
-        _rename_new_back(target, part, kept)
-        mark = FileMark.of(target)
-    held = FileMark.of(kept)
+        _rename_new_back(place, journal)
+        mark = FileMark.of(place, place.name)
+    held = FileMark.of(place, journal.kept)
     if held is not None and held.inode == journal.new.inode:  # killed before the exchange
-        kept.rename(part)
+        _move(place, journal.kept, journal.part)
     if mark is None:
         with suppress(FileNotFoundError):
-            kept.rename(target)
-    elif FileMark.of(kept) == mark:  # the second link to the old database
-        kept.unlink()
-    if FileMark.of(target) == journal.old:  # unchanged since: its side files still belong to it
-        _put_back(target, journal)
+            _move(place, journal.kept, place.name)
+    elif FileMark.of(place, journal.kept) == mark:  # the second link to the old database
+        place.directory.unlink(journal.kept)
+    if FileMark.of(place, place.name) == journal.old:  # unchanged since: its side files still belong to it
+        _put_back(place, journal)
 
 
-def _rename_new_back(target: Path, part: Path, kept: Path) -> None:
-    """Rename the new file back to `part` (or `kept`); `target` is replaced in one step where the old one is kept."""
-    if kept.exists():
+def _rename_new_back(place: DatabasePlace, journal: SwapJournal) -> None:
+    """Rename the new file back to its part (or to `kept`); it is replaced in one step where the old one is kept."""
+    if place.directory.stat(journal.kept):
         with suppress(OSError):  # no hard links, or linked before a kill
-            os.link(target, part)
-        if part.exists():
-            kept.rename(target)
+            place.directory.link(place.name, journal.part)
+        if place.directory.stat(journal.part):
+            _move(place, journal.kept, place.name)
             return
-        if exchange_names(kept, target):  # `kept` is the new one now
+        if place.directory.exchange(journal.kept, place.name):  # `kept` is the new one now
             return
-    target.rename(part)
+    _move(place, place.name, journal.part)
 
 
-def _put_back(target: Path, journal: SwapJournal) -> None:
+def _put_back(place: DatabasePlace, journal: SwapJournal) -> None:
     for suffix in journal.aside:
-        aside = target.with_name(f"{journal.kept}{suffix}")
-        if aside.exists() and not os.path.lexists(_beside(target, suffix)):
-            aside.rename(_beside(target, suffix))
+        aside = f"{journal.kept}{suffix}"
+        if place.directory.stat(aside) and not place.directory.stat(f"{place.name}{suffix}"):
+            _move(place, aside, f"{place.name}{suffix}")
 
 
-def _beside(target: Path, suffix: Suffix) -> Path:
-    return target.with_name(f"{target.name}{suffix}")
+def _move(place: DatabasePlace, name: str, new: str) -> None:
+    place.directory.rename(name, place.directory, new)

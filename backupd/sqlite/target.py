@@ -11,25 +11,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from backupd.errors import LockHeld, SourceMissing, TargetInUse, TargetRefused, WorkerFailed
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import mount_problem, other_mount_points, side_files
-from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header, set_checksums
+from backupd.sqlite.database_files import DatabasePlace, mount_problem, other_mount_points, side_files
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.source import Source, real_path
-from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, CopyRequest, LeaseRequest, LeaseState
+from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, LeaseRequest, LeaseState
 from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.file_lock import directory_lock
-from backupd.system.fs import change_owner, fsync_directory, opened, set_mode
+from backupd.system.fs import change_owner, set_mode
+from backupd.system.held_file import HeldFile
 from backupd.system.mounts import current_mounts, filesystem_of, is_remote
 from backupd.system.owners import (
     NAMESPACE_HINT,
     host_id,
     known_owner,
     owner_of,
-    owner_or_directory_owner,
     owner_text,
     ownership_hint,
 )
@@ -38,8 +37,6 @@ from backupd.system.process import close_input, pipe, send, start_module
 STOPPED_FLAG = "--app-is-stopped"
 ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
-
-JournalMode = Literal["wal", "rollback"]
 
 
 class FileLease:
@@ -169,9 +166,10 @@ class Target:
 
     def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
         """Try `apply_ownership` with a file of no name; returns owner and mode. Raises TargetRefused, OSError."""
-        with tempfile.TemporaryFile(dir=self.path.parent) as trial:
-            ownership = _set_ownership(trial.fileno(), self, origin)
-        fsync_directory(self.path.parent)
+        with DatabasePlace.open(self.path) as place:
+            with tempfile.TemporaryFile(dir=place.directory.fixed_path) as trial:
+                ownership = _set_ownership(trial.fileno(), place, self, origin)
+            place.directory.fsync()
         return ownership
 
     def checkpoint(self) -> CheckpointResult | None:
@@ -196,43 +194,27 @@ class Target:
         return os.geteuid(), os.getegid()
 
 
-def set_journal_mode(path: Path, wanted: JournalMode) -> bool:
-    """Set the journal mode of a restored file to that of its app; returns whether that changed it."""
-    header = None if is_encrypted(path) else read_header(path)
-    if header is None or header.journal_mode == wanted:  # an empty database has none, an encrypted one is left alone
-        return False
-    checksums = file_has_checksums(path)
-    request = CopyRequest(verb="journal", path=path.name, mode=wanted)
-    with WorkerProcess[None]("copy_tasks", request, path.parent, deadline_for(path.stat().st_size)) as worker:
-        worker.result()
-    if checksums:
-        with opened(path, os.O_RDWR) as descriptor:
-            set_checksums(descriptor, first_only=True)
-    return True
-
-
-def apply_ownership(path: Path, target: Target, origin: SourceFacts) -> tuple[str, str]:
-    """Give the file at `path` owner, mode and extended attributes of the old database, else of its `origin`; durably.
+def apply_ownership(new: HeldFile, place: DatabasePlace, target: Target, origin: SourceFacts) -> tuple[str, str]:
+    """Give the `new` file owner, mode and extended attributes of the old database, else of its `origin`; durably.
 
     Returns owner (`uid:gid`) and mode. Raises TargetRefused when this process may not change the owner.
     """
-    with opened(path) as descriptor:
-        if target.old is not None:
-            _copy_attributes(target.path, path)
-        ownership = _set_ownership(descriptor, target, origin)
-        os.fsync(descriptor)
+    if target.old is not None:
+        _copy_attributes(place, new.descriptor)
+    ownership = _set_ownership(new.descriptor, place, target, origin)
+    os.fsync(new.descriptor)
     return ownership
 
 
-def _set_ownership(descriptor: int, target: Target, origin: SourceFacts) -> tuple[str, str]:
+def _set_ownership(descriptor: int, place: DatabasePlace, target: Target, origin: SourceFacts) -> tuple[str, str]:
     mode = set_mode(descriptor, target.old.mode if target.old else origin.mode & 0o777, target.path)
-    uid, gid = _new_owner(target, origin)
+    uid, gid = _new_owner(place, target, origin)
     if uid is not None:  # last: root with few capabilities cannot change the file of another user
         _change_owner(descriptor, uid, gid, target.path)
     return owner_of(descriptor), f"{mode:04o}"
 
 
-def _new_owner(target: Target, origin: SourceFacts) -> tuple[int | None, int | None]:
+def _new_owner(place: DatabasePlace, target: Target, origin: SourceFacts) -> tuple[int | None, int | None]:
     """Return the owner of the old database; without one, as root, that of its `origin`, else that of the directory.
 
     None keeps the owner of the file.
@@ -240,7 +222,7 @@ def _new_owner(target: Target, origin: SourceFacts) -> tuple[int | None, int | N
     if target.old is not None:
         return target.old.uid, target.old.gid
     if os.geteuid() == 0:
-        return owner_or_directory_owner(origin.uid, origin.gid, target.path.parent)
+        return place.directory.owner() if origin.uid is None else (origin.uid, origin.gid)
     return None, None  # only root may change the owner; a setgid directory has set the group
 
 
@@ -266,15 +248,20 @@ def _imposes_owner(state: os.stat_result, path: Path) -> bool:
     return state.st_uid != os.geteuid() and not filesystem_of(str(path)).startswith("nfs")
 
 
-def _copy_attributes(source: Path, target: Path) -> None:
-    """Copy extended attributes (ACLs, labels, user attributes) as far as the file system supports and allows it."""
-    try:
-        attributes = {name: os.getxattr(source, name) for name in os.listxattr(source)}
-    except OSError:  # the file system has none
-        return
-    for name, value in attributes.items():
-        with suppress(OSError):  # one that only the kernel sets
-            os.setxattr(target, name, value)
+def _copy_attributes(place: DatabasePlace, descriptor: int) -> None:
+    """Copy extended attributes (ACLs, labels, user attributes) as far as the file system supports and allows it.
+
+    Those of the old database, to the open new one.
+    """
+    with suppress(OSError):  # the file system has none
+        source = place.directory.open_file(place.name)
+        try:
+            attributes = {name: os.getxattr(source, name) for name in os.listxattr(source)}
+        finally:
+            os.close(source)
+        for name, value in attributes.items():
+            with suppress(OSError):  # one that only the kernel sets
+                os.setxattr(descriptor, name, value)
 
 
 def _refuse_name(path: Path) -> None:

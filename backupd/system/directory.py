@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
-from backupd.system.fs import OPEN_FILES, exchange_names, fsync_open_directory
+from backupd.system.fs import OPEN_FILES, exchange_names, fsync_open_directory, write_all
 from backupd.system.owners import known_owner
 from backupd.system.small_file import (
     NO_LINK_NO_WAIT,
@@ -126,24 +126,39 @@ class Directory:
 
     def write(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """Write the new file `name`, and fsync it; not yet the directory. As root it gets the owner of this one."""
-        with open(self.create_file(name, mode), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-            self.give_owner(stream.fileno())
+        os.close(self._written(name, data, mode))
 
     def replace(
         self, name: str, data: bytes, *, temporary: str, within: "Directory | None" = None, mode: int = 0o600
     ) -> None:
-        """Replace `name` by `data` atomically and durably, through the name `temporary` here or `within` another."""
+        """Replace `name` by `data` atomically and durably, through the name `temporary` here or `within` another.
+
+        Raises UnexpectedFile where another file was put in the place of `temporary`: then `name` may be that one.
+        """
         other = within or self
         other.unlink(temporary)
         try:
-            other.write(temporary, data, mode=mode)
-            other.rename(temporary, self, name)
+            descriptor = other._written(temporary, data, mode)  # noqa: SLF001 - another of this class
+            try:
+                other.move(temporary, descriptor, self, name)
+            finally:
+                os.close(descriptor)
         finally:
             other.unlink(temporary)
         self.fsync()
+
+    def _written(self, name: str, data: bytes, mode: int) -> int:
+        """Write the new file `name` as `write` does; return its descriptor."""
+        descriptor = self.create_file(name, mode)
+        try:
+            with open(descriptor, "r+b", buffering=0, closefd=False) as stream:
+                write_all(stream, data)
+            os.fsync(descriptor)
+            self.give_owner(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def overwrite(self, name: str, data: bytes) -> None:
         """Replace the contents of `name` by shorter `data`; not atomic, but needs no free space."""
@@ -202,6 +217,17 @@ class Directory:
         else:
             if self.holds(name, descriptor):
                 self.unlink(name)  # a database with two names is refused by the next backup
+
+    def link(self, name: str, new: str) -> None:
+        """Give the file `name` the second name `new`, which must not exist; a link is not followed. Not yet durable."""
+        with self._errors(name):
+            os.link(
+                _one_part(name),
+                _one_part(new),
+                src_dir_fd=self.descriptor,
+                dst_dir_fd=self.descriptor,
+                follow_symlinks=False,
+            )
 
     def exchange(self, name: str, other: str) -> bool:
         """Exchange two names in this directory atomically; False where that is not supported."""

@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from backupd.errors import TargetRefused
+from backupd.system.directory import Directory
+
 LINK_HINT: Final = (
     "if you made the link, configure the path that it leads to, or give it the owner of its target (chown -h); if you "
     "did not, another user who can write to that directory did"
 )
 _ROOT: Final = Path(os.sep)
 _MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))
+_PASS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_OPERATOR: Final = -1  # the owner of a link that only root can have made, in no volume of an app
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +144,81 @@ def _end_of(link: Path) -> tuple[Path, int]:
         with suppress(OSError):
             return target, place.stat().st_uid
     return target, 0
+
+
+def reach(path: Path) -> tuple[Directory, str]:
+    """Open the directory in which the absolute `path` ends; return it, and the name there, which is no link.
+
+    Links are followed as `foreign_link` says, each step from the descriptor of the one before: whatever is exchanged on
+    the way meanwhile, no other directory is reached. Raises TargetRefused for a link of another owner, OSError.
+    """
+    walk = _Walk()
+    try:
+        name = walk.to(path)
+        return Directory(os.open(os.curdir, os.O_RDONLY | os.O_DIRECTORY, dir_fd=walk.at), str(walk.path)), name
+    except OSError as error:
+        error.filename = str(walk.path / error.filename) if isinstance(error.filename, str) else str(path)
+        raise
+    finally:
+        os.close(walk.at)
+
+
+class _Walk:
+    """A walk from the root, at the directory `path`, which is open as `at`."""
+
+    def __init__(self) -> None:
+        self.at, self.path = os.open(_ROOT, _PASS), _ROOT
+        self._device = os.fstat(self.at).st_dev
+        self._links: list[tuple[Path, int, str]] = []
+        self._only_root = True  # whether only root can have put here what is here
+
+    def to(self, path: Path) -> str:
+        """Go to the directory in which `path` ends, and return the name there. Raises TargetRefused, OSError."""
+        left = [*reversed(path.parts[1:])]
+        while left:
+            part = left.pop()
+            state = self._state(part, last=not left)
+            if state is not None and stat.S_ISLNK(state.st_mode):
+                left += reversed(self._target_of(part))
+            elif left:
+                self._go(os.open(part, _PASS, dir_fd=self.at), part)
+            else:
+                owner = os.fstat(self.at).st_uid if state is None else state.st_uid
+                self._require_owner(owner)
+                return part
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+    def _state(self, part: str, *, last: bool) -> os.stat_result | None:
+        try:
+            return os.stat(part, dir_fd=self.at, follow_symlinks=False)
+        except FileNotFoundError:
+            if last:
+                return None
+            raise
+
+    def _go(self, descriptor: int, part: str) -> None:
+        os.close(self.at)
+        self.at, self.path = descriptor, _ROOT if part == os.sep else Path(os.path.normpath(self.path / part))
+        state = os.fstat(descriptor)
+        is_roots = state.st_uid == 0 and not others_write(state) and state.st_dev == self._device
+        self._only_root = is_roots and (self._only_root or part == os.sep)
+
+    def _target_of(self, part: str) -> list[str]:
+        """Note the link `part`, and return the steps to take in its place."""
+        link = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=self.at)
+        try:
+            owner, target = os.fstat(link).st_uid, os.readlink("", dir_fd=link)
+        finally:
+            os.close(link)
+        if len(self._links) >= _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), part)
+        operators = owner == 0 and self._only_root
+        self._links.append((self.path / part, _OPERATOR if operators else owner, target))
+        if target.startswith(os.sep):
+            self._go(os.open(_ROOT, _PASS), os.sep)
+        return [step for step in Path(target).parts if step != os.sep]
+
+    def _require_owner(self, owner: int) -> None:
+        for path, link_owner, target in self._links:
+            if link_owner not in (owner, _OPERATOR):
+                raise TargetRefused(str(ForeignLink(path, link_owner, path.parent / target, owner)), LINK_HINT)

@@ -11,6 +11,7 @@ from typing import Literal
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
 from backupd.log import Event
+from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.source import real_path
 from backupd.sqlite.target import restore_lock
@@ -108,15 +109,15 @@ def _clean_replaced(
     target = real_path(path)
     if not target.parent.is_dir():
         return ()
-    with nullcontext() if dry_run else restore_lock(path):
+    with nullcontext() if dry_run else restore_lock(path), DatabasePlace.open(target) as place:
         if not dry_run:
             recover_restore(path, context)
-        kept = kept_files(target)
+        kept = kept_files(place)
         found = tuple(_replaced(one, source) for one in kept)
-        decisions = decide_replaced(found, _next_undone(target), older_than, context.clock())
+        decisions = decide_replaced(found, _next_undone(place), older_than, context.clock())
         for decision, one in zip(decisions, kept, strict=True):
             if decision.removed and not dry_run:
-                remove_kept(one)
+                remove_kept(one, place)
                 _log_removed(decision.leftover, context)
     return decisions
 
@@ -144,9 +145,9 @@ def _replaced(kept: KeptDatabase, source: str) -> Leftover:
     return Leftover(kind, source, kept.path, kept.since, kept.size_bytes)
 
 
-def _next_undone(target: Path) -> frozenset[Path]:
+def _next_undone(place: DatabasePlace) -> frozenset[Path]:
     """Return the paths that the next undo and the next redo would put back. Raises TargetRefused, OSError."""
-    entries, found = restore_history(target), set()
+    entries, found = restore_history(place), set()
     for redo in (False, True):
         with suppress(GenerationMissing):
             found.add(choose_undo(entries, redo=redo).path)

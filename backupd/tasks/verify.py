@@ -15,6 +15,7 @@ from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import reserve_bytes
 from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
@@ -145,9 +146,9 @@ def _verify_copy(
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
-            place = Path(directory.fixed_path)
-            kept_free = reserve_bytes(place, reserve)
-            extract_verified(manifest, store, place / "snapshot.sqlite3", workers, context, kept_free)
+            kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
+            copy = HeldFile.create(directory, "snapshot.sqlite3")
+            extract_verified(manifest, store, copy, workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:

@@ -39,7 +39,8 @@ def unpacked(
     archive: bytes | BinaryIO, target: Path, facts: ArchiveFacts = FACTS, limit_bytes: int = len(SNAPSHOT)
 ) -> str:
     stream = io.BytesIO(archive) if isinstance(archive, bytes) else archive
-    return unpack(stream, target, facts, limit_bytes=limit_bytes, workers=WORKERS, advance=lambda _done: None)
+    with target.open("xb", buffering=0) as copy:
+        return unpack(stream, copy, facts, limit_bytes=limit_bytes, workers=WORKERS, advance=lambda _done: None)
 
 
 @pytest.fixture
@@ -145,7 +146,8 @@ def test_larger_members_take_no_more_memory(targets: Iterator[Path]) -> None:
     facts = ArchiveFacts(hashlib.sha256(archive.getvalue()).hexdigest(), len(member) * 12, piece_bytes, 12)
     tracemalloc.start()
     try:
-        unpack(archive, next(targets), facts, limit_bytes=12 * piece_bytes, workers=8, advance=lambda _done: None)
+        with next(targets).open("xb", buffering=0) as copy:
+            unpack(archive, copy, facts, limit_bytes=12 * piece_bytes, workers=8, advance=lambda _done: None)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

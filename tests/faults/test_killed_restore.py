@@ -39,7 +39,7 @@ def killed_at_each(
     runner: BackupdRunner,
     tmp_path: Path,
     check: Callable[[Workspace], None],
-    about: str = "/data/",
+    about: str = "tasks.db",
 ) -> None:
     """Kill `backupd ARGUMENTS` before each step beside the database and between those; `check` what that left.
 

@@ -13,7 +13,8 @@ from subprocess import PIPE
 from workspaces import Workspace, events
 
 from backupd.log import Event
-from backupd.sqlite.history import part_path, swap_journal_path
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import new_part_name, swap_journal_name
 from backupd.sqlite.swap import FileMark, SwapJournal, journal_written
 from backupd.sqlite.target import restore_lock
 from support.bank import is_balanced, transfers
@@ -57,16 +58,18 @@ def test_backup_recovers_swap_of_another_backupd_only_after_its_death(
     workspace: Workspace, runner: BackupdRunner
 ) -> None:
     database = workspace.database
-    part, kept = part_path(database), f"{database.name}.pre-restore-20261125T120000Z"
+    part = database.with_name(new_part_name(database.name))
+    kept = f"{database.name}.pre-restore-20261125T120000Z"
     shutil.copy(database, part)
-    known = FileMark.of(part)
-    assert known is not None
-    swap = journal_written(database, SwapJournal(database.name, part.name, known, kept, FileMark.of(database), (), ()))
-    with restore_lock(database):
+    with restore_lock(database), DatabasePlace.open(database) as place:
+        known = FileMark.of(place, part.name)
+        assert known is not None
+        old = FileMark.of(place, database.name)
+        swap = journal_written(place, SwapJournal(database.name, part.name, known, kept, old, (), ()))
         swap.__enter__()  # and never left: it is killed
         os.link(database, database.with_name(kept))
         assert runner.run(["backup"], workspace.environ).code == BUSY
-        assert (swap_journal_path(database).exists(), part.exists()) == (True, True)
+        assert (database.with_name(swap_journal_name(database.name)).exists(), part.exists()) == (True, True)
     assert runner.run(["backup"], workspace.environ).code == 0
     assert Event.RESTORE_RECOVERED in events(workspace)
     assert (transfers(database), kept_databases(database), parts(workspace)) == (OLD, (), [])

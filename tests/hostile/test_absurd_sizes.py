@@ -11,6 +11,7 @@ from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
+from support.directories import sha256
 from support.generations import backdated, inflated, rewritten
 
 EXBIBYTE, PEBIBYTE = 1 << 60, 1 << 50
@@ -69,6 +70,24 @@ def test_claim_of_more_than_the_disk_ends_neither_verify_nor_drill(
     assert (drill.code, drill.json[0]["generation"]) == (3, older)
     (warning,) = drill.json[0]["warnings"]
     assert f"the manifest of {newest} claims a database of 1024.0 TiB" in warning
+
+
+def test_claim_of_more_than_the_disk_is_named_by_restore_and_passed_over_where_accepted(
+    backupd: Backupd, backups: Path, database: Path, older: str, newest: str
+) -> None:
+    inflated(backups, newest, PEBIBYTE)
+    before = sha256(database)
+    refused = backupd("restore", "latest")
+    assert (refused.code != 0, sha256(database)) == (True, before)
+    assert f"the manifest of {newest} claims a database of 1024.0 TiB" in refused.err
+    for where in ((), ("--to", str(database.with_name("new.db")))):
+        done = backupd("restore", "latest", "--accept-older", "--json", *where)
+        assert (done.code, done.json["generation"]) == (3, older)
+        assert newest in done.err
+    assert backupd("restore", newest).code == 1, "it is still meant by its id"
+    database.unlink()
+    missing = backupd("restore", "--if-missing", "--accept-older", "--json")
+    assert [one["generation"] for one in missing.json] == [older]
 
 
 def test_claim_at_replica_ends_neither_verify_nor_drill(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite.file_format import set_journal_mode
 from backupd.sqlite.snapshot import compact_snapshot
-from backupd.sqlite.target import set_journal_mode
 from support.command import Backupd
+from support.held import written
 from support.snapshots import Take
 from support.sqlite_checks import verdict
 
@@ -61,7 +62,7 @@ def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Pat
 
 def test_a_restored_database_keeps_its_checksums_when_its_journal_mode_is_set(tmp_path: Path) -> None:
     path = checksummed(tmp_path / "app.db")
-    assert set_journal_mode(path, "wal")
+    assert set_journal_mode(written(path), "wal")
     assert wrong(path) == []
 
 

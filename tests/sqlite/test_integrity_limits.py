@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from backupd.sqlite.target import set_journal_mode
+from backupd.sqlite.file_format import set_journal_mode
 from support.bank import make_bank
+from support.held import written
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
 WITH_STAND_INS = "quick_check with stand-ins"
@@ -207,7 +208,7 @@ def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
 
 def test_the_journal_mode_of_a_foreign_database_can_be_set(tmp_path: Path) -> None:
     path = make_foreign(tmp_path / "t.db")
-    assert set_journal_mode(path, "wal")
+    assert set_journal_mode(written(path), "wal")
     assert path.read_bytes()[18:20] == b"\x02\x02"
     assert verdict(path).level == "structural"
 

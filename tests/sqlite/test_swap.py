@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import TargetInUse, TargetRefused
-from backupd.sqlite import swap as swap_module
-from backupd.sqlite.history import swap_journal_path
-from backupd.sqlite.swap import recover_swap, swap, sweep_parts
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import swap_journal_name
+from backupd.sqlite.swap import sweep_parts
 from backupd.sqlite.target import FileLease, Target
+from backupd.system.directory import Directory
 from support.app import running_app
 from support.bank import make_bank
 from support.directories import kept_databases
+from support.held import recover_swap, swap
 from support.processes import wait_until
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -81,7 +83,7 @@ def test_who_opens_it_before_the_rename_gets_the_old_one_and_the_restore_is_refu
     assert {path.name for path in place.iterdir()} == {target.name, part.name}
 
 
-def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path) -> None:
     target, part = paths(place)
     Path(f"{target}-wal").write_text("of the old")
     openers: list[Opener] = []
@@ -96,14 +98,13 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path, mon
                 wait_until(lambda: super(Late, self).open_requested(path))
             return answer
 
-    monkeypatch.setattr(swap_module, "FileLease", Late)
     with Late([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held, pytest.raises(TargetInUse):
         swap(target, part, held, NOW)
     assert openers[0].read() == "old"
     assert target.read_text() == "old"
     assert Path(f"{target}-wal").read_text() == "of the old"
     assert kept_databases(target) == ()
-    assert not swap_journal_path(target).exists()
+    assert not target.with_name(swap_journal_name(target.name)).exists()
 
 
 def test_who_opens_it_after_the_rename_gets_the_new_one(place: Path) -> None:
@@ -126,7 +127,7 @@ def test_of_two_restores_both_old_databases_are_kept_and_the_last_is_the_last(pl
     assert [kept.read_text() for kept in kept_databases(target)] == ["old", "new"]
 
 
-def refused(*_paths: object) -> None:
+def refused(*_paths: object, **_options: object) -> None:
     """Refuse to link, as FAT does."""
     raise PermissionError(1, "Operation not permitted")
 
@@ -161,7 +162,8 @@ def test_sweep_of_part_files_removes_their_side_files_and_nothing_else(tmp_path:
     others = {"tasks.db", "tasks.db-wal", ".other.db.0123abcd.part-wal", ".tasks.db.0123abcd.part-notes"}
     for name in others:
         (tmp_path / name).touch()
-    sweep_parts(target)
+    with DatabasePlace.open(target) as opened:
+        sweep_parts(opened)
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
@@ -248,7 +250,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
         swap(target, part, held, NOW)
     assert (target.read_text(), part.read_text()) == ("old", "new")
     assert Path(f"{target}-journal").read_text() == "hot"
-    assert not swap_journal_path(target).exists()
+    assert not target.with_name(swap_journal_name(target.name)).exists()
     assert kept_databases(target) == ()
 
 
@@ -262,13 +264,12 @@ def test_old_databases_are_in_the_order_of_their_making(place: Path) -> None:
 
 def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, part = paths(place)
-    rename, seen = Path.rename, list[bool]()
+    rename, seen = Directory.rename, list[bool]()
 
-    def watched(path: Path, to: Path) -> Path:
+    def watched(directory: Directory, name: str, to: Directory, new: str) -> None:
         seen.append(target.exists())
-        done = rename(path, to)
+        rename(directory, name, to, new)
         seen.append(target.exists())
-        return done
 
     class Late(FileLease):
         """Somebody opens the file once the new one is in place."""
@@ -276,7 +277,7 @@ def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, mo
         def open_requested(self, path: Path) -> bool:
             return path.read_text() == "new"
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(Directory, "rename", watched)
     held = Late([], os.geteuid(), os.getegid(), remote="", stopped=True)
     with held, pytest.raises(TargetInUse):
         swap(target, part, held, NOW)
@@ -288,7 +289,7 @@ def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, mo
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "garbage"])
 def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> None:
     target, _ = paths(place)
-    intent = swap_journal_path(target)
+    intent = target.with_name(swap_journal_name(target.name))
     {
         "link": lambda: intent.symlink_to("/etc/passwd"),
         "directory": intent.mkdir,

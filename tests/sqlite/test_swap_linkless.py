@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from backupd.errors import TargetInUse
-from backupd.sqlite import swap as swap_module
-from backupd.sqlite.swap import recover_swap, swap
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.swap import sweep_parts
 from backupd.sqlite.target import FileLease
+from backupd.system.directory import Directory
 from support.directories import kept_databases
+from support.held import recover_swap, swap
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEPT = "tasks.db.pre-restore-20261125T120000Z"
@@ -28,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(*_paths: object) -> None:
+def refused(*_paths: object, **_options: object) -> None:
     """Refuse to link, as FAT does."""
     raise PermissionError(1, "Operation not permitted")
 
@@ -62,8 +64,8 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
         return watched
 
-    for where, name in ((Path, "rename"), (swap_module, "exchange_names")):
-        monkeypatch.setattr(where, name, seen(getattr(where, name)))
+    for name in ("rename", "exchange"):
+        monkeypatch.setattr(Directory, name, seen(getattr(Directory, name)))
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
@@ -73,7 +75,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange_names", unknown)
+        monkeypatch.setattr(Directory, "exchange", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
     with lease(target) as held:
         assert swap(target, part, held, NOW) == place / KEPT
@@ -87,13 +89,15 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 ) -> None:
     target, part = paths(place)
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange_names", unknown)
+        monkeypatch.setattr(Directory, "exchange", unknown)
     for at in count():
         target.write_text("old")
         part.write_text("new")
         code = killed(target, part, monkeypatch, at)
         assert target.exists() or not exchanging
         healed = recover_swap(target)
+        with DatabasePlace.open(target) as opened:
+            sweep_parts(opened)  # as the next restore does
         assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
         for kept in kept_databases(target):
             kept.unlink()
@@ -121,7 +125,7 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
     target, part = paths(place)
     seen = list[bool]()
     if not exchanging:
-        monkeypatch.setattr(swap_module, "exchange_names", unknown)
+        monkeypatch.setattr(Directory, "exchange", unknown)
     watched(monkeypatch, lambda: seen.append(target.exists()))
 
     class Late(FileLease):

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import kept_files
 from support.daemon import wait_until
 
@@ -42,7 +43,8 @@ def state(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
 
 def kept_databases(target: Path) -> tuple[Path, ...]:
     """Return the old databases that restores to `target` kept, oldest first."""
-    return tuple(one.path for one in kept_files(target) if one.path in one.files)
+    with DatabasePlace.open(target.resolve()) as place:
+        return tuple(one.path for one in kept_files(place) if one.path in one.files)
 
 
 @contextmanager

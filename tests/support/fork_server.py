@@ -54,6 +54,7 @@ _AUDITED = frozenset(
         "subprocess.Popen",
     }
 )
+_READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
@@ -145,11 +146,13 @@ class ForkServer:
         again: bool = False,
         after_s: float | None = None,
         counted: bool = False,
+        reads: str = "",
     ) -> CommandResult:
         """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
 
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
-        is given. Coverage measures the run, and its children only if the test asks for that.
+        is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
+        Coverage measures the run, and its children only if the test asks for that.
         """
         request = {
             "arguments": [*map(str, arguments)],
@@ -162,6 +165,7 @@ class ForkServer:
             "again": again,
             "after_s": after_s,
             "counted": counted or at is not None,
+            "reads": reads,
             **{name: str(path) for name, path in self._files.items()},
         }
         assert self._process.stdin is not None
@@ -278,7 +282,8 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
             os.kill(os.getpid(), request["signal"])
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _AUDITED or (event == "open" and arguments[2] & _WRITABLE):
+        reads = bool(request["reads"]) and event in _READ and request["reads"] in str(arguments[0])
+        if event in _AUDITED or reads or (event == "open" and arguments[2] & _WRITABLE):
             step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
 
     def profile(frame: Any, event: str, function: Any) -> None:

@@ -1,9 +1,14 @@
 """Open directories and files, as tasks hand them to what works on them."""
 
+import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from backupd.archive.archive import Packed, pack
+from backupd.sqlite import swap as swaps
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.target import FileLease
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 
@@ -19,3 +24,20 @@ def pack_file(snapshot: Path, archive: Path, *, level: int | None = 1, workers: 
     with Directory.open(archive.parent) as directory, snapshot.open("rb", buffering=0) as source:
         target = HeldFile.create(directory, archive.name).stream()
         return pack(source, target, level=level, workers=workers, advance=advance)
+
+
+def swap(target: Path, part: Path, lease: FileLease, now: datetime) -> Path | None:
+    """Put the file `part` in place of `target`, see `backupd.sqlite.swap.swap`."""
+    with DatabasePlace.open(target) as place:
+        return swaps.swap(place, HeldFile.open(place.directory, part.name), lease, now)
+
+
+def recover_swap(target: Path) -> swaps.Recovery | None:
+    """Finish or undo a killed swap of `target`."""
+    with DatabasePlace.open(target) as place:
+        return swaps.recover_swap(place)
+
+
+def written(path: Path) -> int:
+    """Open the file at `path` to write it, until this process ends."""
+    return os.open(path, os.O_RDWR)

@@ -25,6 +25,7 @@ from support.directories import mounted
 from support.drills import DAY_S, drilled, facts, has_ended, python, sample_database, second_instance, shell
 from support.faults import processes_below
 from support.generations import rewritten
+from support.held import held as opened
 
 
 @pytest.fixture
@@ -333,7 +334,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
     held, origin = AppDatabase(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
-    with pytest.raises(TargetRefused, match="was created by another process"), held.holding(order.path, origin):
+    with pytest.raises(TargetRefused, match="was created by another process"), held.holding(opened(order.path), origin):
         raise AssertionError("it was placed")
     assert place.read_bytes() == b"just appeared"
     place.unlink()

@@ -173,6 +173,8 @@ def open_held(path: str, held: int, flags: int, parameters: str = "") -> apsw.Co
     Raises SnapshotFailed where somebody has put another file in its place, before anything of that is read.
     """
     before = _times_open(held)
+    if not os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(held)):  # SQLite would wait at a pipe
+        raise replaced(path)
     try:
         connection = open_database(path, flags | apsw.SQLITE_OPEN_NOFOLLOW, parameters)
     except apsw.CantOpenError:  # a link, or nothing
@@ -187,7 +189,7 @@ def replaced(path: str) -> SnapshotFailed:
     """Return the error for a copy at `path` in whose place another file was put."""
     return SnapshotFailed(
         f"another process has replaced the copy {path} while it was in use",
-        "find out which process writes to .backupd/staging in the directory of the backups",
+        "find out which process writes to that directory (.backupd/staging, or that of the database)",
     )
 
 

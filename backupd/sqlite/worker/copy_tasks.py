@@ -1,4 +1,4 @@
-"""Short tasks on one copy: roll back its journal, compact it, set its journal mode, query it.
+"""Short tasks on one copy: roll back its journal, compact it, query it.
 
 Run as `python -m backupd.sqlite.worker.copy_tasks`.
 """
@@ -8,16 +8,10 @@ import os
 import apsw
 
 from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
-from backupd.sqlite.file_format import is_encrypted
-from backupd.sqlite.worker.connection import (
-    ignore_unparsable_schema,
-    open_database,
-    open_held,
-    open_immutable,
-    replaced,
-    result_code,
-)
+from backupd.sqlite.file_format import looks_encrypted
+from backupd.sqlite.worker.connection import open_held, open_immutable, replaced, result_code
 from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
+from backupd.system.fs import OPEN_FILES
 from backupd.system.owners import become_owner, known_owner
 
 _BUSY_MS = 5000
@@ -26,7 +20,7 @@ _ANSWER_CHARACTERS = 1 << 16  # of an answer, which is compared with a short one
 
 def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
     """Do `request["verb"]` to the copy at `request["path"]`; only a query has a reply."""
-    verbs = {"recover": recover, "compact": compact, "journal": set_journal_mode, "query": query}
+    verbs = {"recover": recover, "compact": compact, "query": query}
     try:
         return verbs[request["verb"]](request)
     except apsw.Error as error:
@@ -49,26 +43,20 @@ def compact(request: CopyRequest) -> None:
         raise replaced(request["target"])
 
 
-def set_journal_mode(request: CopyRequest) -> None:
-    """Set the journal mode that the app uses, which leaves no side file."""
-    connection = ignore_unparsable_schema(open_database(request["path"], apsw.SQLITE_OPEN_READWRITE))
-    connection.execute(f"PRAGMA journal_mode={'WAL' if request['mode'] == 'wal' else 'DELETE'}").fetchall()
-    connection.close()
-
-
 def query(request: CopyRequest) -> dict[str, object]:
     """Return the fields of a QueryResult, read-only. Raises DrillFailed.
 
     The app may have the copy open: side files are created as its owner.
     """
-    path = request["path"]
-    become_owner(*known_owner(path, os.stat(path)))
-    if is_encrypted(path):
+    held = request["held"]
+    owner = known_owner(f"{OPEN_FILES}{held}", os.fstat(held))
+    if looks_encrypted(held):
         raise DrillFailed(
             "the restored copy is encrypted: only its app can read it",
             "use drill.command or drill.health_url instead of drill.query and drill.user_version",
         )
-    connection = open_database(path, apsw.SQLITE_OPEN_READONLY)
+    connection = open_held(request["path"], held, apsw.SQLITE_OPEN_READONLY)
+    become_owner(*owner)
     connection.set_busy_timeout(_BUSY_MS)
     version = connection.execute("PRAGMA user_version").get
     row = connection.execute(request["query"]).fetchone() if request["query"] else None

@@ -92,17 +92,16 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, give it the journal `mode`, run the `query`.
+    """Do `verb` to the copy at `path`: compact it into `target`, run the `query`.
 
-    To recover and to compact it, its descriptor is `held`; that of the empty file `target` is `target_held`.
+    Its descriptor is `held`; that of the empty file `target` is `target_held`.
     """
 
-    verb: Literal["recover", "compact", "journal", "query"]
+    verb: Literal["recover", "compact", "query"]
     path: str
     held: int
     target: str
     target_held: int
-    mode: Literal["wal", "rollback"]
     query: str | None
 
 
@@ -140,6 +139,7 @@ class OnlineRestoreRequest(TypedDict):
 
     path: str
     snapshot: str
+    held: int  # the descriptor of `snapshot`
     uid: int | None
     gid: int | None
     busy_timeout_s: float

@@ -28,7 +28,7 @@ _CHECK_BUSY_TIMEOUT_S = 10.0
 def restore_online(request: OnlineRestoreRequest, parent: ParentPipe) -> None:
     """Overwrite the database by the copy and check it. Raises TargetInUse, TargetRefused, NoSpace, RestoreFailed."""
     path = request["path"]
-    copy = open_immutable(request["snapshot"], os.open(request["snapshot"], os.O_RDONLY | os.O_NOFOLLOW))
+    copy = open_immutable(request["snapshot"], request["held"])
     become_owner(request["uid"], request["gid"])
     refuse_journal_and_locks(path, request["busy_timeout_s"])
     try:

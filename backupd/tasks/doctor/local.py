@@ -11,6 +11,7 @@ from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, Stor
 from backupd.formatting import human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
+from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
@@ -112,12 +113,13 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for a killed restore, and one for each old database that a restore kept."""
     try:
         target = real_path(path)
-        if pending_swap(target) is not None or pending_online_restore(target) is not None:
-            what = f"a restore of {target} was killed, or is running"
-            yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
-        for kept in kept_files(target):
-            if kept.holds_data:
-                yield _kept(kept, context)
+        with DatabasePlace.open(target) as place:
+            if pending_swap(place) is not None or pending_online_restore(place) is not None:
+                what = f"a restore of {target} was killed, or is running"
+                yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
+            for kept in kept_files(place):
+                if kept.holds_data:
+                    yield _kept(kept, context)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except (SourceUnusable, OSError):  # a link that is refused, or an unreadable directory, is a finding of the source

@@ -15,6 +15,7 @@ from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.sqlite.inspection import Inspection
 from backupd.stores.contract import Archives
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.choice import Accept, accepting_damage, never, require_newest
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
@@ -56,7 +57,7 @@ def drill(
             placed.prepare()
         with work_directory(context) as directory:
             began = time.monotonic()
-            restored = Path(directory.fixed_path) / _RESTORED
+            restored = HeldFile.create(directory, _RESTORED)
             manifest = _restore(request, open_store, retry, accept, restored, run, context)
             took_s = round(time.monotonic() - began, 3)
             problem = record_verification(
@@ -65,7 +66,7 @@ def drill(
             if problem:
                 run.warn(problem)
             if request.app:
-                check_app(request.app, Path(directory.path) / _RESTORED, manifest.origin, run)
+                check_app(request.app, restored, manifest.origin, run)
             recovery_s = round(time.monotonic() - began, 3)
             run.details = replace(run.details, drill=replace(run.details.drill, recovery_s=recovery_s))
     return run.report
@@ -76,14 +77,15 @@ def _restore(
     open_store: OpenStore,
     retry: Retry,
     accept: Accept,
-    target: Path,
+    target: HeldFile,
     run: DrillRun,
     context: TaskContext,
 ) -> Manifest:
     """Restore the newest copy as `target`, timed by stage, and return its manifest; damage is marked."""
     timed = Stopwatch(context.progress, run.add_stage)
     watched = replace(context, progress=timed)
-    reserve = reserve_bytes(target.parent, request.reserve_bytes)
+    place = Path(target.directory.fixed_path)
+    reserve = reserve_bytes(place, request.reserve_bytes)
     try:
         timed.stage("connect", 0)
         with ExitStack() as stack:
@@ -93,11 +95,11 @@ def _restore(
                     return stack.enter_context(open_store())
 
             store, inventory = retry(connect)
-            manifest = _newest(request, inventory.refusing_oversized(target.parent), accept, run, watched)
-            _require_space(manifest, request, target.parent, reserve)
-            fetched = fetch(manifest, store, target.parent, reserve, watched)
+            manifest = _newest(request, inventory.refusing_oversized(place), accept, run, watched)
+            _require_space(manifest, request, place, reserve)
+            fetched = fetch(manifest, store, target.directory, reserve, watched)
         _verify(extract_verified(manifest, fetched, target, request.workers, watched, reserve), manifest, run)
-        fetched.archive_path(manifest.id).unlink()  # the app needs the space
+        fetched.remove()  # the app needs the space
     except CopyCorrupt as error:
         if run.report.generation:
             record_verification(run.report.generation, context, sound=False, detail=error.message, store=request.store)

@@ -21,7 +21,8 @@ from backupd.formatting import printable
 from backupd.model import SourceFacts
 from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.inspection import query_copy
-from backupd.system.fs import write_durably
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
 from backupd.system.http import RequestFailed, send_request
 from backupd.system.process import close_input, pipe, process_start_errors, start_module
 from backupd.tasks.doctor import Finding, run_check
@@ -44,7 +45,7 @@ def app_database(app: AppCheck, run: DrillRun) -> AppDatabase | None:
     return AppDatabase(app.place_at, app.databases, run.warn) if app.place_at else None
 
 
-def check_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun) -> None:
+def check_app(app: AppCheck, restored: HeldFile, origin: SourceFacts, run: DrillRun) -> None:
     """Run the checks of `app`, in the order of its fields, on `restored` or on the copy of it that is placed.
 
     Each is a stage of `run`, and is in its report once it has passed. Raises DrillFailed, TargetRefused, OSError; in
@@ -53,13 +54,13 @@ def check_app(app: AppCheck, restored: Path, origin: SourceFacts, run: DrillRun)
     if app.health_url:
         _require_unhealthy(app.health_url, app.timeout_s)
     with ExitStack() as stack:
-        database, placed = restored, app_database(app, run)
+        database, path, placed = restored, restored.path, app_database(app, run)
         if placed:
             with run.stage("place"):
-                database = stack.enter_context(placed.holding(restored, origin))
+                database, path = stack.enter_context(placed.holding(restored, origin)), placed.path
         if app.command:
-            environ = environment_for(database, os.environ, app.secrets)
-            command = AppCommand(app.command, environ, restored.parent)
+            environ = environment_for(path, os.environ, app.secrets)
+            command = AppCommand(app.command, environ, Path(restored.directory.fixed_path))
             stack.callback(_add_output, command, run)  # called after the command has ended
             stack.enter_context(command)
             with _check("command", run):
@@ -89,7 +90,7 @@ def _add_output(command: "AppCommand", run: DrillRun) -> None:
     run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
 
 
-def _require_migrated(app: AppCheck, database: Path) -> None:
+def _require_migrated(app: AppCheck, database: HeldFile) -> None:
     found = query_copy(database, app.query, app.timeout_s)
     if app.user_version is not None and found.user_version < app.user_version:
         what = f"PRAGMA user_version is {found.user_version}, expected at least {app.user_version}"
@@ -227,11 +228,12 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
 
 def _check_place(place_at: Path, app: AppCheck) -> str:
     AppDatabase(place_at, app.databases).require_free()
-    probe = place_at.with_name(f".{place_at.name}.{secrets.token_hex(4)}")
-    try:
-        write_durably(probe, b"written and deleted by backupd doctor")
-    finally:
-        probe.unlink(missing_ok=True)
+    probe = f".{place_at.name}.{secrets.token_hex(4)}"
+    with Directory.open(place_at.parent) as directory:
+        try:
+            directory.write(probe, b"written and deleted by backupd doctor")
+        finally:
+            directory.unlink(probe)
     return f"{place_at} is free and writable"
 
 

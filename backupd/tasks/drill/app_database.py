@@ -1,21 +1,24 @@
 """Put a restored copy where a second instance of the app expects its database, and remove it again.
 
 A mark beside it identifies the file that a drill put there, and is written before the file gets its name: the next
-drill removes what a killed drill left, and no drill removes a file of anyone else.
+drill removes what a killed drill left, and no drill removes a file of anyone else. The app may write to that directory,
+which is open while anything in it is looked at, made or removed.
 """
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from backupd.errors import TargetRefused
 from backupd.model import SourceFacts
-from backupd.sqlite.database_files import mount_problem, same_place, side_files
-from backupd.system.fs import change_owner, fsync_directory, fsync_file, place_exclusively, set_mode, write_durably
-from backupd.system.owners import owner_or_directory_owner
+from backupd.sqlite.database_files import DatabasePlace, mount_problem, same_place, side_files
+from backupd.system.fs import change_owner, set_mode, write_all
+from backupd.system.held_file import HeldFile
+from backupd.system.small_file import UnexpectedFile
+
+_MARK_BYTES, _CHUNK_BYTES = 4096, 1 << 20
 
 
 class AppDatabase:
@@ -24,115 +27,134 @@ class AppDatabase:
     def __init__(
         self, path: Path, databases: tuple[Path, ...], warn: Callable[[str], None] = lambda _what: None
     ) -> None:
-        self._path, self._databases, self._warn = path, databases, warn
-        self._mark = path.with_name(f".{path.name}.backupd-drill")
-        self._part = path.with_name(f".{path.name}.backupd-drill.part")
+        self.path, self._databases, self._warn = path, databases, warn
+        self._mark = f".{path.name}.backupd-drill"
+        self._part = f"{self._mark}.part"
 
     def prepare(self) -> None:
-        """Remove what a killed drill left. Raises TargetRefused where the path is in use."""
-        self._refuse_unsafe()
-        self.clear()
-        self.require_free()
+        """Remove what a killed drill left. Raises TargetRefused where the path is in use, OSError."""
+        with self._opened() as place:
+            self._clear(place)
+            self._require_free(place)
 
     def require_free(self) -> None:
         """Raise TargetRefused unless a drill could put a copy there, after removing what a killed drill left."""
-        self._refuse_unsafe()
-        found = _identity(self._path)
-        if found is not None and found != self._placed():
-            raise TargetRefused(
-                f"{self._path} exists, and no drill put it there: it is not touched",
-                "stop the second instance; if that file is not needed, remove it, its -wal and its -shm",
-            )
+        with self._opened() as place:
+            self._require_free(place)
 
     @contextmanager
-    def holding(self, restored: Path, origin: SourceFacts) -> Iterator[Path]:
+    def holding(self, restored: HeldFile, origin: SourceFacts) -> Iterator[HeldFile]:
         """Hold a durable copy of `restored`, with owner and mode of the source, there while the block runs.
 
         Side files without a database are removed: SQLite would replay them. Raises TargetRefused, OSError.
         """
-        try:
-            self._put(restored, origin)
-            yield self._path
-        finally:
+        with self._opened() as place:
             try:
-                self.clear()
-            except BaseException:  # SIGTERM in the middle of it
-                self.clear()
-                raise
+                yield self._put(place, restored, origin)
+            finally:
+                try:
+                    self._clear(place)
+                except BaseException:  # SIGTERM in the middle of it
+                    self._clear(place)
+                    raise
 
-    def clear(self) -> None:
+    @contextmanager
+    def _opened(self) -> Iterator[DatabasePlace]:
+        """Open the directory for the block. Raises TargetRefused, OSError."""
+        self._refuse_unsafe()
+        with DatabasePlace.open(self.path) as place:
+            if place.name != self.path.name:
+                raise self._is_link()
+            yield place
+
+    def _clear(self, place: DatabasePlace) -> None:
         """Remove the file that a drill put there, and its side files; another file stays."""
-        self._part.unlink(missing_ok=True)
-        placed = self._placed()
+        place.directory.unlink(self._part)
+        placed = self._placed(place)
         if placed is None:
             return
-        if _identity(self._path) in (placed, None):
-            self._path.unlink(missing_ok=True)
-            self._remove_side_files()
+        if _identity(place.directory.stat(place.name)) in (placed, None):
+            place.directory.unlink(place.name)
+            _remove_side_files(place)
         else:
             self._warn(
-                f"{self._path} is not the file that the drill put there: it stays, and the next drill will refuse it"
+                f"{self.path} is not the file that the drill put there: it stays, and the next drill will refuse it"
             )
-        self._mark.unlink(missing_ok=True)
-        fsync_directory(self._path.parent)
+        place.directory.unlink(self._mark)
+        place.directory.fsync()
 
-    def _put(self, restored: Path, origin: SourceFacts) -> None:
-        _copy(restored, self._part, origin)
-        write_durably(self._mark, json.dumps(_identity(self._part)).encode())
-        fsync_directory(self._path.parent)
-        self._remove_side_files()
+    def _require_free(self, place: DatabasePlace) -> None:
+        found = _identity(place.directory.stat(place.name))
+        if found is not None and found != self._placed(place):
+            raise TargetRefused(
+                f"{self.path} exists, and no drill put it there: it is not touched",
+                "stop the second instance; if that file is not needed, remove it, its -wal and its -shm",
+            )
+
+    def _put(self, place: DatabasePlace, restored: HeldFile, origin: SourceFacts) -> HeldFile:
+        part = HeldFile.create(place.directory, self._part)
+        _copy(restored, part, place, origin)
+        place.directory.write(self._mark, json.dumps(_identity(os.fstat(part.descriptor))).encode())
+        place.directory.fsync()
+        _remove_side_files(place)
         try:
-            place_exclusively(self._part, self._path)
+            place.directory.place(part.name, part.descriptor, place.directory, place.name)
         except FileExistsError as error:
-            raise TargetRefused(f"{self._path} was created by another process", "stop the second instance") from error
-        fsync_directory(self._path.parent)
+            raise TargetRefused(f"{self.path} was created by another process", "stop the second instance") from error
+        place.directory.fsync()
+        return HeldFile(place.directory, place.name, part.descriptor)
 
-    def _remove_side_files(self) -> None:
-        for path in side_files(self._path):
-            path.unlink(missing_ok=True)
-
-    def _placed(self) -> list[int] | None:
+    def _placed(self, place: DatabasePlace) -> list[int] | None:
         """Return the identity in the mark, None without a mark, an empty one where the mark is cut off."""
         try:
-            marked = json.loads(self._mark.read_bytes())
+            marked = json.loads(place.directory.read(self._mark, _MARK_BYTES))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except UnexpectedFile as error:
+            raise TargetRefused(
+                f"{error.filename} is {error.strerror}: no drill made it",
+                "find out which process put it there, and remove it",
+            ) from error
+        except (RecursionError, ValueError):
             return []
         return marked if isinstance(marked, list) else []
 
+    def _is_link(self) -> TargetRefused:
+        return TargetRefused(f"place_at {self.path} is a symbolic link", "give the path of the file itself")
+
     def _refuse_unsafe(self) -> None:
-        directory = self._path.parent
+        directory = self.path.parent
         if not directory.is_dir():
             raise TargetRefused(
                 f"the directory {directory} of place_at does not exist", "create it, or mount its volume"
             )
-        if self._path.is_symlink():
-            raise TargetRefused(f"place_at {self._path} is a symbolic link", "give the path of the file itself")
-        if (apart := mount_problem(os.path.realpath(self._path))) is not None:
+        if self.path.is_symlink():
+            raise self._is_link()
+        if (apart := mount_problem(os.path.realpath(self.path))) is not None:
             raise TargetRefused(f"place_at: {apart.message}", apart.hint)
         for database in self._databases:
-            if same_place(self._path, database) or same_place(self._path, Path(os.path.realpath(database))):
+            if same_place(self.path, database) or same_place(self.path, Path(os.path.realpath(database))):
                 raise TargetRefused(
-                    f"place_at {self._path} is where the app's database {database} lies, or its side files",
+                    f"place_at {self.path} is where the app's database {database} lies, or its side files",
                     "choose another directory, which is not mounted from there",
                 )
 
 
-def _identity(path: Path) -> list[int] | None:
-    try:
-        state = path.lstat()
-    except FileNotFoundError:
-        return None
-    return [state.st_dev, state.st_ino]
+def _remove_side_files(place: DatabasePlace) -> None:
+    for path in side_files(place.path):
+        place.directory.unlink(path.name)
 
 
-def _copy(restored: Path, part: Path, origin: SourceFacts) -> None:
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with restored.open("rb") as source, open(descriptor, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        set_mode(descriptor, origin.mode & 0o777, part)
-        uid, gid = owner_or_directory_owner(origin.uid, origin.gid, part.parent)
-        if os.geteuid() == 0 and uid is not None:
-            change_owner(descriptor, uid, gid, part)
-    fsync_file(part)
+def _identity(state: os.stat_result | None) -> list[int] | None:
+    return None if state is None else [state.st_dev, state.st_ino]
+
+
+def _copy(restored: HeldFile, part: HeldFile, place: DatabasePlace, origin: SourceFacts) -> None:
+    with restored.stream() as source, part.stream() as target:
+        while chunk := source.read(_CHUNK_BYTES):
+            write_all(target, chunk)
+    set_mode(part.descriptor, origin.mode & 0o777, part.path)
+    uid, gid = place.directory.owner() if origin.uid is None else (origin.uid, origin.gid)
+    if os.geteuid() == 0 and uid is not None:
+        change_owner(part.descriptor, uid, gid, part.path)
+    os.fsync(part.descriptor)

@@ -1,8 +1,10 @@
 """Fetch, unpack and verify a generation: every verification, restore and drill reads archives with this module."""
 
 import io
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,9 +13,8 @@ from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
 from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
-from backupd.stores.local import DirectoryStore
 from backupd.system.directory import Directory
-from backupd.system.fs import is_disk_full
+from backupd.system.fs import is_disk_full, write_all
 from backupd.system.held_file import HeldFile
 from backupd.system.os_errors import explain_full
 from backupd.system.resources import require_space, watching_space
@@ -21,6 +22,7 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.replica import Retry, replica_errors
 
 _CHUNK_BYTES = 1 << 20
+_FETCHED = "fetched.sqlite3.gz"
 _HINT = "use another generation, or this one from another store (backupd list)"
 
 Connect = Callable[[], AbstractContextManager[Archives]]
@@ -86,42 +88,40 @@ class _Resuming(io.RawIOBase):
 
 
 def extract_verified(
-    manifest: Manifest, store: Archives, target: Path, workers: int, context: TaskContext, reserve_bytes: int = 0
+    manifest: Manifest, store: Archives, target: HeldFile, workers: int, context: TaskContext, reserve_bytes: int = 0
 ) -> Inspection:
-    """Unpack a generation into the new file `target` (0600), durably, verify it, and return what it contains.
+    """Unpack a generation into the empty file `target`, durably, verify it, and return what it contains.
 
     Verified are the digest of the archive, digest and size of the snapshot, and its integrity. At least `reserve_bytes`
-    stay free. Raises CopyCorrupt, GenerationMissing, NoSpace; `target` is removed then.
+    stay free. Raises CopyCorrupt, GenerationMissing, NoSpace, UnexpectedFile; `target` loses its name then.
     """
-    expected = manifest.snapshot
-    require_space(target.parent, expected.size_bytes, reserve_bytes, f"unpacking {manifest.id}")
-    context.progress.stage("unpack", expected.size_bytes)
+    expected, place = manifest.snapshot, Path(target.directory.fixed_path)
     try:
-        advance = watching_space(target.parent, reserve_bytes, context.progress.advance)
-        with store.open(manifest.id) as archive:
+        require_space(place, expected.size_bytes, reserve_bytes, f"unpacking {manifest.id}", files=0)
+        context.progress.stage("unpack", expected.size_bytes)
+        advance = watching_space(place, reserve_bytes, context.progress.advance)
+        with store.open(manifest.id) as archive, target.stream() as stream:
             limit = expected.size_bytes
-            sha256 = unpack(archive, target, manifest.archive, limit_bytes=limit, workers=workers, advance=advance)
+            sha256 = unpack(archive, stream, manifest.archive, limit_bytes=limit, workers=workers, advance=advance)
         return _check(manifest, target, sha256, context)
     except BaseException as error:
-        target.unlink(missing_ok=True)
+        target.directory.unlink(target.name)
         if isinstance(error, CopyCorrupt):
             raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
         if isinstance(error, OSError) and is_disk_full(error):
-            what, hint = explain_full(error, target.parent)
+            what, hint = explain_full(error, place)
             raise NoSpace(what, f"{hint}, and try again") from error
         raise
 
 
-def _check(manifest: Manifest, target: Path, sha256: str, context: TaskContext) -> Inspection:
+def _check(manifest: Manifest, target: HeldFile, sha256: str, context: TaskContext) -> Inspection:
     expected = manifest.snapshot
-    if sha256 != expected.sha256 or target.stat().st_size != expected.size_bytes:
+    if sha256 != expected.sha256 or target.size_bytes != expected.size_bytes:
         raise CopyCorrupt("the unpacked snapshot differs from its manifest in digest or size", _HINT)
     context.progress.stage("check", expected.size_bytes)
-    with (
-        Directory.open(target.parent) as directory,
-        checking(HeldFile.open(directory, target.name), expected.sqlite_writer) as wait,
-    ):
+    with checking(target, expected.sqlite_writer) as wait:
         inspection = wait()
+    target.require_in_place()  # what was checked is this file, and no other
     if inspection.verdict.level == "corrupt":
         raise CopyCorrupt(f"it is corrupt: {inspection.verdict.damage[0]}", _HINT)
     if inspection.verdict.level == "opaque" != manifest.verdict.level:
@@ -129,21 +129,42 @@ def _check(manifest: Manifest, target: Path, sha256: str, context: TaskContext) 
     return inspection
 
 
-def fetch(manifest: Manifest, store: Archives, directory: Path, reserve: int, context: TaskContext) -> DirectoryStore:
-    """Copy the archive of a generation, unverified, into `directory`; return that as a store of the same name.
+@dataclass(frozen=True, slots=True)
+class FetchedArchive:
+    """The archive of one generation, copied from store `name` into an open file."""
+
+    name: str
+    file: HeldFile
+
+    def open(self, _generation_id: str, begin: int = 0) -> BinaryIO:
+        """Open the archive for reading from byte `begin` on, buffered. Raises OSError."""
+        stream = open(os.dup(self.file.descriptor), "rb")  # noqa: SIM115 - the caller closes it
+        stream.seek(begin)
+        return stream
+
+    def remove(self) -> None:
+        """Remove the copy, and free its space at once. Raises OSError."""
+        self.file.directory.unlink(self.file.name)
+        os.ftruncate(self.file.descriptor, 0)
+
+
+def fetch(
+    manifest: Manifest, store: Archives, directory: Directory, reserve: int, context: TaskContext
+) -> FetchedArchive:
+    """Copy the archive of a generation, unverified, into a new file in `directory`.
 
     At least `reserve` bytes stay free. Raises GenerationMissing, NoSpace, ReplicaUnreachable.
     """
-    fetched = DirectoryStore(store.name, directory)
-    target, size_bytes = fetched.archive_path(manifest.id), manifest.archive.size_bytes
+    size_bytes = manifest.archive.size_bytes
     context.progress.stage("fetch", size_bytes)
-    advance = watching_space(directory, reserve, context.progress.advance)
+    advance = watching_space(Path(directory.fixed_path), reserve, context.progress.advance)
     with replica_errors(store.name):
         stream = store.open(manifest.id)
-    with stream, target.open("wb") as copy:
+    fetched = FetchedArchive(store.name, HeldFile.create(directory, _FETCHED))
+    with stream, fetched.file.stream() as copy:
         done_bytes = 0
         while done_bytes <= size_bytes and (chunk := _read(stream, store.name)):  # stop at one that is longer
-            copy.write(chunk)
+            write_all(copy, chunk)
             done_bytes += len(chunk)
             advance(done_bytes)
     return fetched

@@ -17,12 +17,14 @@ from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld,
 from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.file_format import set_journal_mode
 from backupd.sqlite.history import (
     RecordedRestore,
     RestoreRecord,
     choose_undo,
     kept_files,
-    part_path,
+    new_part_name,
     recorded_names,
     require_undoable,
     restore_history,
@@ -30,10 +32,11 @@ from backupd.sqlite.history import (
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import remove_part, swap, sweep_parts
-from backupd.sqlite.target import ELSEWHERE, Target, apply_ownership, restore_lock, set_journal_mode
+from backupd.sqlite.target import ELSEWHERE, Target, apply_ownership, restore_lock
 from backupd.sqlite.worker.protocol import CheckpointResult
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits, fsync_directory
+from backupd.system.held_file import HeldFile
 from backupd.system.owners import known_owner, owner_text
 from backupd.system.resources import require_space
 from backupd.tasks.choice import Choose
@@ -93,7 +96,8 @@ def require_newest(request: RestoreRequest) -> None:
     entry = request.takes_back
     if entry is None:
         return
-    entries = restore_history(real_path(request.path))
+    with DatabasePlace.open(real_path(request.path)) as place:
+        entries = restore_history(place)
     with suppress(GenerationMissing):
         if entry in (choose_undo(entries, redo=redo) for redo in (False, True)):
             return
@@ -141,23 +145,35 @@ def _replace(
     manifest: Manifest, request: RestoreRequest, store: Archives, run: RestoreRun, context: TaskContext
 ) -> RestoreResult:
     target = _inspect(manifest, request)
-    part = part_path(target.path)
-    sweep_parts(target.path)  # the restore lock is held: no other restore uses them
-    try:
-        with marking_damage(manifest, store, context):
-            with run.stage("unpack"):
-                extract_verified(manifest, store, part, request.workers, context)
-            set_journal_mode(part, manifest.snapshot.journal_mode)
-            owner, mode = apply_ownership(part, target, manifest.origin)
+    with _opened(request, target) as place:
+        sweep_parts(place)  # the restore lock is held: no other restore uses them
+        new = HeldFile.create(place.directory, new_part_name(place.name))
+        try:
+            with marking_damage(manifest, store, context), run.stage("unpack"):
+                extract_verified(manifest, store, new, request.workers, context)
+            set_journal_mode(new.descriptor, manifest.snapshot.journal_mode)
+            owner, mode = apply_ownership(new, place, target, manifest.origin)
             result = replace(planned_result(manifest, request, target), owner=owner, mode=mode)
             with run.stage("swap"):
                 pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
-                result = _put_in_place(result, target, part, request, run, context)
-    finally:
-        remove_part(part)
+                result = _put_in_place(result, place, new, request, run, context)
+        finally:
+            remove_part(place, new.name)
     _warn_of_directory(target, manifest, request, run)
     log_restored(f"restored {manifest.id} in place of {target.path}", result, context)
     return result
+
+
+@contextmanager
+def _opened(request: RestoreRequest, target: Target) -> Iterator[DatabasePlace]:
+    """Open where the database of `request` is, which was inspected as `target`. Raises TargetRefused."""
+    with DatabasePlace.open(request.path) as place:
+        if place.path != target.path:
+            raise TargetRefused(
+                f"{request.path} led to {target.path}, and leads to {place.path} now",
+                "find out which process changes the links on the way, and configure the path that they lead to",
+            )
+        yield place
 
 
 def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> None:
@@ -170,18 +186,24 @@ def _warn_of_directory(target: Target, manifest: Manifest, request: RestoreReque
 
 
 def _put_in_place(
-    result: RestoreResult, target: Target, part: Path, request: RestoreRequest, run: RestoreRun, context: TaskContext
+    result: RestoreResult,
+    place: DatabasePlace,
+    new: HeldFile,
+    request: RestoreRequest,
+    run: RestoreRun,
+    context: TaskContext,
 ) -> RestoreResult:
-    """Checkpoint the old database, make sure that no process has opened it since, and put `part` in its place."""
-    target = Target.inspect(target.path)  # again: an app that has started since may have created a database
+    """Checkpoint the old database, make sure that no process has opened it since, and put `new` in its place."""
+    target = Target.inspect(place.path)  # again: an app that has started since may have created a database
     if request.if_missing and database_exists(target.path, empty_is_data=request.empty_is_data):
         raise TargetInUse(f"another process created {target.path}: it stays", "run it again")
     old = target.checkpoint() or CheckpointResult("")
     orphans = [] if target.old else filled_side_files(target.path)
     with target.lease(stopped=request.stopped) as lease:
-        kept = swap(target.path, part, lease, context.clock(), _record(result, target, request), request.takes_back)
+        record = _record(result, target, place, request)
+        kept = swap(place, new, lease, context.clock(), record, request.takes_back)
     for orphan in orphans:
-        name = kept_files(target.path)[-1].path.name + orphan.name.removeprefix(target.path.name)
+        name = kept_files(place)[-1].path.name + orphan.name.removeprefix(target.path.name)
         run.note(f"{target.path.name} was missing, and {orphan.name} existed: kept as {orphan.with_name(name)}")
     if kept is None:
         return result
@@ -189,11 +211,13 @@ def _put_in_place(
     return replace(result, kept=str(kept), old_damage=old.damage, old_undecided=undecided, undo=undo)
 
 
-def _record(result: RestoreResult, target: Target, request: RestoreRequest) -> RestoreRecord | None:
+def _record(
+    result: RestoreResult, target: Target, place: DatabasePlace, request: RestoreRequest
+) -> RestoreRecord | None:
     """Return the record of the restore for an undo; None where neither a database nor an earlier restore was there."""
     if target.old is not None:
         return RestoreRecord(request.kind, request.subject(result.generation), "file")
-    if request.takes_back is None and recorded_names(target.path):
+    if request.takes_back is None and recorded_names(place):
         return RestoreRecord("restore", result.generation, "nothing")
     return None
 
@@ -245,8 +269,9 @@ def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> R
             with restore_lock(request.path):
                 recover_restore(request.path, context)
         target = Target.inspect(request.path)
-        entry = choose_undo(restore_history(target.path), redo=redo)
-        require_undoable(entry)
+        with DatabasePlace.open(target.path) as place:
+            entry = choose_undo(restore_history(place), redo=redo)
+            require_undoable(entry, place)
     return replace(request, takes_back=entry)
 
 
@@ -289,7 +314,9 @@ def _put_back(request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, 
             "put back with its journal, which the app rolls back or deletes when it starts; that is correct if the app "
             f"has not run since the restore: {settled.journal_problem}"
         )
-    result = _put_in_place(result, target, kept.path, request, run, context)
+    with _opened(request, target) as place:
+        held = HeldFile.open(place.directory, kept.path.name)
+        result = _put_in_place(result, place, held, request, run, context)
     log_restored(f"put {kept.path.name} back in place of {target.path}", result, context)
     return result
 

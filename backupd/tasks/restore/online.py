@@ -9,17 +9,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from backupd.errors import BackupdError, RestoreFailed, TargetRefused
 from backupd.model import Manifest
 from backupd.report import RestoreDetails
-from backupd.sqlite.file_format import file_has_checksums, is_encrypted, read_header
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.file_format import HEADER_BYTES, has_checksums, looks_encrypted, parse_header, set_journal_mode
 from backupd.sqlite.history import RestoreRecord, begin_online_restore, finish_online_restore, took_effect
-from backupd.sqlite.target import Target, restore_lock, set_journal_mode
+from backupd.sqlite.target import Target, restore_lock
 from backupd.sqlite.worker.protocol import OnlineRestoreRequest
 from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.stores.contract import Archives
+from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.backup import backup
 from backupd.tasks.choice import Choose
@@ -66,7 +67,7 @@ def restore_online(
             pin_if_possible(manifest.id, PinRequest(RESTORED_FROM), run, context)
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
         _inspect(request, safety, manifest)  # first, before hours are spent on fetching
-        copy = Path(staging.fixed_path) / _COPY
+        copy = HeldFile.create(staging, _COPY)
         with run.stage("unpack"), marking_damage(manifest, store, context):
             extract_verified(manifest, store, copy, request.workers, context)
         before = _back_up(safety, manifest, context)
@@ -77,8 +78,12 @@ def restore_online(
                 require_newest(request)
                 target = _inspect(request, safety, manifest)
                 record = RestoreRecord(request.kind, request.subject(manifest.id), "generation", before)
-                with run.stage("overwrite"), _recording(record, request, target.path, context):
-                    _overwrite(copy, target, safety.settings.busy_timeout_s, context)
+                with (
+                    run.stage("overwrite"),
+                    DatabasePlace.open(target.path) as place,
+                    _recording(record, request, place, context),
+                ):
+                    _overwrite(copy, target, place, safety.settings.busy_timeout_s, context)
         except BackupdError as error:
             latest = f"then name {manifest.id}: the latest is now the safety backup {before}"
             hint = error.hint if request.takes_back else f"{error.hint}; {latest}"
@@ -90,15 +95,17 @@ def restore_online(
 
 
 @contextmanager
-def _recording(record: RestoreRecord, request: RestoreRequest, target: Path, context: TaskContext) -> Iterator[None]:
+def _recording(
+    record: RestoreRecord, request: RestoreRequest, place: DatabasePlace, context: TaskContext
+) -> Iterator[None]:
     """Record the block as an online restore for a later undo, unless it fails without effect."""
-    begun = begin_online_restore(target, record, request.takes_back, context.clock())
+    begun = begin_online_restore(place, record, request.takes_back, context.clock())
     try:
         yield
     except BaseException:
-        finish_online_restore(target, begun, done=took_effect(target, begun))
+        finish_online_restore(place, begun, done=took_effect(place, begun))
         raise
-    finish_online_restore(target, begun, done=True)
+    finish_online_restore(place, begun, done=True)
 
 
 def _back_up(safety: BackupRequest, manifest: Manifest, context: TaskContext) -> str:
@@ -119,12 +126,15 @@ def _inspect(request: RestoreRequest, safety: BackupRequest, manifest: Manifest)
     target = Target.inspect(request.path)
     if target.old is None:
         raise TargetRefused(f"the database {target.path} does not exist", "restore without --online")
-    if manifest.verdict.level == "opaque" or is_encrypted(os.fspath(target.path)):
+    with DatabasePlace.open(target.path) as place:
+        database = HeldFile.open(place.directory, place.name).descriptor
+        encrypted, checksums = looks_encrypted(database), has_checksums(database)
+    if manifest.verdict.level == "opaque" or encrypted:
         raise TargetRefused(
             f"{manifest.id} or {target.path} is encrypted: SQLite cannot write one into the other without the key",
             _OFFLINE,
         )
-    if file_has_checksums(target.path):
+    if checksums:
         raise TargetRefused(
             f"{target.path} has a checksum in each page (cksumvfs), which an online restore would not write",
             _OFFLINE,
@@ -136,16 +146,24 @@ def _inspect(request: RestoreRequest, safety: BackupRequest, manifest: Manifest)
     return target
 
 
-def _overwrite(copy: Path, target: Target, busy_timeout_s: float, context: TaskContext) -> None:
+def _overwrite(
+    copy: HeldFile, target: Target, place: DatabasePlace, busy_timeout_s: float, context: TaskContext
+) -> None:
     old = target.old
     assert old is not None  # noqa: S101 - `_inspect` requires it
-    header = read_header(os.fspath(target.path))
+    header = parse_header(os.pread(HeldFile.open(place.directory, place.name).descriptor, HEADER_BYTES, 0))
     if header is not None:
-        set_journal_mode(copy, header.journal_mode)  # the copy's header decides the mode of the result
-    context.progress.stage("overwrite", copy.stat().st_size)
+        set_journal_mode(copy.descriptor, header.journal_mode)  # the copy's header decides the mode of the result
+    context.progress.stage("overwrite", copy.size_bytes)
     request = OnlineRestoreRequest(
-        path=str(target.path), snapshot=copy.name, uid=old.uid, gid=old.gid, busy_timeout_s=busy_timeout_s
+        path=str(target.path),
+        snapshot=copy.name,
+        held=copy.descriptor,
+        uid=old.uid,
+        gid=old.gid,
+        busy_timeout_s=busy_timeout_s,
     )
-    deadline = deadline_for(copy.stat().st_size) + 2 * busy_timeout_s
-    with WorkerProcess[None]("restore_online", request, copy.parent, deadline) as worker:
+    deadline = deadline_for(copy.size_bytes) + 2 * busy_timeout_s
+    held, directory = [copy.descriptor], copy.directory.fixed_path
+    with WorkerProcess[None]("restore_online", request, directory, deadline, held) as worker:
         worker.result(on_progress=lambda done, _total: context.progress.advance(done))

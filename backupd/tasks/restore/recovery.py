@@ -2,12 +2,14 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from backupd.errors import TargetRefused
 from backupd.log import Event
-from backupd.sqlite.database_files import side_files
+from backupd.sqlite.database_files import DatabasePlace, side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
 from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import pending_swap, recover_swap
@@ -25,11 +27,12 @@ def recover_restore(path: Path, context: TaskContext) -> None:
     """
     target = real_path(path)
     try:
-        recovered = recover_swap(target)
-        begun = pending_online_restore(target)
-        took = begun is not None and took_effect(target, begun)
-        if begun is not None:
-            finish_online_restore(target, begun, done=took)
+        with _opened(target) as place:
+            recovered = recover_swap(place) if place else None
+            begun = pending_online_restore(place) if place else None
+            took = place is not None and begun is not None and took_effect(place, begun)
+            if place is not None and begun is not None:
+                finish_online_restore(place, begun, done=took)
     except PermissionError as error:
         raise TargetRefused(
             f"uid {os.geteuid()} may not write to {target.parent}: {error.strerror}",
@@ -53,8 +56,9 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     Raises LockHeld while another restore puts a database in place.
     """
     try:
-        target = real_path(path)
-        if pending_swap(target) is not None or pending_online_restore(target) is not None:
+        with _opened(real_path(path)) as place:
+            pending = place is not None and (pending_swap(place) or pending_online_restore(place))
+        if pending:
             with restore_lock(path):
                 recover_restore(path, context)
     except TargetRefused as error:
@@ -73,8 +77,9 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
     TargetRefused where side files without a database may hold data, or `path` is not a regular file; OSError.
     """
     target = real_path(path)
-    if pending_swap(target) is not None:
-        return False
+    with _opened(target) as place:
+        if place is not None and pending_swap(place) is not None:
+            return False
     try:
         state = target.stat()
     except FileNotFoundError:
@@ -98,3 +103,13 @@ def filled_side_files(target: Path) -> list[Path]:
     """Return the side files of a database that may hold data of it. Raises OSError."""
     kinds = (path for path in side_files(target) if not path.name.endswith("-shm"))
     return [path for path in kinds if os.path.lexists(path) and path.lstat().st_size > 0]
+
+
+@contextmanager
+def _opened(target: Path) -> Iterator[DatabasePlace | None]:
+    """Open where the database is, for the block; None where its directory does not exist."""
+    with ExitStack() as stack:
+        place = None
+        with suppress(FileNotFoundError):
+            place = stack.enter_context(DatabasePlace.open(target))
+        yield place

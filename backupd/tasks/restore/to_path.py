@@ -1,18 +1,20 @@
 """Restore a generation as a new file."""
 
-import glob
 import os
-import secrets
+import stat
 import tempfile
 import time
 from pathlib import Path
 
-from backupd.errors import TargetRefused
+from backupd.errors import RestoreFailed, TargetRefused
 from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
+from backupd.sqlite.history import is_part, new_part_name
 from backupd.stores.contract import Archives
-from backupd.system.fs import change_owner, collect_limits, fsync_directory, place_exclusively, set_mode
+from backupd.system.directory import Directory
+from backupd.system.fs import change_owner, collect_limits, set_mode
+from backupd.system.held_file import HeldFile
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
@@ -38,15 +40,17 @@ def restore_to_path(
     its owner, where root may set that. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
-    refuse_unsafe(target)
-    with collect_limits() as limits:
+    if not target.parent.is_dir():
+        raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
+    with collect_limits() as limits, Directory.open(target.parent) as directory:
+        refuse_unsafe(target, directory)
         if dry_run:
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
-            with tempfile.TemporaryFile(dir=target.parent) as trial:
+            with tempfile.TemporaryFile(dir=directory.fixed_path) as trial:
                 owner, mode = _apply_ownership(trial.fileno(), target, manifest.origin)
-            fsync_directory(target.parent)
+            directory.fsync()
         else:
-            owner, mode = _restore(manifest, target, workers, context, store or context.store)
+            owner, mode = _restore(manifest, target, directory, workers, context, store or context.store)
             what = f"restored {manifest.id} to {target}"
             context.log.info(Event.GENERATION_RESTORED, what, generation=manifest.id, target=str(target))
     return RestoreResult(
@@ -64,16 +68,14 @@ def restore_to_path(
     )
 
 
-def refuse_unsafe(target: Path) -> None:
-    """Raise TargetRefused for a target that exists, has no directory, or has side files that SQLite would replay."""
-    if not target.parent.is_dir():
-        raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
+def refuse_unsafe(target: Path, directory: Directory) -> None:
+    """Raise TargetRefused for a target that exists in its `directory`, or has side files that SQLite would replay."""
     if target.is_dir():
         raise TargetRefused(f"{target} is a directory", "give the path of a new file in it")
-    if os.path.lexists(target):
+    if directory.stat(target.name) is not None:
         raise TargetRefused(f"{target} already exists", "give a new path, or restore in place (without --to)")
     for path in side_files(target):
-        if os.path.lexists(path):
+        if directory.stat(path.name) is not None:
             raise TargetRefused(
                 f"{path} exists: SQLite would replay it into the restored database",
                 "move it away, or give another --to PATH",
@@ -81,32 +83,39 @@ def refuse_unsafe(target: Path) -> None:
 
 
 def _restore(
-    manifest: Manifest, target: Path, workers: int, context: TaskContext, store: Archives
+    manifest: Manifest, target: Path, directory: Directory, workers: int, context: TaskContext, store: Archives
 ) -> tuple[str | None, int]:
     """Restore, and return owner and mode of the new file."""
-    _sweep_old_parts(target)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    _sweep_old_parts(target.name, directory)
+    new = HeldFile.create(directory, new_part_name(target.name))
     try:
         with marking_damage(manifest, store, context):
-            extract_verified(manifest, store, part, workers, context)
-        with part.open("rb") as stream:
-            applied = _apply_ownership(stream.fileno(), target, manifest.origin)
-            os.fsync(stream.fileno())
+            extract_verified(manifest, store, new, workers, context)
+        applied = _apply_ownership(new.descriptor, target, manifest.origin)
+        os.fsync(new.descriptor)
         try:
-            place_exclusively(part, target)
+            directory.place(new.name, new.descriptor, directory, target.name)
         except FileExistsError as error:
             raise TargetRefused(f"{target} was created by another process", "give another --to PATH") from error
-        fsync_directory(target.parent)
+        directory.fsync()
+        if not directory.holds(target.name, new.descriptor):
+            raise RestoreFailed(
+                f"another process put its own file in place of the restored {target}",
+                "give another --to PATH, in a directory that no other user can write to",
+            )
     finally:
-        part.unlink(missing_ok=True)
+        directory.unlink(new.name)
     return applied
 
 
-def _sweep_old_parts(target: Path) -> None:
+def _sweep_old_parts(target: str, directory: Directory) -> None:
     """Remove parts of killed restores to this target after a day; a younger one may belong to a running restore."""
-    for part in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
-        if time.time() - part.stat().st_mtime > _ABANDONED_S:
-            part.unlink()
+    with os.scandir(directory.descriptor) as entries:
+        names = [entry.name for entry in entries if is_part(entry.name, target)]
+    for name in names:
+        state = directory.stat(name)
+        if state is not None and stat.S_ISREG(state.st_mode) and time.time() - state.st_mtime > _ABANDONED_S:
+            directory.unlink(name)
 
 
 def _apply_ownership(descriptor: int, target: Path, origin: SourceFacts) -> tuple[str | None, int]:

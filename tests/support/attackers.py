@@ -1,0 +1,111 @@
+"""An app that was taken over: a process with its own user, which acts while a run of backupd stands still."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from support.command import borrowed_fork_server
+from support.fork_server import CommandResult, environment
+from support.processes import children_of, state_of, wait_until
+
+# Runs a program of the attacker for each line of its input, and answers each; it is the app's user from the start.
+_SHELL = """
+import os, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); os.chdir(sys.argv[3])
+program = compile(sys.argv[4], "attack", "exec")
+for line in sys.stdin:
+    try:
+        exec(program)
+        print("done", flush=True)
+    except OSError as error:
+        print(f"refused: {error}", flush=True)
+"""
+
+
+class Attacker:
+    """The app's user, in a directory of the app; each call runs its program once more."""
+
+    def __init__(self, program: str, directory: Path, uid: int, gid: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SHELL, str(uid), str(gid), str(directory), program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self) -> str:
+        """Run the program, and return how that went."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("now\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def attacked(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    scratch: Path,
+    at: int,
+    attack: Callable[[], object],
+    reads: str = "",
+) -> CommandResult:
+    """Run `backupd ARGUMENTS`, let it stand still (SIGSTOP) before its step `at`, `attack`, and let it go on.
+
+    Files that it only reads are steps as well, where `reads` is in their name.
+    """
+    answers: list[CommandResult] = []
+    with borrowed_fork_server() as fork_server:
+        served = fork_server._process.pid
+
+        def run() -> None:
+            answers.append(
+                fork_server.run(arguments, environment(environ), scratch, at=at, send=signal.SIGSTOP, reads=reads)
+            )
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            wait_until(lambda: bool(answers) or any(map(_stands_still, children_of(served))))
+            if not answers:
+                attack()
+        finally:
+            for pid in children_of(served):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            thread.join()
+    return answers[0]
+
+
+def _stands_still(pid: int) -> bool:
+    with suppress(OSError):
+        return state_of(pid) == "T"
+    return False
+
+
+@contextmanager
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Assert that the block changes nothing of the files and directories at `paths`, nor what is in them."""
+    before = [_facts(path) for path in paths]
+    yield
+    assert [_facts(path) for path in paths] == before
+
+
+def _facts(path: Path) -> object:
+    state = path.lstat()
+    inside = {each.name: _facts(each) for each in path.iterdir()} if path.is_dir() else path.read_bytes()
+    attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    return state.st_ino, state.st_mode, state.st_uid, state.st_gid, state.st_nlink, attributes, inside
