@@ -6,6 +6,7 @@ ends when its standard input closes.
 
 import json
 import os
+import pickle
 import re
 import select
 import sys
@@ -20,7 +21,7 @@ from uuid import uuid4
 
 from backupd.errors import Terminated
 from backupd.log import Event, EventLog
-from backupd.masking import without_secrets
+from backupd.masking import Mask, without_secrets
 from backupd.report import AnyReport
 from backupd.system.process import pipe, send, start_module
 
@@ -266,23 +267,26 @@ class PingHelper:
 
 
 def start_ping_helper(
-    monitors: Mapping[str, Monitor], environ: Mapping[str, str]
+    monitors: Mapping[str, Monitor], mask: Mask, environ: Mapping[str, str]
 ) -> "tuple[PingHelper, subprocess.Popen[bytes]]":
-    """Start a process that pings `monitors`; it ends when both pipes close. Raises ProcessRefused, OSError."""
+    """Start a process that pings `monitors`, and masks what it sends and what they say; it ends when both pipes close.
+
+    Raises ProcessRefused, OSError.
+    """
     process = start_module("backupd.pings", environ=environ)
-    send(process, json.dumps({name: asdict(monitor) for name, monitor in monitors.items()}).encode() + b"\n")
+    send(process, pickle.dumps((dict(monitors), mask)))
     known = {name: Monitor(monitor.kind, "") for name, monitor in monitors.items()}
     return PingHelper(known, pipe(process.stdin).fileno(), pipe(process.stdout).fileno()), process
 
 
 def main() -> None:
-    """Ping for another process: the monitors, then the pings, come as lines of JSON; each is answered by its error."""
-    monitors = {name: Monitor(**of) for name, of in json.loads(sys.stdin.readline() or "{}").items()}
-    for line in sys.stdin:
+    """Ping for another process: each ping comes as a line of JSON, and is answered by its error, empty for none."""
+    monitors, mask = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that has started this one
+    for line in sys.stdin.buffer:
         request = json.loads(line)
         request["ping"]["lines"] = tuple(request["ping"]["lines"])
-        error = send_ping(monitors[request["monitor"]], Ping(**request["ping"]))
-        sys.stdout.write(f"{json.dumps(error)}\n")
+        error = send_ping(monitors[request["monitor"]], mask.of(Ping(**request["ping"])))
+        sys.stdout.write(f"{json.dumps(mask(error))}\n")
         sys.stdout.flush()
 
 

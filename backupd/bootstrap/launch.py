@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from backupd.bootstrap.tasks import drill_store, monitors
-from backupd.config import REPLICAS, Config, KeyPath, secrets_of, withhold_secrets
+from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, mask_of, secrets_of, withhold_secrets
 from backupd.config.environment import PREFIX
 from backupd.pings import DAILY, Monitor, start_ping_helper
 from backupd.system.relaunch import is_first_process, relaunch, take_handed_over
@@ -41,7 +41,8 @@ def _relaunch(config: Config, needed: Iterable[KeyPath], *, pings: bool) -> NoRe
     of_runs = monitors_of_runs(config) if pings else {}
     if not of_runs:
         relaunch_with(narrowed, environ)
-    helper, _process = start_ping_helper(of_runs, environ)  # it outlives this start, and ends with the command
+    # The process that pings stays a child of this one, and ends with it.
+    helper, _process = start_ping_helper(of_runs, mask_of(config), environ)
     relaunch_with(narrowed.with_ping_helper(helper), environ, (helper.to, helper.back))
 
 
@@ -51,12 +52,17 @@ def relaunch_with(config: Config, environ: Mapping[str, str], descriptors: Itera
 
 
 def secrets_of_task(config: Config, task: str, subject: str) -> Iterable[KeyPath]:
-    """Return the paths of the secrets that a run of `task` needs: those of the replicas that it speaks to."""
+    """Return the paths of the secrets that a run of `task` needs."""
     if task == "doctor":
-        return ((REPLICAS,),)
+        return ALL_SECRETS
     if task == "replicate":
         return ((REPLICAS, subject),)
-    return ((REPLICAS, drill_store(config)),) if task == "drill" else ()
+    return secrets_of_drill(config, drill_store(config)) if task == "drill" else ()
+
+
+def secrets_of_drill(config: Config, store: str) -> Iterable[KeyPath]:
+    """Return the paths of the secrets of `store`; of all, to mask them, where the drill repeats what the app says."""
+    return ALL_SECRETS if config.drill.checks_app else ((REPLICAS, store),)
 
 
 def monitors_of_runs(config: Config) -> Mapping[str, Monitor]:

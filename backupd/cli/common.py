@@ -72,7 +72,7 @@ def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 
 
 def all_secrets(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
-    """Return the secrets of a command that tries all of them, or hands them to runs."""
+    """Return the secrets of a command that hands them to runs, or tries services and masks them in what these say."""
     return ALL_SECRETS
 
 

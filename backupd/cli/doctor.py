@@ -2,29 +2,23 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
 from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
-from backupd.cli.common import command, open_context
+from backupd.cli.common import all_secrets, command, open_context
 from backupd.cli.output import echo, print_json
-from backupd.config import REPLICAS, Config, KeyPath
+from backupd.config import Config
 from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
 from backupd.privileges import ROOT_HINT, runs_as_root
 from backupd.tasks.doctor import Finding
 
 
-def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
-    """Return those of the replicas, which are logged in to, and with --notify the URLs."""
-    return ((REPLICAS,), *((("notify",), ("pings",)) if arguments["notify"] else ()))
-
-
-@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"}, secrets=_secrets)
+@command("doctor", "backupd doctor --json", {0: "no problems", 1: "at least one problem"}, secrets=all_secrets)
 @click.option("--notify", is_flag=True, help="Also test every URL under [notify] and [pings].")
 def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
     """Run it before the first night, and when something does not work.

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from backupd.bootstrap.launch import secrets_of_drill
 from backupd.bootstrap.replicas import replica_retry, store_opener
 from backupd.bootstrap.tasks import drill_request, drill_store, sources
 from backupd.cli import complete
@@ -17,7 +18,7 @@ from backupd.cli.common import (
     worst_exit,
 )
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
-from backupd.config import REPLICAS, Config
+from backupd.config import Config
 from backupd.formatting import human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.drill import drill
@@ -27,7 +28,7 @@ from backupd.tasks.drill import drill
     "drill",
     "backupd drill --from offsite",
     {0: "the restore works", 1: "it does not", 3: "it works, with warnings", 75: ""},
-    secrets=lambda config, arguments: ((REPLICAS, arguments["store"] or drill_store(config)),),
+    secrets=lambda config, arguments: secrets_of_drill(config, arguments["store"] or drill_store(config)),
     pings=True,
 )
 @click.option(

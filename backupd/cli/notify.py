@@ -6,7 +6,7 @@ import click
 
 from backupd.bootstrap.notifications import channels, try_notifications
 from backupd.catalog import NotificationState
-from backupd.cli.common import command, open_context
+from backupd.cli.common import all_secrets, command, open_context
 from backupd.cli.output import echo, print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
@@ -20,7 +20,7 @@ from backupd.tasks.context import TaskContext
     "notify",
     "backupd notify --test",
     {0: "success; with --test: all accepted it", 1: "with --test: one did not"},
-    secrets=lambda _config, _arguments: (("notify",), ("pings",)),
+    secrets=all_secrets,
 )
 @click.option("--test", is_flag=True, help="Send to every URL under [notify] and [pings] now.")
 def notify_command(config: Config, *, test: bool, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from backupd.bootstrap.launch import monitors_of_runs, secrets_of_task
-from backupd.config import Config, withhold_secrets
+from backupd.config import Config, mask_of, withhold_secrets
 from backupd.errors import ProcessRefused, TemporaryError
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
@@ -165,7 +165,7 @@ class TaskQueue:
         config = withhold_secrets(self._config, secrets_of_task(self._config, request.task, request.source))
         descriptors: tuple[int, ...] = ()
         if request.source and (monitors := monitors_of_runs(self._config)):
-            helper, pinging = start_ping_helper(monitors, os.environ)
+            helper, pinging = start_ping_helper(monitors, mask_of(self._config), os.environ)
             stack.callback(_end_helper, pinging)
             config, descriptors = config.with_ping_helper(helper), (helper.to, helper.back)
         arguments = ("backupd.daemon.task_process", request.task, request.source)

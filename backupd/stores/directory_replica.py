@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from backupd.errors import CopyCorrupt
 from backupd.stores import contract
 from backupd.stores.local import DirectoryStore
+from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access, write_all
 from backupd.system.held_file import HeldFile
 from backupd.system.small_file import open_regular
@@ -31,11 +33,15 @@ class DirectoryReplica(DirectoryStore):
 
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the hidden directory, whatever it is. Raises OSError."""
+        *above, name = Path(path).parts
         try:
-            (self.hidden / path).lstat()
+            with ExitStack() as stack:
+                directory = stack.enter_context(Directory.open(self.directory))
+                for part in (contract.HIDDEN, *above):
+                    directory = stack.enter_context(directory.child(part))
+                return directory.stat(name) is not None
         except FileNotFoundError:
             return False
-        return True
 
     def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
         """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""

@@ -212,14 +212,6 @@ def place_exclusively(part: "Path", target: "Path") -> None:
         part.unlink()  # a database with two names is refused by the next backup
 
 
-def overwrite_in_place(path: "Path", data: bytes) -> None:
-    """Replace the contents of `path` by shorter `data`; not atomic, but needs no free space. Raises OSError."""
-    with path.open("r+b", buffering=0) as stream:
-        stream.write(data)
-        stream.truncate()
-        os.fsync(stream.fileno())
-
-
 def inherit_owner(directory: "Path", path: "Path") -> None:
     """As root, give `path` the owner of `directory`, so that a later run as that user can use it.
 

@@ -12,6 +12,7 @@ from backupd.catalog import RunRecord
 from backupd.formatting import human_bytes
 from backupd.report import BackupDetails, RunReport
 from backupd.system.mounts import is_remote
+from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, capturing
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import shared_source_warning
@@ -81,7 +82,7 @@ def _prune(request: BackupRequest, run: BackupRun, context: TaskContext) -> None
     try:
         plan = apply_retention(request.source, request.retention, run, context)
     except OSError as error:
-        run.warn(f"old generations could not be pruned: {error}")
+        run.warn(f"old generations could not be pruned: {os_error_text(error)}")
     else:
         run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
 

@@ -1,6 +1,5 @@
 """What becomes of a copy: one pure decision, and the one place that acts on it."""
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from backupd.formatting import human_bytes
 from backupd.model import Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
 from backupd.sqlite.shadow_tables import shadow_tables_of
+from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, PackedCopy, UnusableSource
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
@@ -205,8 +205,10 @@ def _put_in_quarantine(
     context: TaskContext,
 ) -> None:
     directory = quarantine_of(capture, state)
-    with suppress(OSError):  # a full disk must not hide the damage
+    try:
         context.quarantine.add(request.source, directory.name, capture.snapshot.file, damage)
+    except OSError as error:  # a full disk must not hide the damage
+        run.warn(f"the damaged copy could not be kept: {os_error_text(error)}")
     run.emit(SnapshotQuarantined(f"the copy of {request.path} is not published: {damage[0]}", directory))
 
 

@@ -5,14 +5,15 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.daemon import children_of
+from support.processes import children_of, stopped
 
 _BLOCK = 1 << 20
-_PAUSE_S = 0.5  # between two searches of one process
+_WORKER = "sqlite.worker"
+_PAUSE_S, _WORKER_PAUSE_S = 0.5, 0.05  # between two searches of one process
 
 
 @dataclass
@@ -29,22 +30,26 @@ def watched_for(secrets: Mapping[str, str], root: int | None = None) -> Iterator
     """Search environment, command line and memory of all processes below `root` (default: this one) in the block."""
     found, stop = Found(), threading.Event()
 
-    searched: dict[int, float] = {}
-
-    def look() -> None:
-        while not stop.wait(0.01):
+    def look(*, workers: bool) -> None:
+        searched: dict[tuple[int, str], float] = {}
+        while not stop.wait(0.005):
             for process in _below(root or os.getpid()):
-                if time.monotonic() >= searched.get(process, 0.0):
-                    _search(process, secrets, found)
-                    searched[process] = time.monotonic() + _PAUSE_S
+                kind = kind_of(_command(process))
+                due = time.monotonic() >= searched.get((process, kind), 0.0)
+                if due and kind.startswith(_WORKER) == workers:
+                    with suppress(ProcessLookupError), stopped(process) if workers else nullcontext():
+                        _search(process, secrets, found)  # stopped, since workers live for a short time only
+                    searched[process, kind] = time.monotonic() + (_WORKER_PAUSE_S if workers else _PAUSE_S)
 
-    thread = threading.Thread(target=look)
-    thread.start()
+    threads = [threading.Thread(target=look, kwargs={"workers": workers}) for workers in (True, False)]
+    for thread in threads:
+        thread.start()
     try:
         yield found
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def kind_of(command: Iterable[str]) -> str:
@@ -60,6 +65,12 @@ def _below(process: int) -> Iterator[int]:
     for child in children_of(process):
         yield child
         yield from _below(child)
+
+
+def _command(process: int) -> list[str]:
+    with suppress(OSError):
+        return os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes()).split("\0")
+    return []
 
 
 def _search(process: int, secrets: Mapping[str, str], found: Found) -> None:

@@ -85,7 +85,9 @@ class SftpStore:
     @_limited
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the hidden directory there, whatever it is. Raises OSError."""
-        (found,) = stat_many(self._client, (f"{self._hidden}/{path}",))
+        hidden, found = stat_many(self._client, (self._hidden, f"{self._hidden}/{path}"))
+        if hidden is not None:
+            self._refuse_link(self._hidden, hidden)
         return found is not None
 
     @_limited
@@ -265,10 +267,13 @@ class SftpStore:
         for directory, found in zip(directories, stat_many(self._client, directories), strict=True):
             if found is None:
                 self._make_directory(directory)
-            elif stat.S_ISLNK(found.st_mode or 0) and directory != self._directory:
-                # the configured directory may be a link; one below it could lead out of the store
-                what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
-                raise StoreUnusable(what, "remove it")
+            elif directory != self._directory:  # which may be a link; one below it could lead out of the store
+                self._refuse_link(directory, found)
+
+    def _refuse_link(self, directory: str, found: SFTPAttributes) -> None:
+        if stat.S_ISLNK(found.st_mode or 0):
+            what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
+            raise StoreUnusable(what, "remove it")
 
     def _make_directory(self, directory: str) -> None:
         """Make a private directory. Raises StoreUnusable when its parent is missing, OSError."""

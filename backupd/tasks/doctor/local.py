@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_o
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
 from backupd.sqlite.swap import pending_swap
+from backupd.stores.names import unexpected_files
 from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access
 from backupd.system.held_file import HeldFile
 from backupd.system.mounts import exposing_mount
-from backupd.system.os_errors import dangling_link
+from backupd.system.os_errors import dangling_link, os_error_hint, os_error_text
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
@@ -47,10 +49,29 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
     yield store
     yield from _exposed(requests, context)
     for request in requests:
-        yield from _check_source(request, context, store_ready=store.ok)
+        source = _check_source(request, context, store_ready=store.ok)
+        yield from _until_error(f"source {request.source}", source)
+    yield from _unexpected_files(context)
     yield from find_uncovered([request.path for request in requests], context.store.directory)
     if store.ok:
-        yield from _check_store(tuple(request.source for request in requests), context)
+        checked = _check_store(tuple(request.source for request in requests), context)
+        yield from _until_error("generations", checked)
+
+
+def _until_error(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the findings; a failed system call among them is the last."""
+    try:
+        yield from findings
+    except OSError as error:
+        yield Finding(check, ok=False, detail=os_error_text(error), hint=os_error_hint(error))
+
+
+def _unexpected_files(context: TaskContext) -> Iterator[Finding]:
+    """Yield a finding for each pipe, link and so on that has a name of the store."""
+    with suppress(OSError):  # the check of the directory says so
+        for error in unexpected_files(context.store.directory):
+            detail = f"{error.filename} is {error.strerror}"
+            yield Finding("files of the store", ok=False, detail=detail, hint=os_error_hint(error))
 
 
 def _clock(context: TaskContext) -> str:

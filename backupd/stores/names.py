@@ -1,0 +1,132 @@
+"""Every name that backupd gives in the directory of a local store, and what it does where something else has it.
+
+docs/generations.md has them as a table, which `python -m backupd.stores.names` prints. Other users may be able to write
+there, so whatever reads or writes one of these names opens it by `system.directory` or `system.small_file`.
+"""
+
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from backupd.stores.contract import HIDDEN
+from backupd.system.directory import Directory
+from backupd.system.small_file import UnexpectedFile, require_kind
+
+_PLACEHOLDERS: Final = {"ID": r"[^/]+-\d{8}-\d{4}(-\d{1,3})?", "N": r"\d+", "RUN": r"\w+"}
+_MAX_DEPTH: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StoreName:
+    """A name below the directory of a store; a word in capitals stands for what differs."""
+
+    pattern: str
+    kind: Literal["file", "directory"]
+    holds: str
+    otherwise: str
+    """What happens where a link, a pipe, a device or anything else has the name."""
+
+    def matches(self, path: str) -> bool:
+        """Tell whether `path`, relative to the directory of the store, is such a name."""
+        parts = re.split(r"(\b[A-Z]+\b)", self.pattern.replace("SHA256SUMS", "\0"))
+        found = (_PLACEHOLDERS.get(part, "[^/]+") if part.isupper() else re.escape(part) for part in parts)
+        return re.fullmatch("".join(found).replace(re.escape("\0"), "SHA256SUMS"), path) is not None
+
+
+_ABSENT: Final = "counts as no generation"
+_FAILS: Final = "runs fail and name it"
+_DEGRADED: Final = "runs are degraded and name it"
+_REMOVED: Final = "removed"
+_IGNORED: Final = "ignored"
+_RANDOM: Final = "never replaced: the name is random"
+_NOT_KEPT: Final = "damaged copies are not kept; runs say so"
+_REBUILD: Final = "`catalog rebuild` fails"
+_SIDES: Final = "WAL, shared memory and journal of that"
+_NAMES: Final = (
+    ("ID.sqlite3.gz", "file", "archive of a generation", _ABSENT),
+    ("ID.manifest.json", "file", "its manifest, published last", _ABSENT),
+    ("SHA256SUMS", "file", "digests, for `sha256sum -c`", "replaced; because of a directory nothing is pruned"),
+    ("backup.log", "file", "the log", _DEGRADED),
+    ("backup.log.N", "file", "the log before a rotation", _IGNORED),
+    (".doctor-RUN.b", "file", "write test of `doctor`", _RANDOM),
+    (".backupd", "directory", "all that follows", _FAILS),
+    (".backupd/lock", "file", "lock of the store", _FAILS),
+    (".backupd/TASK.lock", "file", "lock of a drill, of a replication, or of a daemon for a source", "it fails"),
+    (".backupd/doctor-RUN.a", "file", "write test of `doctor`", _RANDOM),
+    (".backupd/SHA256SUMS.new", "file", "unfinished SHA256SUMS", _REMOVED),
+    (".backupd/identity", "file", "identity of the store", _FAILS),
+    (".backupd/identity.new", "file", "unfinished identity", _REMOVED),
+    (".backupd/adopted", "file", "identities of lost stores", "replications fail and name it"),
+    (".backupd/adopted.new", "file", "unfinished identities", _REMOVED),
+    (".backupd/catalog.sqlite3", "file", "catalog, which can be rebuilt", _DEGRADED),
+    (".backupd/catalog.sqlite3-SIDE", "file", _SIDES, _DEGRADED),
+    (".backupd/catalog.sqlite3.rebuild", "file", "unfinished catalog", _REBUILD),
+    (".backupd/catalog.sqlite3.rebuild-SIDE", "file", _SIDES, _REBUILD),
+    (".backupd/catalog.sqlite3.damaged-N", "file", "damaged catalog, kept for inspection", _IGNORED),
+    (".backupd/catalog.sqlite3.damaged-N-SIDE", "file", _SIDES, _IGNORED),
+    (".backupd/holds", "directory", "holds, a file each", f"{_FAILS}; nothing is pruned"),
+    (".backupd/holds/SOURCE.json", "file", "hold on a source", "counts as a hold: nothing of it is pruned"),
+    (".backupd/holds/SOURCE.new", "file", "unfinished hold", _REMOVED),
+    (".backupd/holds/SOURCE.accepted", "file", "an unreadable copy may be published", "counts as that"),
+    (".backupd/pins", "directory", "pins, a file each", f"{_DEGRADED}; nothing is pruned"),
+    (".backupd/pins/ID.json", "file", "pin on a generation", "counts as a pin without end"),
+    (".backupd/pins/ID.new", "file", "unfinished pin", _REMOVED),
+    (".backupd/damaged", "directory", "marks of damage, a file each", _FAILS),
+    (".backupd/damaged/ID", "file", "mark of a damaged generation", "counts as a mark"),
+    (".backupd/quarantine", "directory", "damaged copies, by source", _NOT_KEPT),
+    (".backupd/quarantine/SOURCE", "directory", "those of a source", _NOT_KEPT),
+    (".backupd/quarantine/SOURCE/COPY", "directory", "a damaged copy", _IGNORED),
+    (".backupd/quarantine/SOURCE/COPY/snapshot.sqlite3", "file", "the copy itself", _IGNORED),
+    (".backupd/quarantine/SOURCE/COPY/findings.txt", "file", "what was found in it", _IGNORED),
+    (".backupd/removing", "directory", "generations that are being removed", _FAILS),
+    (".backupd/removing/ID.manifest.json", "file", "manifest of one", _REMOVED),
+    (".backupd/staging", "directory", "work in progress, by run", _FAILS),
+    (".backupd/staging/run-RUN", "directory", "that of a run", "left alone"),
+    (".backupd/staging/run-RUN/NAME", "file", "a file that is fetched, unpacked or sent", "that run fails"),
+    (".backupd/staging/run-RUN/copy", "directory", "files of a backup", "that run fails"),
+    (".backupd/staging/run-RUN/copy/NAME", "file", "copy, journal, archive and manifest", "that run fails"),
+)
+NAMES: Final = tuple(StoreName(*name) for name in _NAMES)
+
+
+def name_of(path: str) -> StoreName | None:
+    """Return the name that `path`, relative to the directory of a store, has in `NAMES`; None if it has none."""
+    return next((name for name in NAMES if name.matches(path)), None)
+
+
+def unexpected_files(directory: Path) -> Iterator[UnexpectedFile]:
+    """Yield what has a name of backupd's in a store and is something else. Raises OSError."""
+    with Directory.open(directory) as base:
+        yield from _unexpected(base, "", _MAX_DEPTH)
+
+
+def _unexpected(directory: Directory, above: str, depth: int) -> Iterator[UnexpectedFile]:
+    for name in sorted(directory.names()):
+        path = f"{above}{name}"
+        known, state = name_of(path), directory.stat(name)
+        if known is None or state is None:
+            continue
+        is_directory = stat.S_ISDIR(state.st_mode)
+        try:
+            if not (is_directory and path.startswith(f"{HIDDEN}/staging/")):  # of a run: files and directories
+                require_kind(state, directory.path_of(name), directory=known.kind == "directory")
+        except UnexpectedFile as error:
+            yield error
+            continue
+        if is_directory and depth:
+            with directory.child(name) as below:
+                yield from _unexpected(below, f"{path}/", depth - 1)
+
+
+def names_table() -> str:
+    """Return NAMES as a table in Markdown."""
+    rows = (f"| `{one.pattern}` | {one.holds} | {one.otherwise} |" for one in NAMES)
+    return "\n".join(("| name | what it is | where something else has the name |", "|---|---|---|", *rows)) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(names_table())

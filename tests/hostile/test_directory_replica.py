@@ -1,0 +1,250 @@
+"""A replica in a directory that somebody else writes to, such as a share: what is planted there leads nowhere.
+
+Objects are planted at every name of a replica, and swapped before each system call of each operation.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from backupd.errors import BackupdError
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.stores.directory_replica import DirectoryReplica
+from backupd.tasks.backup import backup
+from backupd.tasks.context import TaskContext
+from backupd.tasks.replica import replica_inventory
+from backupd.tasks.requests import BackupRequest
+from support.directories import mounted
+from support.replicas import replicate_to
+
+pytestmark = [pytest.mark.no_cover, pytest.mark.timeout(60)]
+
+ID = "tasks-20261121-0400"
+OTHER = "tasks-20261122-0400"
+BAIT = ("", ".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-abc12345")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A directory that has what a replica has, at the same names; whatever happens, it stays as it is."""
+    outside = tmp_path / "outside"
+    for directory in BAIT:
+        (outside / directory).mkdir(parents=True)
+        for name in (*files_of(ID), *files_of(OTHER), "SHA256SUMS", "SHA256SUMS.new", "archive.part", "identity"):
+            (outside / directory / name).write_bytes(b"a secret of another app")
+    before = facts(outside)
+    yield outside
+    assert facts(outside) == before
+
+
+def facts(directory: Path) -> dict[Path, tuple[int, int, int, bytes]]:
+    """Return owner, group, mode and contents of all that is in `directory`."""
+    return {
+        path: (found.st_uid, found.st_gid, found.st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in directory.rglob("*")
+        if (found := path.lstat())
+    }
+
+
+def files_of(generation_id: str) -> tuple[str, str]:
+    return f"{generation_id}{ARCHIVE_SUFFIX}", f"{generation_id}{MANIFEST_SUFFIX}"
+
+
+# --- Planted ---
+
+
+def pipe(path: Path, _outside: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path, _outside: Path) -> None:
+    os.mknod(path, 0o666 | 0o020000, os.makedev(1, 5))  # /dev/zero, which has no end
+
+
+def link_to_device(path: Path, _outside: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link_to_file(path: Path, outside: Path) -> None:
+    path.symlink_to(outside / files_of(ID)[0])
+
+
+def link_to_directory(path: Path, outside: Path) -> None:
+    path.symlink_to(outside / ".backupd")
+
+
+def directory(path: Path, _outside: Path) -> None:
+    (path / "deeper").mkdir(parents=True)
+
+
+PLANTS: tuple[Callable[[Path, Path], None], ...] = (
+    pipe,
+    device,
+    link_to_device,
+    link_to_file,
+    link_to_directory,
+    directory,
+)
+NAMES = (
+    "{id}.sqlite3.gz",
+    "{id}.manifest.json",
+    "tasks-20200101-0400.sqlite3.gz",
+    "tasks-20200101-0400.manifest.json",
+    "SHA256SUMS",
+    ".backupd",
+    ".backupd/removing",
+    ".backupd/removing/tasks-20200101-0400.manifest.json",
+    ".backupd/staging",
+    ".backupd/staging/run-abc12345",
+    ".backupd/SHA256SUMS.new",
+)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_whatever_is_planted_at_a_name_of_a_replica_is_told_or_replaced_and_leads_nowhere(
+    order: BackupRequest, context: TaskContext, outside: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
+) -> None:
+    generation = backup(order, context).generation
+    assert generation is not None
+    for number, name in enumerate(NAMES):
+        there = tmp_path / f"there-{number}"
+        path = there / name.format(id=generation)
+        path.parent.mkdir(parents=True)
+        plant(path, outside)
+        for _ in range(2):  # the second finds what the first has left
+            report = replicate_to(lambda there=there: nullcontext(DirectoryReplica("there", there)), context)
+            with suppress(BackupdError, OSError):
+                replica_inventory("there", DirectoryReplica("there", there), context)
+        archive, manifest = (there / file for file in files_of(generation))
+        if report.outcome == "done":
+            assert archive.read_bytes() == context.store.archive_path(generation).read_bytes(), name
+            assert manifest.is_file(), name
+            assert not archive.is_symlink(), name
+            assert not manifest.is_symlink(), name
+        else:
+            assert (report.exit_code, str(there) in str(report.error)) == (1, True), (name, report)
+
+
+# --- Swapped while it works ---
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "archive"
+    path.write_bytes(os.urandom(1000))
+    return path
+
+
+def publish(replica: DirectoryReplica, archive: Path) -> None:
+    replica.publish(OTHER, archive, b"{}\n")
+
+
+def remove(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.remove(ID)
+
+
+def recover(replica: DirectoryReplica, _archive: Path) -> None:
+    list(replica.recover())
+
+
+def sums(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.write_checksums({ID: "0" * 64})
+
+
+def probe(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.probe()
+
+
+ACTIONS: tuple[Callable[[DirectoryReplica, Path], None], ...] = (publish, remove, recover, sums, probe)
+SWAPPED = (".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-*")
+
+
+def with_generation(directory: Path, archive: Path) -> DirectoryReplica:
+    """Return a replica that has a generation, and what killed runs left."""
+    shutil.rmtree(directory, ignore_errors=True)
+    replica = DirectoryReplica("nas", directory)
+    replica.prepare()
+    replica.publish(ID, archive, b"{}\n")
+    hidden = directory / ".backupd"
+    (hidden / "removing" / files_of(OTHER)[1]).write_bytes(b"{}\n")
+    (hidden / "staging/run-abc12345").mkdir()
+    (hidden / "staging/run-abc12345" / files_of(OTHER)[1]).write_bytes(b"{}\n")
+    return replica
+
+
+class Swap:
+    """Before the audited call number `at` in `directory`, puts a link to `outside` in the place of `name` there."""
+
+    def __init__(self) -> None:
+        self.at, self.calls, self.hit, self.off = 0, 0, False, True
+        self.directory = self.outside = Path()
+        self.name = ""
+        sys.addaudithook(self._watch)
+
+    def arm(self, at: int, directory: Path, name: str, outside: Path) -> None:
+        self.at, self.calls, self.hit, self.off = at, 0, False, False
+        self.directory, self.name, self.outside = directory, name, outside
+
+    def _watch(self, event: str, _values: tuple[object, ...]) -> None:
+        if self.off or not (event == "open" or event.startswith(("os.", "shutil."))):
+            return
+        self.calls += 1
+        if self.calls == self.at:
+            self.off = True
+            for path in self.directory.glob(self.name):
+                path.rename(self.directory / "swapped-away")
+                path.symlink_to(self.outside / path.relative_to(self.directory))
+                self.hit = True
+                return
+
+
+@pytest.fixture(scope="module")
+def swap() -> Swap:
+    return Swap()
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
+def test_a_directory_swapped_for_a_link_before_any_call_leads_nowhere(
+    swap: Swap,
+    action: Callable[[DirectoryReplica, Path], None],
+    name: str,
+    outside: Path,
+    archive: Path,
+    tmp_path: Path,
+) -> None:
+    before, hits = facts(outside), 0
+    for at in count(1):
+        replica = with_generation(tmp_path / "there", archive)
+        swap.arm(at, tmp_path / "there", name, outside)
+        try:
+            with suppress(BackupdError, OSError):
+                action(replica, archive)
+        finally:
+            calls, swap.off = swap.calls, True
+        assert facts(outside) == before, f"{action.__name__}: {name} swapped before call {at}"
+        hits += swap.hit
+        if calls < at:
+            break
+    assert hits or "run-*" in name, "it was never swapped: this test tested nothing"
+
+
+# --- Mounted ---
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", [".backupd/staging/run-abc12345/mount", ".backupd/staging/run-abc12345"])
+def test_what_is_mounted_in_a_replica_is_not_emptied(outside: Path, archive: Path, tmp_path: Path, name: str) -> None:
+    replica = with_generation(tmp_path / "there", archive)
+    mount = tmp_path / "there" / name
+    shutil.rmtree(mount, ignore_errors=True)
+    with mounted(outside, mount):
+        found = [item for item in replica.recover() if item.kind == "staging"]
+    assert [bool(item.problem) for item in found] == [True], "it is told"

@@ -1,0 +1,213 @@
+"""Something else at every name of the store: nothing hangs, nothing outside is touched, and the truth is told.
+
+The names are those of backupd's own table, which a run under strace(1) shows to be complete.
+"""
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backupd.stores.names import NAMES, StoreName, name_of, names_table
+from support.bank import make_bank
+from support.command import Backupd
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = {
+    "SHA256SUMS": "SHA256SUMS",
+    "ID": "tasks-20260101-0000",
+    "SOURCE": "tasks",
+    "COPY": "tasks-20260101-000000",
+    "NAME": "snapshot.sqlite3",
+    "TASK": "drill",
+    "RUN": "dead",
+    "SIDE": "journal",
+    "N": "1",
+}
+CONFIG = """
+backups_dir = "{0}/backups"
+[space]
+reserve = 0
+[sources.tasks]
+path = "{0}/data/tasks.db"
+[sources.other]
+path = "{0}/data/other.db"
+[retention]
+last = 1
+within = "0"
+daily = 0
+weekly = 0
+monthly = 0
+yearly = 0
+[drill]
+from = "local"
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two databases with a generation each."""
+    root = tmp_path_factory.mktemp("template")
+    (root / "data").mkdir()
+    for name in ("tasks", "other"):
+        make_bank(root / "data" / f"{name}.db")
+    (root / "config.toml").write_text(CONFIG.format(root))
+    assert Backupd({"BACKUPD_CONFIG": str(root / "config.toml")}, root)("backup", "--no-pin").code == 0
+    return root
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path) -> Iterator[Path]:
+    root = tmp_path / "place"
+    shutil.copytree(template, root)
+    (root / "config.toml").write_text(CONFIG.format(root))
+    outside = tmp_path / "outside"
+    for directory in ("tasks", "run-theirs", "tasks-20260101-000000"):
+        (outside / directory).mkdir(parents=True)
+        (outside / directory / "diary.txt").write_text("dear diary")
+    (outside / "file").write_text("not yours")
+    before = facts(outside)
+    yield root
+    assert facts(outside) == before
+
+
+def facts(directory: Path) -> dict[str, object]:
+    return {
+        str(path): (path.stat().st_ino, path.stat().st_mode, path.is_file() and path.read_bytes())
+        for path in directory.rglob("*")
+    }
+
+
+def command(place: Path) -> Backupd:
+    return Backupd({"BACKUPD_CONFIG": str(place / "config.toml")}, place)
+
+
+def link(path: Path, name: StoreName) -> None:
+    outside = path.parents[len(Path(name.pattern).parts) + 1] / "outside"
+    path.symlink_to(outside if name.kind == "directory" else outside / "file")
+
+
+def pipe(path: Path, _name: StoreName) -> None:
+    os.mkfifo(path)
+
+
+def huge(path: Path, _name: StoreName) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def example(pattern: str) -> str:
+    return re.sub("SHA256SUMS|" + r"\b[A-Z]+\b", lambda found: EXAMPLES.get(found[0], found[0]), pattern)
+
+
+def plant(place: Path, name: StoreName, how: Callable[[Path, StoreName], None]) -> Path:
+    path = place / "backups" / example(name.pattern)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    how(path, name)
+    return path
+
+
+@pytest.mark.parametrize("how", [link, pipe])
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.pattern)
+def test_whatever_is_planted_at_a_name_delays_no_run_and_leads_nowhere(
+    place: Path, name: StoreName, how: Callable[[Path, StoreName], None]
+) -> None:
+    path = plant(place, name, how)
+    if how is pipe:
+        told = command(place)("doctor", timeout_s=30)
+        assert f"{path} is a pipe" in told.out + told.err or not os.path.lexists(path), told
+    for source in ("tasks", "other"):
+        change(place / "data" / f"{source}.db")
+        ended = command(place)("backup", "--source", source, "--no-pin", timeout_s=30)
+        assert ended.code in {0, 1, 3}, ended
+        assert ended.code == 0 or "what to do: " in ended.err or "warning: " in ended.err, ended
+        if source == "other" and {"ID", "SOURCE"} & set(re.findall("[A-Z]+", name.pattern)):
+            assert ended.code == 0, "it concerns another source"
+    assert command(place)("list", timeout_s=30).code in {0, 1}
+
+
+@pytest.mark.parametrize("pattern", ["SHA256SUMS", ".backupd/identity", ".backupd/holds/SOURCE.json"])
+def test_huge_file_is_not_read_to_its_end(place: Path, pattern: str) -> None:
+    (name,) = (one for one in NAMES if one.pattern == pattern)
+    plant(place, name, huge)
+    change(place / "data" / "tasks.db")
+    ended = command(place)("backup", "--source", "tasks", timeout_s=30)
+    assert ended.code in {0, 1, 3}, ended
+
+
+@pytest.mark.root
+def test_device_is_not_read(place: Path) -> None:
+    for pattern in (".backupd/holds/SOURCE.json", ".backupd/identity", "SHA256SUMS"):
+        (name,) = (one for one in NAMES if one.pattern == pattern)
+        path = plant(place, name, lambda path, _name: os.mknod(path, 0o20666, os.makedev(1, 5)))
+        told = command(place)("doctor", timeout_s=30)
+        assert f"{path} is a device" in told.out + told.err
+        assert command(place)("backup", "--source", "tasks", timeout_s=30).code in {0, 1, 3}
+        path.unlink(missing_ok=True)
+
+
+def change(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as app, app:
+        app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
+
+
+def test_names_in_the_table_are_those_in_the_documentation() -> None:
+    marker = "<!-- generated: python -m backupd.stores.names -->\n"
+    assert (ROOT / "docs" / "generations.md").read_text().partition(marker)[2] == names_table()
+
+
+_COMMANDS = """
+import os, sys
+from pathlib import Path
+from backupd.__main__ import main
+place = Path(sys.argv[1])
+damage = lambda: next(iter(sorted((place / "backups").glob("tasks-*.gz")))).open("r+b").write(b"damaged")
+corrupt = lambda: (place / "data/tasks.db").open("r+b").write(b"x" * 9000)
+for arguments in (
+    ["backup", "--source", "other"], ["doctor"], ["drill"], ["catalog", "rebuild"], damage,
+    ["verify", "--all"], corrupt, ["backup", "--source", "tasks"], ["prune"], ["clean", "--older-than", "0"],
+):
+    if callable(arguments):
+        arguments()
+        continue
+    child = os.fork()
+    if not child:
+        sys.argv = ["backupd", *arguments]
+        main()
+    os.waitpid(child, 0)
+"""
+_STRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s", "300", "-o"]
+_MADE = re.compile(r"O_CREAT|^mkdir|^rename|^link")
+
+
+def test_every_name_that_commands_give_in_the_store_is_in_the_table(place: Path, tmp_path: Path) -> None:
+    journal, store = tmp_path / "strace", str(place / "backups")
+    calls = "openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat"
+    subprocess.run(
+        [*_STRACE, journal, f"--trace={calls}", sys.executable, "-c", _COMMANDS, str(place)],
+        env=Backupd({"BACKUPD_CONFIG": str(place / "config.toml")}, place).environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    text = re.sub(r'<(/[^>]*)>, "([^/"][^"]*)"', r'"\1/\2"', journal.read_text(errors="replace"))
+    made = {
+        path.removeprefix(f"{store}/")
+        for line in text.splitlines()
+        if _MADE.search(line.partition(" ")[2]) and "= -1" not in line
+        for path in re.findall(r'[<"](/[^>"]*)', line)
+        if path.startswith(f"{store}/")
+    }
+    assert len(made) > 15, made
+    unknown = {path for path in made if name_of(path) is None and not path.endswith(" (deleted)")}
+    assert not unknown, "each name needs a line in backupd.stores.names.NAMES"
