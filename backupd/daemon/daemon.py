@@ -17,6 +17,8 @@ from backupd.model import CLOCK_TOLERANCE, Task
 from backupd.schedule import Due, Planned, TaskHistory
 from backupd.status.current import due_run
 from backupd.system.file_lock import file_lock
+from backupd.system.os_errors import os_error_hint, os_error_text
+from backupd.system.small_file import UnexpectedFile
 from backupd.tasks.context import TaskContext
 
 # A generation about to be made should be in the next replication, and one about to be sent in the next drill.
@@ -141,7 +143,11 @@ class Daemon:
         return TaskHistory(max(succeeded, default=None), tuple(failed))
 
     def _log_standby(self) -> None:
-        if others := self._claims.held_by_others():
+        if unusable := self._claims.unusable:
+            error = next(iter(unusable.values()))
+            what = f"nothing of {', '.join(unusable)} is done: {os_error_text(error)}"
+            self._warn_once(Event.TICK_FAILED, what, os_error_hint(error))
+        elif others := self._claims.held_by_others():
             what = f"another daemon owns {', '.join(others)}: standing by"
             self._warn_once(Event.DAEMON_STANDBY, what, "nothing, while a deploy replaces it; else stop one of the two")
         else:
@@ -176,12 +182,15 @@ class SourceClaims:
     def __init__(self, subjects: Iterable[str], directory: Path) -> None:
         self._subjects, self._directory = tuple(dict.fromkeys(subjects)), directory
         self._held: dict[str, tuple[ExitStack, int]] = {}
+        self.unusable: dict[str, UnexpectedFile] = {}
 
     def acquire(self) -> frozenset[str]:
         """Claim what is free, and return all that this daemon holds; a claim whose file was removed is made again.
 
-        Raises OSError when the directory does not exist.
+        A subject whose lock is something else, as a pipe, is `unusable`. Raises OSError when the directory does not
+        exist.
         """
+        self.unusable.clear()
         for subject in self._subjects:
             path = self._directory / f"daemon-{subject}.lock"
             if subject in self._held and not _is_file(path, self._held[subject][1]):
@@ -192,7 +201,7 @@ class SourceClaims:
 
     def held_by_others(self) -> tuple[str, ...]:
         """Return the subjects that another daemon held at the last `acquire`."""
-        return tuple(subject for subject in self._subjects if subject not in self._held)
+        return tuple(one for one in self._subjects if one not in self._held and one not in self.unusable)
 
     def release_all(self) -> None:
         """Release all claims."""
@@ -207,6 +216,9 @@ class SourceClaims:
             self._held[subject] = stack, path.stat().st_ino
         except errors.LockHeld:
             stack.close()
+        except UnexpectedFile as error:
+            stack.close()
+            self.unusable[subject] = error
 
 
 def _is_file(path: Path, inode: int) -> bool:

@@ -324,7 +324,7 @@ def _publish_from(staging: Directory, base: Directory) -> Iterator[str]:
 def _make_staging(root: Directory) -> Directory:
     while True:
         with suppress(FileExistsError, FileNotFoundError):  # taken; or swept between mkdir and flock
-            directory = root.make(f"{_RUN}{secrets.token_hex(4)}", new=True)
+            directory = root.make(f"{_RUN}{secrets.token_hex(4)}", new=True, durable=False)
             if lock_opened(directory.descriptor) and root.holds(directory.name, directory.descriptor):
                 return directory
             directory.close()

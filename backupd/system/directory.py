@@ -80,8 +80,8 @@ class Directory:
         """Open the directory `name` in this one; a link is refused."""
         return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))
 
-    def make(self, name: str, mode: int = 0o700, *, new: bool = False) -> "Directory":
-        """Open the directory `name` in this one; a missing one is made, durably, with the owner of this one.
+    def make(self, name: str, mode: int = 0o700, *, new: bool = False, durable: bool = True) -> "Directory":
+        """Open the directory `name` in this one; a missing one is made with the owner of this one, and `durable`.
 
         A `new` one must not exist. Raises FileExistsError.
         """
@@ -97,7 +97,8 @@ class Directory:
         directory = self.child(name)
         try:
             self.give_owner(directory.descriptor)
-            self.fsync()
+            if durable:
+                self.fsync()
         except BaseException:
             directory.close()
             raise

@@ -78,7 +78,7 @@ def capturing(
         def empty_directory() -> Directory:
             held.close()
             staging.remove(_COPY)
-            return held.enter_context(staging.make(_COPY))
+            return held.enter_context(staging.make(_COPY, durable=False))
 
         capture: Capture | UnusableSource
         try:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from backupd.log import Event, EventLog, null_log, open_log
 from backupd.masking import MASK, Mask
+from backupd.system.small_file import UnexpectedFile
 from support.command import log_lines
 
 EVENT = Event.GENERATION_PUBLISHED
@@ -254,7 +255,7 @@ def test_a_closed_log_writes_nothing_and_makes_no_file(tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_opened_says_so_to_whoever_opens_it(tmp_path: Path) -> None:
     (tmp_path / "backup.log").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UnexpectedFile, match="a directory, not a regular file"):
         open_log(tmp_path / "backup.log")
 
 

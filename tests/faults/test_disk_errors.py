@@ -24,8 +24,8 @@ from support.command import Backupd
 from support.faults import BackupdRunner, Call, on_both_cores, traced
 from support.fork_server import CommandResult
 
-FULL = ("mkdir", "openat", "pwrite64", "write")
-BROKEN = ("fdatasync", "fsync", "ftruncate", "rename", "unlink")
+FULL = ("mkdirat", "openat", "pwrite64", "write")
+BROKEN = ("fdatasync", "fsync", "ftruncate", "renameat", "unlink", "unlinkat")
 # What a backup can do without, as long as it says so in the log or a warning.
 DISPENSABLE = re.compile(r"backup\.log|catalog\.sqlite3|\.backupd$|/lock$")
 
@@ -84,7 +84,7 @@ def test_failed_system_call_is_reported_with_hint_and_store_stays_complete(
 
     chosen = [*changing_calls(calls, surveyed)]
     assert {call.name for call in chosen} == {*FULL, *BROKEN}
-    assert {call.name for call in chosen if is_of_pin(call)} >= {"mkdir", "openat", "write", "fsync", "rename"}
+    assert {call.name for call in chosen if is_of_pin(call)} >= {"mkdirat", "openat", "write", "fsync", "renameat"}
     assert {*on_both_cores(fail, chosen)} == {0, 1, 3}
 
 

@@ -145,9 +145,7 @@ def test_waiting_child_of_killed_backup_ends(tmp_path: Path) -> None:
     with closing(sqlite3.connect(workspace.database, isolation_level=None)) as app:
         app.execute("BEGIN EXCLUSIVE")
         environ = Backupd(workspace.environ, workspace.root).environment()
-        with stopped(
-            environ, workspace.root, lambda: any(workspace.hidden.glob("staging/*/copy/snapshot.sqlite3")), "backup"
-        ) as run:
+        with stopped(environ, workspace.root, lambda: bool(processes_below(workspace.hidden)), "backup") as run:
             assert len(processes_below(workspace.hidden)) == 1
             run.kill()
         assert_no_processes(workspace, timeout_s=5)

@@ -11,8 +11,8 @@ from support.bank import make_bank
 from support.command import Backupd
 from support.faults import traced
 
-CALLS = "fdatasync,fsync,link,linkat,mkdir,rename,renameat,renameat2,unlink,unlinkat"
-_TEMPORARY = re.compile(r"run-\w{8}|[0-9a-f]{8}(?=\.part)")
+CALLS = "fdatasync,fsync,link,linkat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat"
+_TEMPORARY = re.compile(r"run-\w{8}|[0-9a-f]{8}(?=\.part)|(?<=/fd/)\d+")
 
 
 def happened(workspace: Workspace, *arguments: str | Path) -> list[str]:
@@ -24,7 +24,7 @@ def happened(workspace: Workspace, *arguments: str | Path) -> list[str]:
     for call in calls:
         paths = [_TEMPORARY.sub("*", path.removeprefix(f"{workspace.root}")) for path in call.paths]
         if "ENOENT" not in call.text and paths:
-            told.append(" ".join([call.name.removesuffix("at2"), *paths]))
+            told.append(" ".join([call.name.removesuffix("2").removesuffix("at"), *paths]))
     return told
 
 
@@ -86,6 +86,6 @@ def test_restored_file_is_durable_before_it_gets_its_name(template: Workspace, t
     assert_in_order(
         happened(workspace, "restore", "--to", workspace.root / "restored.db"),
         "fsync /.restored.db.*.part",
-        "link /.restored.db.*.part /restored.db",
+        "link /proc/self/fd/* /restored.db",
         "fsync ",
     )

@@ -42,7 +42,7 @@ RECOVERY_EVENTS = frozenset(
 )
 KEPT = 2
 BIG_ROWS = 160_000
-_EACH = ("fsync", "rename")
+_EACH = ("fsync", "renameat")
 _ENDS = ("write",)
 _verified: set[tuple[str, str]] = set()
 

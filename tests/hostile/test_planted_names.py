@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.daemon.daemon import SourceClaims
 from backupd.stores.names import NAMES, StoreName, name_of, names_table
 from support.bank import make_bank
 from support.command import Backupd
@@ -154,6 +155,20 @@ def test_device_is_not_read(place: Path) -> None:
         assert f"{path} is a device" in told.out + told.err
         assert command(place)("backup", "--source", "tasks", timeout_s=30).code in {0, 1, 3}
         path.unlink(missing_ok=True)
+
+
+def test_pipe_at_the_claim_of_a_source_keeps_the_daemon_from_no_other(tmp_path: Path) -> None:
+    hidden = tmp_path / ".backupd"
+    hidden.mkdir()
+    os.mkfifo(hidden / "daemon-tasks.lock")
+    claims = SourceClaims(("tasks", "other"), hidden)
+    assert claims.acquire() == {"other"}
+    assert claims.held_by_others() == ()
+    assert claims.unusable["tasks"].filename == str(hidden / "daemon-tasks.lock")
+    (hidden / "daemon-tasks.lock").unlink()
+    assert claims.acquire() == {"tasks", "other"}
+    assert not claims.unusable
+    claims.release_all()
 
 
 def change(database: Path) -> None:

@@ -18,6 +18,7 @@ from backupd.stores.contract import ListedGeneration
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.system.held_file import HeldFile
+from backupd.system.small_file import UnexpectedFile
 from support.held import pack_file
 from support.replicas import connected
 
@@ -401,3 +402,14 @@ def test_foreign_files_are_never_touched(fixture: StoreFixture) -> None:
 def test_free_space_is_that_of_the_file_system_or_unknown(fixture: StoreFixture) -> None:
     free = fixture.store.free_space()
     assert free is None or abs(free - shutil.disk_usage(fixture.files).free) < 1 << 30
+
+
+def test_archive_that_became_a_link_is_not_sent(fixture: StoreFixture) -> None:
+    if isinstance(fixture.store, PublishingStore):
+        pytest.skip("it takes no archive by its path")
+    fixture.work.mkdir()
+    (fixture.work / "secret").write_bytes(b"what only root may read")
+    (fixture.work / "archive.part").symlink_to(fixture.work / "secret")
+    with pytest.raises(UnexpectedFile, match="a symbolic link"):
+        fixture.store.publish(ID, fixture.work / "archive.part", b"{}")
+    assert not any(b"only root" in path.read_bytes() for path in fixture.files.rglob("*") if path.is_file())

@@ -29,6 +29,7 @@ from backupd.stores.sftp import files
 from backupd.stores.sftp.connection import SftpConnection
 from backupd.stores.sftp.protocol import SAFE_BLOCK_BYTES, stat_many
 from backupd.stores.sftp.upload import VerifiedParts, compare, upload
+from backupd.system.small_file import open_regular
 
 _MAX_MANIFESTS_BYTES: Final = 64 << 20  # that are read at once
 _BUFFER_BYTES: Final = 1 << 20
@@ -291,7 +292,7 @@ class SftpStore:
     def _verify_published(self, final: str, archive: Path) -> contract.Transfer | None:
         """Return the transfer of an archive that has its final name already, None when it differs from `archive`."""
         size_bytes = archive.stat().st_size
-        with archive.open("rb", buffering=0) as source:
+        with open(open_regular(archive), "rb", buffering=0) as source:
             equal, method = compare(source, final, self._connection, 0, size_bytes, self._verified)
         return contract.Transfer(0, size_bytes, method, self._verified.fallback_reason) if equal == size_bytes else None
 

@@ -26,6 +26,7 @@ from backupd.stores.sftp.protocol import (
     attributes_with,
     write_errors,
 )
+from backupd.system.small_file import open_regular
 
 _UPDATE: Final = sftp.SFTP_FLAG_READ | sftp.SFTP_FLAG_WRITE
 _CREATE: Final = _UPDATE | sftp.SFTP_FLAG_CREATE | sftp.SFTP_FLAG_EXCL
@@ -142,9 +143,9 @@ def upload(local: Path, part: str, connection: SftpConnection, verified: Verifie
     Keeps the bytes of an earlier transfer that are right. Raises CopyCorrupt when the copy reads back differently,
     ReplicaUnreachable, OSError.
     """
-    size_bytes = local.stat().st_size
-    connection.open_channels(_channels_for(size_bytes))
-    with local.open("rb", buffering=0) as source:
+    with open(open_regular(local), "rb", buffering=0) as source:
+        size_bytes = os.fstat(source.fileno()).st_size
+        connection.open_channels(_channels_for(size_bytes))
         found = _size(connection.client, part)
         equal, method = (0, _READ_BACK)
         if found:
