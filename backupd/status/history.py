@@ -1,5 +1,6 @@
 """The history: a year of days, the generations and their copies, drills, disk and log; each part is bounded."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from backupd.schedule import Planned, Schedule
 from backupd.status import model
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
 from backupd.status.current import StatusScope, read_status, readable_inventory, status_of
+from backupd.system.mounts import exposing_mount
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import Inventory
@@ -87,6 +89,7 @@ def read_history(scope: StatusScope) -> model.History:
         disk=_disk(held, context) if inventory else None,
         log=mask.of(log or ()),
         unread=tuple(unread),
+        exposed=_is_exposed(scope.planned, context),
     )
 
 
@@ -196,6 +199,14 @@ def _replicas(planned: Iterable[Planned], known: _Known) -> tuple[model.ReplicaF
         return ()
     held = [store for stores in known.copies.values() for store in stores]
     return tuple(model.ReplicaFigures(one.source, held.count(one.source)) for one in planned if one.task == "replicate")
+
+
+def _is_exposed(planned: Iterable[Planned], context: TaskContext) -> bool:
+    databases = [os.path.realpath(one.database) for one in planned if one.database is not None]
+    directory = os.path.realpath(context.store.directory)
+    if any(one.task == "replicate" for one in planned):
+        return False
+    return any(exposing_mount(database, directory) is not None for database in databases)
 
 
 def _disk(inventory: Inventory, context: TaskContext) -> model.DiskUse | None:

@@ -116,6 +116,7 @@ def status_facts(history: History) -> dict[str, Any]:
             problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
         ],
         "unread": history.unread,
+        "exposed": history.exposed,
         "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
         "tasks": [asdict(task) | {"stages": task.stages or {}} for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
