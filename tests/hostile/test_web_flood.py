@@ -120,7 +120,7 @@ def test_page_and_api_share_one_computation() -> None:
         for path in ("/", "/api/status"):
             for language in ("en", "es"):
                 assert site.ask(path, Accept_Language=language).status == 200
-        assert site.told.calls == ["survey"]
+        assert site.service.calls == ["history"]
 
 
 def test_value_that_cannot_be_computed_is_tried_again() -> None:
