@@ -1,6 +1,6 @@
 """Symbolic links on the way to a database: they count only where link and target have one owner.
 
-Whoever may write to a directory can put a link there, which leads a process with more rights to what that user may
+A user who may write to a directory can put a link there, which leads a process with more rights to what that user may
 neither read nor replace: another app's database, or a file of root's. The operator's own links are in directories that
 only root can change, outside of any volume.
 """
