@@ -150,7 +150,7 @@ def reach(path: Path) -> tuple[Directory, str]:
     """Open the directory in which the absolute `path` ends; return it, and the name there, which is no link.
 
     Links are followed as `foreign_link` says, each step from the descriptor of the one before: whatever is exchanged on
-    the way meanwhile, no other directory is reached. Raises TargetRefused for a link of another owner, OSError.
+    the way, no other directory is reached. Raises TargetRefused for a link of another owner, OSError.
     """
     walk = _Walk()
     try:

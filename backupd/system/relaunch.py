@@ -1,8 +1,9 @@
 """Starts this command again in the same process: environment and memory of before are gone (execve(2)).
 
-The kernel shows the environment that a process began with to every process that may read /proc/PID/environ, for as long as it
-runs, and to the process itself by any link to /proc/self/environ; nothing but a new start removes it. What the command
-still has to know goes through a file in memory, which is empty once it is read, also where another process keeps it open.
+The kernel shows the environment that a process began with to every process that may read /proc/PID/environ, for as long
+as it runs, and to the process itself by any link to /proc/self/environ; nothing but a new start removes it. What the
+command still has to know goes through a file in memory, which is empty once it is read, also where another process
+keeps it open.
 
 A first process of a container (PID 1) starts tini in its place, with the command as its child: tini reaps what is left
 behind and passes signals on, and has the clean environment too.
