@@ -96,6 +96,7 @@ def read_history(scope: StatusScope) -> model.History:
 def _known(planned: Iterable[Planned], now: datetime, context: TaskContext) -> _Known | None:
     try:
         with read_catalog(context.catalog_path) as catalog:
+            catalog.hold_one_state()
             records = {one.source: _records(one, catalog, now) for one in planned if one.task == "backup"}
             drills = tuple(_drill(run) for run in catalog.runs(task="drill", limit=MOST_DRILLS))
             return _Known(records, drills, catalog.copies())
@@ -123,17 +124,22 @@ def _drill(run: RunRecord) -> model.DrillFigures:
 def _histories(inventory: Inventory, known: _Known, scope: StatusScope) -> tuple[model.SourceHistory, ...]:
     schedules = {one.source: one.schedule for one in scope.planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
-    sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
-    return tuple(_history(name, schedules.get(name), inventory, known, scope) for name in sources)
+    sources, pins = (*schedules, *foreign[:MOST_FOREIGN_SOURCES]), _pins(inventory, scope.context)
+    return tuple(_history(name, schedules.get(name), inventory, known, pins, scope) for name in sources)
 
 
 def _history(
-    source: str, schedule: Schedule | None, inventory: Inventory, known: _Known, scope: StatusScope
+    source: str,
+    schedule: Schedule | None,
+    inventory: Inventory,
+    known: _Known,
+    pins: Mapping[str, Pin],
+    scope: StatusScope,
 ) -> model.SourceHistory:
     generations = inventory.of(source)
     earlier = known.records.get(source, SourceRecords())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
-    reasons, pins = _reasons(source, inventory, scope) if schedule else {}, _pins(inventory, scope.context)
+    reasons = _reasons(source, inventory, scope) if schedule else {}
     otherwise, local = () if schedule else (NOT_CONFIGURED,), scope.context.store.name
     return model.SourceHistory(
         source=source,
