@@ -18,7 +18,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │     └─ CopyUnreadable  75  unreachable   it answers, and does not let the manifest of a copy be read
     ├─ Terminated           143  interrupted   SIGTERM or Ctrl-C ended the run
     ├─ TimeLimitExceeded      1  timeout       the run took longer than schedule.run_timeout_s
-    ├─ SourceMissing          1  missing       there is no database at the configured path
+    ├─ SourceMissing          1  missing       no file exists at the configured path of the database
     ├─ SourceUnusable         1  unusable      the database is there and cannot be backed up
     │  ├─ SourceUnlocked      1  unusable      the app writes it without the locks that make a copy consistent
     │  └─ SourceUnreadable    1  unusable      SQLite cannot read it
@@ -176,7 +176,7 @@ class TimeLimitExceeded(BackupdError, kind="timeout"):
 
 
 class SourceMissing(BackupdError, kind="missing"):
-    """There is no database at the configured path."""
+    """No file exists at the configured path of the database."""
 
 
 class SourceUnusable(BackupdError, kind="unusable"):
@@ -188,7 +188,7 @@ class SourceUnlocked(SourceUnusable):
 
 
 class SourceUnreadable(SourceUnusable):
-    """The source is no database that this SQLite can read."""
+    """SQLite cannot read the source as a database."""
 
 
 class SourceForeign(SourceUnreadable):

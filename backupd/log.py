@@ -3,13 +3,16 @@
 Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-logging/overview/current/intro.html).
 """
 
+import fcntl
 import logging
 import os
 import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, TextIO
@@ -78,6 +81,18 @@ class Event(StrEnum):
     NOTIFICATION_FAILED = "notification.failed"
 
 
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What becomes of the log: a file of `max_bytes` (0: of any size) gets a number, and `kept` of those stay.
+
+    With `json` the console shows the JSON lines of the file, else plain ones.
+    """
+
+    json: bool = False
+    max_bytes: int = 0
+    kept: int = 4
+
+
 class EventLog:
     """Logs events with fields under one logger; every string passes `mask`, which also masks what goes elsewhere."""
 
@@ -136,6 +151,10 @@ class _OwnedFileHandler(WatchedFileHandler):
     After a line that a full disk truncated it starts a new one.
     """
 
+    def __init__(self, path: Path, settings: LogSettings, *, late: bool) -> None:
+        super().__init__(path, delay=late, encoding="utf-8")
+        self._settings = settings
+
     def _open(self) -> Any:  # noqa: ANN401 - the base class returns a text stream of a private type
         path = Path(self.baseFilename)
         with suppress(FileExistsError), Directory.open(path.parent) as directory:
@@ -152,9 +171,28 @@ class _OwnedFileHandler(WatchedFileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Append the line, to a new file after a rotation; a file that cannot be created is an error too."""
         try:
+            with suppress(OSError):  # the file grows where the directory allows no rename
+                self._rotate()
             super().emit(record)
         except OSError:
             self.handleError(record)
+
+    def _rotate(self) -> None:
+        """Rename a file that is too large to `….1`, and older ones to the next number; the next event makes a new one.
+
+        Of several processes only one does so: it locks the file, and makes sure that it still has the name.
+        """
+        limit, opened = self._settings.max_bytes, self.stream
+        if not limit or opened is None or os.fstat(opened.fileno()).st_size < limit:
+            return
+        path = Path(self.baseFilename)
+        names = [path.name, *(f"{path.name}.{number + 1}" for number in range(self._settings.kept))]
+        with Directory.open(path.parent) as directory, suppress(BlockingIOError):
+            fcntl.flock(opened.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process closes the file
+            if directory.holds(path.name, opened.fileno()):
+                for name, older in reversed(list(pairwise(names))):
+                    with suppress(FileNotFoundError):
+                        directory.rename(name, directory, older)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Print nothing: a full disk must not turn a backup into a traceback; the run still reports its result."""
@@ -201,26 +239,43 @@ def _is_cut_off(path: Path) -> bool:
     return False
 
 
-def open_log(path: Path, mask: Mask | None = None, *, console: TextIO | None = None, late: bool = False) -> EventLog:
-    """Return the log that appends to `path`, which is created, and created again after logrotate moved it.
+class _JsonLine(JsonFormatter):
+    """The format of `backup.log`."""
 
-    With `console` each event is also written there as a plain line. With `late` a `path` that cannot be opened is tried
-    again at each event; otherwise OSError is raised.
-    """
-    handler = _OwnedFileHandler(path, delay=late, encoding="utf-8")
-    handler.setFormatter(
-        JsonFormatter(
+    def __init__(self) -> None:
+        super().__init__(
             ["message", "levelname", "name"],
             rename_fields={"levelname": "log.level", "name": "log.logger"},
             static_fields={"service.name": "backupd", "ecs.version": ECS_VERSION},
             timestamp="@timestamp",
         )
-    )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Put the time first, where people look for it (ECS logging demands it)."""
+        return {"@timestamp": log_data.pop("@timestamp", None), **log_data}
+
+
+def open_log(
+    path: Path,
+    mask: Mask | None = None,
+    *,
+    console: TextIO | None = None,
+    late: bool = False,
+    settings: LogSettings | None = None,
+) -> EventLog:
+    """Return the log that appends to `path`, which is created, and created again after logrotate moved it.
+
+    With `console` each event is also written there. With `late` a `path` that cannot be opened is tried
+    again at each event; otherwise OSError is raised.
+    """
+    chosen = settings or LogSettings()
+    handler = _OwnedFileHandler(path, chosen, late=late)
+    handler.setFormatter(_JsonLine())
     logger = logging.Logger("backupd", logging.INFO)  # noqa: LOG001 - a logger without global state and parents
     logger.addHandler(handler)
     if console is not None:
         lines = _ConsoleHandler(console)
-        lines.setFormatter(_PlainLine())
+        lines.setFormatter(_JsonLine() if chosen.json else _PlainLine())
         logger.addHandler(lines)
     return EventLog(logger, mask or Mask())
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import select
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ LEVELS: Final = ("info", "warning", "error")
 MAX_LINE_BYTES: Final = 1 << 20
 _CHUNK_BYTES: Final = 1 << 16
 _TAIL_BYTES: Final = 128 << 10
+_NUMBER: Final = re.compile(r"\.[1-9][0-9]?")
 _POLL_S: Final = 0.25
 _MAX_SHOWN: Final = 4000
 _NUMBERS: Final = logging.getLevelNamesMapping()
@@ -82,6 +84,22 @@ def read_lines(path: Path) -> Iterator[list[bytes]]:
     with _LogFile(path) as file:
         yield from file.new_lines()
         yield file.unfinished_line()
+
+
+def older_files(path: Path) -> list[Path]:
+    """Return the files that were renamed when they became too large (`….1`, `….2` and so on), oldest first."""
+    numbered = {
+        int(name[1:]): file for file in path.parent.glob(f"{path.name}.*") if _NUMBER.fullmatch(name := file.suffix)
+    }
+    return [numbered[number] for number in sorted(numbered, reverse=True)]
+
+
+def read_all_lines(path: Path) -> Iterator[list[bytes]]:
+    """Yield the lines of the older files and of the file, as `read_lines` does; unreadable older ones are skipped."""
+    for older in older_files(path):
+        with suppress(OSError):
+            yield from filter(None, read_lines(older))
+    yield from read_lines(path)
 
 
 def follow_lines(path: Path, *, wait: Callable[[], bool]) -> Iterator[list[bytes]]:

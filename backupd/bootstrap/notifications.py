@@ -6,8 +6,10 @@ from zoneinfo import ZoneInfo
 
 from backupd.bootstrap.tasks import limits, monitors
 from backupd.config import Config
+from backupd.errors import ConfigError
 from backupd.health import Health
 from backupd.model import LOCAL_STORE
+from backupd.notifications.apprise import Sender
 from backupd.notifications.delivery import NotificationOptions, try_channels, try_pings
 from backupd.notifications.deploy import App
 from backupd.notifications.message import Channel, parse_channels
@@ -39,6 +41,15 @@ def notification_options(config: Config) -> NotificationOptions:
 def channels(config: Config) -> tuple[Channel, ...]:
     """Return the channels of notifications."""
     return parse_channels(url.get_secret_value() for url in config.notify.urls)
+
+
+def require_usable_channels(config: Config) -> None:
+    """Raise ConfigError where Apprise cannot use a URL under [notify], with one line for each; nothing is sent."""
+    if config.notify.urls:
+        errors = Sender().check(channels(config))
+        wrong = [f"notify.urls: {channel.masked}: {error}" for channel, error in errors.items() if error]
+        if wrong:
+            raise ConfigError("\n".join(wrong), "see what each service needs at https://github.com/caronc/apprise/wiki")
 
 
 def message_name(config: Config) -> str:

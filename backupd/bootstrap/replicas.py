@@ -31,6 +31,8 @@ from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
 
+_PROTECT = "who can write it chooses what backupd runs: mount it read-only, or chmod go-w, outside the app's volume"
+
 
 def replica_names(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the replicas in `names`, all for an empty tuple. Raises UsageError for an unknown one, or without any."""
@@ -125,8 +127,8 @@ def replica_retry(config: Config, name: str, context: TaskContext) -> Retry:
 
 def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Yield the findings of the doctor about the configuration, the local store and each replica."""
-    note = f"; {config.note}" if config.note else ""
-    yield Finding("configuration", ok=True, detail=f"from {config.origin}{note}")
+    detail = "; ".join(filter(None, (f"from {config.origin}", config.exposure, config.note, config.skipped)))
+    yield Finding("configuration", ok=not config.exposure, detail=detail, hint=_PROTECT if config.exposure else "")
     yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
     for name in config.replicas:
         yield from check_replica(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TextIO
 from zoneinfo import ZoneInfo
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
-from backupd.log import LOG_NAME, EventLog, null_log, open_log
+from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
@@ -50,7 +50,9 @@ def build_context(
     context.store.prepare()
     path = config.backups_dir / LOG_NAME
     try:
-        context = replace(context, log=open_log(path, context.log.mask, console=console))
+        context = replace(
+            context, log=open_log(path, context.log.mask, console=console, settings=_log_settings(config))
+        )
     except OSError as error:
         warning = f"{path} cannot be written: {error.strerror}"
         context = replace(context, log=deferred_log(config, console), warnings=(warning,))
@@ -72,7 +74,12 @@ def daemon_context(config: Config, console: TextIO) -> TaskContext:
 
 def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
     """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`."""
-    return open_log(config.backups_dir / LOG_NAME, mask_of(config), console=console, late=True)
+    path, settings = config.backups_dir / LOG_NAME, _log_settings(config)
+    return open_log(path, mask_of(config), console=console, late=True, settings=settings)
+
+
+def _log_settings(config: Config) -> LogSettings:
+    return LogSettings(config.log.format == "json", config.log.max_size, config.log.keep)
 
 
 def monitors(config: Config) -> Mapping[str, Monitor]:
@@ -226,7 +233,12 @@ def _limit_s(config: Config, task: Task, subject: str) -> float:
     configured: float | None = getattr(config.health, f"{task}_limit_s")
     if configured is not None:
         return configured
-    return health_limit(_schedule(config, task, subject), datetime.now(UTC)).total_seconds()
+    return _limit_of(_schedule(config, task, subject))
+
+
+@lru_cache  # most sources have one schedule, and its longest gap is sought through two years
+def _limit_of(schedule: Schedule) -> float:
+    return health_limit(schedule, datetime.now(UTC)).total_seconds()
 
 
 def workers(config: Config) -> int:

@@ -67,6 +67,10 @@ class Catalog:
     def __exit__(self, *_error: object) -> None:
         self._unit.close()
 
+    def hold_one_state(self) -> None:
+        """Let all questions until the end see one state: many cost a fraction then. Raises CatalogUnavailable."""
+        self._unit.hold()
+
     def start_run(self, task: str, source: str, started_at: datetime, configuration: str = "") -> int:
         """Record that a run began with this configuration (a digest); returns its id for `record_run`."""
         with self._unit.writing() as session:
@@ -138,6 +142,14 @@ class Catalog:
         query = select(RunRow).where(*begun, *_succeeded(store)).order_by(*_NEWEST).limit(1)
         return next(iter(self._runs(query)), None)
 
+    def last_successes(self, now: datetime, store: str = "") -> dict[tuple[str, str], RunRecord]:
+        """Return the last successful run of each task and source; with `store`, the last drills from there."""
+        drills = _where(task="drill" if store else None)
+        begun = (*drills, RunRow.started_at <= now + CLOCK_TOLERANCE, *_succeeded(store))
+        newest = select(RunRow.task, RunRow.source, func.max(RunRow.started_at).label("at")).where(*begun)
+        query = _of_newest(newest, begun)
+        return {(run.task, run.source): run for run in self._runs(query)}  # of two with one start, the later row
+
     def last_failure(self, task: str, source: str, now: datetime) -> RunRecord | None:
         """Return the last finished run of a task of a source if it failed."""
         finished = select(RunRow).where(*_where(task, source), *_finished(now + CLOCK_TOLERANCE))
@@ -179,11 +191,8 @@ class Catalog:
         """Return the last finished run of each task and source, with the failures in a row that it ends."""
         until = now + CLOCK_TOLERANCE
         newest = select(RunRow.task, RunRow.source, func.max(RunRow.started_at).label("at")).where(*_finished(until))
-        last = newest.group_by(RunRow.task, RunRow.source).subquery()
-        is_last = (RunRow.task == last.c.task) & (RunRow.source == last.c.source) & (RunRow.started_at == last.c.at)
-        query = select(RunRow).join(last, is_last).where(*_finished(until))
         with self._unit.reading() as session:
-            runs = session.scalars(query.order_by(RunRow.task, RunRow.source, RunRow.id))
+            runs = session.scalars(_of_newest(newest, _finished(until)))
             by_subject = {(run.task, run.source): run for run in runs}  # of two with one start, the later row
             return [_last_run(session, run, until) for run in by_subject.values()]
 
@@ -295,6 +304,14 @@ class Catalog:
     def _runs(self, query: Select[RunRow]) -> list[RunRecord]:
         with self._unit.reading() as session:
             return [run_record(run) for run in session.scalars(query)]
+
+
+def _of_newest(newest: Select[str, str, datetime], conditions: tuple[ColumnElement[bool], ...]) -> Select[RunRow]:
+    """Return the query of the runs that `newest` names by task, source and the time `at` of their beginning."""
+    last = newest.group_by(RunRow.task, RunRow.source).subquery()
+    is_last = (RunRow.task == last.c.task) & (RunRow.source == last.c.source) & (RunRow.started_at == last.c.at)
+    found = select(RunRow).join(last, is_last).where(*conditions)
+    return found.order_by(RunRow.task, RunRow.source, RunRow.id)
 
 
 def _where(task: str | None = None, source: str | None = None) -> list[ColumnElement[bool]]:

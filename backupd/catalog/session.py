@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
@@ -39,23 +39,36 @@ def sqlalchemy_errors() -> Iterator[None]:
 
 
 class UnitOfWork:
-    """Opens units of work on the catalog at `path`; nothing is open between them."""
+    """Opens units of work on the catalog at `path`; nothing is open between them, except after `hold`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._engine = make_engine(path)
+        self._held = ExitStack()
+        self._session: Session | None = None
 
     def close(self) -> None:
-        """Release the engine, which holds no connection."""
+        """Release the engine, which then holds no connection. Raises CatalogUnavailable."""
+        with self._held:
+            self._session = None
         self._engine.dispose()
+
+    def hold(self) -> None:
+        """Let all that is read until `close` see one state, through one connection. Raises CatalogUnavailable."""
+        self._session = self._held.enter_context(self._unit())
 
     def reading(self) -> AbstractContextManager[Session]:
         """Yield a session that sees one state of the catalog. Raises CatalogUnavailable."""
-        return self._unit()
+        return self._unit() if self._session is None else self._part_of(self._session)
 
     def writing(self) -> AbstractContextManager[Session]:
         """Yield the only session that writes; commits all or nothing. Raises CatalogUnavailable."""
         return self._unit(backupd_begin="BEGIN IMMEDIATE")  # waits for another writer now instead of failing later
+
+    @contextmanager
+    def _part_of(self, session: Session) -> Iterator[Session]:
+        with catalog_errors(self._path), sqlalchemy_errors():
+            yield session
 
     @contextmanager
     def _unit(self, **options: str) -> Iterator[Session]:

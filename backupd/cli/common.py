@@ -115,6 +115,8 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> 
             try:
                 config = handed_config() or _read_config(config_file, secrets, arguments, pings=pings)
                 mask_output(mask_of(config))
+                if config.skipped:
+                    print_warning(config.skipped)
                 body(config, **arguments)
             except Exception as error:
                 if _is_of_output(error) or isinstance(error, _OF_CLICK):

@@ -2,6 +2,7 @@
 
 import click
 
+from backupd.bootstrap.notifications import require_usable_channels
 from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli import COMMANDS
 from backupd.cli.common import command
@@ -27,9 +28,10 @@ def show(config: Config, *, as_json: bool) -> None:
 def check(config: Config, *, as_json: bool) -> None:
     """Check the configuration; an error names file, line and key."""
     refuse_shared_databases(config)
-    warnings = [config.timezone_warning] if config.timezone_warning else []
+    require_usable_channels(config)
+    warnings = [warning for warning in (config.timezone_warning, config.exposure) if warning]
     if as_json:
-        notes = [config.note] if config.note else []
+        notes = [note for note in (config.note, config.skipped) if note]
         print_json({"origin": config.origin, "valid": True, "warnings": warnings, "notes": notes})
         return
     echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")

@@ -51,6 +51,8 @@ def _user() -> Iterator[Finding]:
 
 def _print(finding: Finding) -> None:
     mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
+    if finding.warning:
+        mark = click.style("warn ", fg="yellow", bold=True)
     echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
         echo(f"         {finding.hint}")

@@ -17,7 +17,7 @@ from backupd.config import Config
 from backupd.errors import LogMissing, UsageError
 from backupd.formatting import parse_span
 from backupd.log import LOG_NAME
-from backupd.log_reader import LEVELS, LogLine, follow_lines, read_lines, wait_for_more
+from backupd.log_reader import LEVELS, LogLine, follow_lines, older_files, read_all_lines, wait_for_more
 from backupd.system.signals import INTERRUPTED
 
 _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
@@ -51,14 +51,18 @@ def log_command(
     if follow and since is None and most is None:
         most = _TAIL
     try:
-        batches = follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno())) if follow else read_lines(path)
+        batches = (
+            follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno())) if follow else read_all_lines(path)
+        )
         for lines in _chosen(batches, wanted, most):
             _print(lines, as_json=as_json)
     except FileNotFoundError as error:
         raise LogMissing(f"there is no {path}", "the first run creates it; --follow waits for it") from error
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    if wanted.is_cut_short() and (older := sorted(path.parent.glob(f"{LOG_NAME}[-.]*"))):
+    shown = [] if follow else older_files(path)
+    older = sorted(file for file in path.parent.glob(f"{LOG_NAME}[-.]*") if file not in shown)
+    if wanted.is_cut_short() and older:
         output.echo(f"older lines are in {', '.join(file.name for file in older)}", err=True)
 
 

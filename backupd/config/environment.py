@@ -18,6 +18,7 @@ from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 from backupd.formatting import printable
 from backupd.model import is_source_name
+from backupd.system.small_file import read_small_file
 
 PREFIX = "BACKUPD_"
 DELIMITER = "__"
@@ -25,6 +26,7 @@ CONFIG = "BACKUPD_CONFIG"
 DATABASE = "BACKUPD_DATABASE"
 FILE_SUFFIX = "_FILE"
 _LONGEST_PATH = 1024
+_MOST_SECRET_BYTES = 1 << 16
 _COMMAND = ("drill", "command")
 _ADDRESS_NAME = re.compile(r"BACKUPD_(?:HTTP__?)?(?:LISTEN_)?(?:PORT|HOST|ADDR|ADDRESS|BIND|LISTEN)", re.ASCII)
 # `docker --env-file` keeps quotes, and a comment after them; shells, compose and systemd remove both.
@@ -227,7 +229,7 @@ def _content(value: str, directory: Path) -> str:
     file = directory / value
     shown = printable(str(file))
     try:
-        content = _plain_secret(file.read_text(encoding="utf-8"))
+        content = _plain_secret(read_small_file(file, _MOST_SECRET_BYTES, links=True).decode())
     except UnicodeDecodeError:
         raise _Unusable(f"{shown} is not UTF-8 text") from None
     except (OSError, ValueError) as error:

@@ -3,29 +3,42 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from backupd.config.environment import CONFIG, config_file_of
 from backupd.config.kinds import absolute_path
+from backupd.config.ownership import refusal
 from backupd.config.schema import ANY, KeyPath, all_keys
 from backupd.errors import ConfigError
+from backupd.system.os_errors import os_error_text
+from backupd.system.small_file import read_small_file
 
 SYSTEM_FILE = Path("/etc/backupd/config.toml")
 LOCAL_FILE = "backupd.toml"
+MOST_BYTES: Final = 1 << 18  # of a configuration file
+_MOST_PARSED: Final = 1 << 19  # characters: each line of a statement is read again with those before it
+_DEEPEST: Final = 32
+_INTEGER_LIMIT: Final = 1 << 63
+_NESTED: Final = f"tables and arrays are nested more than {_DEEPEST} levels deep"
+_HUGE: Final = "an integer is outside of the 64 bits that TOML allows"
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A configuration file as read: text, and tables with every path made absolute; or why it is not valid TOML."""
+    """A configuration file as read: text, and tables with every path made absolute; or why it is not valid TOML.
+
+    `skipped` says in one line why `backupd.toml` in the working directory was not read.
+    """
 
     file: Path | None
     text: str = field(default="", repr=False)
     table: dict[str, Any] = field(default_factory=dict, repr=False)
     problem: str | None = None
+    skipped: str = ""
 
     def chosen_names(self) -> list[tuple[str, str]]:
         """List the pairs (section, name) in it."""
@@ -33,29 +46,42 @@ class Document:
         return [(section, name) for section, below in tables for name in below]
 
 
-def find_file(
+def read_document(
     config_file: Path | None, environ: Mapping[str, str], directory: Path, system_file: Path = SYSTEM_FILE
-) -> Path | None:
-    """Return the file to read, `None` where only the environment is set.
+) -> Document:
+    """Read the configuration file that applies; without any, only the environment is set.
 
-    Raises ConfigError where `config_file`, or the file that BACKUPD_CONFIG names, does not exist.
+    The file in the working `directory` is read only where nobody else can have written it (`ownership.refusal`). One
+    that the operator named is read whoever owns it. Raises ConfigError where a named file does not exist, or where the
+    file cannot be read at all.
     """
     if config_file is not None:
-        return _required(directory / config_file, "--config")
+        return read_file(_required(directory / config_file, "--config"))
     if named := config_file_of(environ):
-        return _required(directory / named, CONFIG)
-    return next((file for file in (system_file, directory / LOCAL_FILE) if _exists(file)), None)
-
-
-def read_file(file: Path | None) -> Document:
-    """Read `file`; relative paths in it start at its directory. Raises ConfigError where it cannot be read at all."""
-    if file is None:
+        return read_file(_required(directory / named, CONFIG))
+    if _exists(system_file):
+        return read_file(system_file)
+    local = directory / LOCAL_FILE
+    if not os.path.lexists(local):
         return Document(None)
+    try:
+        why = refusal(local)
+    except OSError as error:
+        why = os_error_text(error)
+    if why:
+        return Document(None, skipped=f"{local} is ignored: {why}; to use it, name it with --config or {CONFIG}")
+    return read_file(local)
+
+
+def read_file(file: Path) -> Document:
+    """Read `file`; relative paths in it start at its directory. Raises ConfigError where it cannot be read at all."""
     absolute = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow symbolic links
     text = ""
     try:
-        text = absolute.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark first
+        data = read_small_file(absolute, MOST_BYTES, links=True)
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # as Windows editors write it
         table = tomllib.loads(text)
+        _require_plain(table)
     except OSError as error:
         raise ConfigError(f"cannot read {absolute}: {error.strerror}", hint="check its owner and mode") from None
     except UnicodeDecodeError:
@@ -63,23 +89,52 @@ def read_file(file: Path | None) -> Document:
     except tomllib.TOMLDecodeError as error:
         line, message = syntax_error(error, text)
         return Document(absolute, problem=f"{absolute}:{line}: is not valid TOML: {message}")
+    except (RecursionError, ValueError) as error:  # an integer of thousands of digits is a plain ValueError
+        what = _NESTED if isinstance(error, RecursionError) else _HUGE
+        return Document(absolute, problem=f"{absolute}: {what}")
     for key in all_keys():
         if key.is_file:
             _make_absolute(table, key.path, absolute.parent)
     return Document(absolute, text, table)
 
 
+def _require_plain(table: dict[str, Any]) -> None:
+    """Raise RecursionError for tables that are nested too deeply, ValueError for an integer beyond 64 bits (TOML 1.0).
+
+    It does not recurse itself.
+    """
+    level: list[object] = [table]
+    for _ in range(_DEEPEST):
+        if any(isinstance(value, int) and not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT for value in level):
+            raise ValueError
+        level = [value for above in level for value in _values(above)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _values(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def lines_of(text: str) -> dict[KeyPath, int]:
     """Map the path of each table and key in `text`, valid TOML, to the number of its first line, from 1.
 
-    `tomllib` does not report lines. Items of arrays have no path of their own.
+    `tomllib` does not report lines. Items of arrays have no path of their own. Where a value goes over thousands of
+    lines, the lines after it are not known.
     """
     found: dict[KeyPath, int] = {}
     header: KeyPath = ()
+    left = _MOST_PARSED
     statement, first = "", 1  # the shortest run of lines that is valid TOML by itself, a header or an assignment
     for number, line in enumerate(text.split("\n"), start=1):
         first = first if statement else number
         statement += f"{line}\n"
+        left -= len(statement)
+        if left < 0:
+            break
         try:
             paths = list(_paths(tomllib.loads(statement)))
         except tomllib.TOMLDecodeError:  # in the middle of an array or of a multi-line string

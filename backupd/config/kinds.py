@@ -13,16 +13,20 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
+from backupd.errors import ConfigError
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
+from backupd.stores.sftp.url import holds_password, parse_address
 
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
+_INT_32_MAX: Final = 2**31 - 1
+_SHORTEST_TOKEN: Final = 16
 # URLs may contain commas ("mailtos://…?to=a@b.c,d@b.c"): one stands between two only where another scheme follows.
-_BETWEEN_URLS = re.compile(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_BETWEEN_URLS = re.compile(r"(?<![,\s])[,\s]++(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # SQLAlchemy and Django (sqlite:///x, sqlite+aiosqlite://), Rails (sqlite3:x), JDBC (jdbc:sqlite:x), Prisma (file:./x),
 # SQLite's own file:/x?mode=ro; .NET (Data Source=x;…).
@@ -31,6 +35,7 @@ _DATABASE_URL: Final = re.compile(
 )
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
+_FOR_SHELL: Final = "begins with '~' or contains a variable, which only a shell expands: write the full path"
 _Value = TypeVar("_Value")
 
 
@@ -41,7 +46,7 @@ class WithheldSecret(SecretStr):
         super().__init__("")
 
     def get_secret_value(self) -> NoReturn:
-        """Raise RuntimeError: whoever started this process did not know that it needs the secret."""
+        """Raise RuntimeError: the starter of this process did not know that it needs the secret."""
         raise RuntimeError("a secret is needed that this process was not given")
 
 
@@ -80,6 +85,8 @@ def _path_text(value: object) -> object:
 
 def _path_problem(text: str) -> str:
     """Return why `text` is not a path and what to write instead, empty where it may be one."""
+    if holds_password(text):
+        return "must not contain a password (USER:PASSWORD@), because logs and pages show paths"
     normal = os.path.normpath(text)  # "/app/x /" is read as "/app/x "
     if normal != normal.strip():
         return "must not begin or end with whitespace"
@@ -89,9 +96,8 @@ def _path_problem(text: str) -> str:
         return f"must be a path of this machine, not a URL ({found['scheme']})"
     if _WINDOWS.fullmatch(text):
         return "is a Windows path: write the path of the file on this machine, such as /app/data/tasks.db"
-    if text.startswith(("~", "$")) or "${" in text:
-        return "begins with '~' or contains a variable, which only a shell expands: write the full path"
-    return ""
+    is_for_shell = text.startswith(("~", "$")) or "${" in text
+    return _FOR_SHELL if is_for_shell else ""
 
 
 def _path_in(rest: str) -> str:
@@ -153,20 +159,39 @@ def _listen_address(text: str) -> str:
 def _url_without_password(url: str) -> str:
     if url != url.strip():
         raise ValueError("must not begin or end with whitespace")
-    try:
-        password = urlsplit(url).password
-    except ValueError:  # its message may contain the URL, and the URL a password
-        raise ValueError("must be a URL") from None
-    if password is not None:
+    if holds_password(url):
         raise ValueError("must not contain a password, because logs and pages show URLs: set `password` of the replica")
     return url
 
 
-def _http(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL that begins with http:// or https://")
+def _replica_url(url: str) -> str:
+    try:
+        parse_address(url)
+    except ConfigError as error:
+        raise ValueError(f"{error.message}: {error.hint}") from None
     return url
+
+
+def _http(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its message may contain the URL
+        is_usable = False
+    if not is_usable:
+        raise ValueError("must be a URL that begins with http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name, which is not sent: use a URL that needs no login")
+    return url
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    token = secret.get_secret_value()
+    if token != token.strip():
+        raise ValueError("must not begin or end with whitespace, which clients do not send")
+    if len(token) < _SHORTEST_TOKEN:
+        raise ValueError(f"must have at least {_SHORTEST_TOKEN} characters: openssl rand -hex 24 makes one")
+    return secret
 
 
 def _without_query(url: str) -> str:
@@ -196,7 +221,7 @@ def _split_urls(value: object) -> object:
         return [url for url in _BETWEEN_URLS.split(value.strip(", \t\r\n")) if url]
     try:
         return json.loads(value)
-    except ValueError:  # its message would contain the URLs
+    except (ValueError, RecursionError):  # its message would contain the URLs
         raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
 
 
@@ -214,12 +239,12 @@ def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=0, le=_INT_32_MAX), BeforeValidator(_number)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 Seconds = Annotated[float, Field(ge=0, le=WEEK_S, allow_inf_nan=False), BeforeValidator(_number)]
 Age = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False), BeforeValidator(_number)]
 Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
-Bytes = Annotated[ByteSize, BeforeValidator(_number)]
+Bytes = Annotated[ByteSize, Field(ge=0, le=1 << 50), BeforeValidator(_number)]
 Span = Annotated[timedelta, BeforeValidator(_span), PlainSerializer(written_span, return_type=str)]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
@@ -229,9 +254,11 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 When = Annotated[Text, AfterValidator(_when)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[Text, AfterValidator(_url_without_password)]
+ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
+Token = Annotated[Secret, AfterValidator(_token)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterValidator(_have_schemes)]
 

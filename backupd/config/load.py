@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from backupd.config.environment import Setting, nearest, read_environment
-from backupd.config.file import Document, find_file, lines_of, read_file
+from backupd.config.file import Document, lines_of, read_document
 from backupd.config.kinds import is_time_zone
 from backupd.config.schema import ANY, ENVIRONMENT, Config, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 
 _HINT: Final = "config.example.toml explains every key"
+_LONGEST_PROBLEM: Final = 500
 _ZONEINFO: Final = "/zoneinfo/"
 _NUMBER = "must be a number"
 _WHOLE = "must be a whole number"
@@ -35,12 +36,13 @@ _VALUE_EXPECTED: Mapping[str, str] = {
     "finite_number": _NUMBER,
     "float_parsing": _NUMBER,
     "float_type": _NUMBER,
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:.16g}",
+    "greater_than_equal": "must be at least {ge:.16g}",
     "int_from_float": _WHOLE,
     "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
     "int_type": _WHOLE,
-    "less_than_equal": "must be at most {le:g}",
+    "less_than_equal": "must be at most {le:.16g}",
     "literal_error": "must be {expected}",
 }
 # These do not: a value in the wrong place may be a secret in the wrong place.
@@ -72,7 +74,7 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     ConfigError with one line for each problem.
     """
     here = Path.cwd() if cwd is None else cwd
-    document = read_file(find_file(config_file, environ, here))
+    document = read_document(config_file, environ, here)
     environment = read_environment(environ, here, document.chosen_names())
     problems = list(environment.problems)
     if document.problem is not None:  # the keys of the file are unknown, so nothing else can be checked
@@ -87,13 +89,15 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         )
     defaults = _backups_dir_beside_database(chosen) | ({"schedule": {"timezone": zone}} if zone else {})
     try:
-        config = Config.of(merge(defaults, chosen), str(document.file or ENVIRONMENT), warning, environment.note)
+        origin = str(document.file or ENVIRONMENT)
+        config = Config.of(merge(defaults, chosen), origin, warning, environment.note, document.skipped)
     except ValidationError as error:
         problems += _explain(error, partial(_place, document, environment.settings, lines_of(document.text)))
     else:
         if not problems:
             return config
-    raise ConfigError("\n".join(problems), hint=_HINT)
+    lines = [line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…" for line in problems]
+    raise ConfigError("\n".join([*lines, *filter(None, [document.skipped])]), hint=_HINT)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +177,7 @@ def _actual_value(path: KeyPath, value: Any) -> str:  # noqa: ANN401 - an invali
     key = key_at(path)
     if key is None or key.is_secret or not isinstance(value, str | int | float):
         return ""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value[:60] if isinstance(value, str) else value)
     return f", not {text[:60]}"
 
 

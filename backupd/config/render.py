@@ -15,6 +15,7 @@ from backupd import __version__
 from backupd.config.kinds import WithheldSecret
 from backupd.config.schema import Config
 from backupd.masking import Mask
+from backupd.system.small_file import read_small_file
 
 _WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
@@ -105,7 +106,7 @@ def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[st
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_small_file(path, links=True).decode(errors="replace")
     except OSError as error:
         return str(error)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic.fields import FieldInfo
 
 from backupd.config import kinds, sections
+from backupd.config.ownership import exposure
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
 from backupd.pings import PingHelper, require_ping_names
@@ -40,6 +41,7 @@ class Config(sections.Table):
     )
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()
+    log: sections.LogSection = sections.LogSection()
     space: sections.SpaceSection = sections.SpaceSection()
     shrink_guard: sections.ShrinkGuardSection = sections.ShrinkGuardSection()
     lock: sections.LockSection = sections.LockSection()
@@ -62,6 +64,7 @@ class Config(sections.Table):
     _origin: str = PrivateAttr(ENVIRONMENT)
     _timezone_warning: str = PrivateAttr("")
     _note: str = PrivateAttr("")
+    _skipped: str = PrivateAttr("")
     _digest_of_secrets: str = PrivateAttr("")
     _ping_helper: PingHelper | None = PrivateAttr(None)
 
@@ -135,13 +138,15 @@ class Config(sections.Table):
         return pings
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "") -> Self:
+    def of(
+        cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "", skipped: str = ""
+    ) -> Self:
         """Validate `table`, nested as a TOML file is; `timezone_warning` applies where it sets no time zone.
 
         Raises pydantic's ValidationError.
         """
         config = cls(**table)
-        config._origin, config._note = origin, note
+        config._origin, config._note, config._skipped = origin, note, skipped
         if "timezone" not in config.schedule.model_fields_set:
             config._timezone_warning = timezone_warning
         return config
@@ -182,6 +187,17 @@ class Config(sections.Table):
     def note(self) -> str:
         """Which variables of the environment were ignored, and why; empty for none."""
         return self._note
+
+    @property
+    def skipped(self) -> str:
+        """Why a file in the working directory was not read; empty where there is none."""
+        return self._skipped
+
+    @property
+    def exposure(self) -> str:
+        """Who else can write the file that was read, empty where it is well protected or there is none."""
+        databases = {name: source.path for name, source in self.sources.items()}
+        return "" if self._origin == ENVIRONMENT else exposure(Path(self._origin), databases)
 
 
 @dataclass(frozen=True, slots=True)

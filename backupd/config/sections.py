@@ -6,7 +6,7 @@ The docstring of a section and the description of a key become the text of `conf
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from backupd.config import kinds
 from backupd.model import RetentionPolicy
@@ -123,6 +123,19 @@ class HealthSection(Table):
     drill_limit_s: kinds.Age | None = Field(None, description="Of the latest restore drill.", examples=[2901600])
 
 
+class LogSection(Table):
+    """The log: `backup.log` beside the backups, and the standard output of `backupd serve`."""
+
+    format: Literal["plain", "json"] = Field(
+        "plain", description='Standard output of serve: "plain" lines for people, or "json" lines as in the file.'
+    )
+    max_size: kinds.Bytes = Field(
+        ByteSize(10 << 20),
+        description="Size at which backup.log becomes backup.log.1; 0 where logrotate takes care of it.",
+    )
+    keep: kinds.Count = Field(4, ge=1, le=99, description="Number of old files that stay: backup.log.1, .2 and so on.")
+
+
 class SpaceSection(Table):
     """Free space that backups leave to the app."""
 
@@ -168,7 +181,7 @@ class PackSection(Table):
 class ReplicaSection(Table):
     """A store to replicate to; the operator chooses its name."""
 
-    url: kinds.Url = Field(
+    url: kinds.ReplicaUrl = Field(
         description="Its location: a directory for this app alone. backupd creates its last part.",
         examples=["sftp://backup@nas:22/backups/my-app"],
     )
@@ -273,11 +286,11 @@ class HttpSection(Table):
     """The daemon's health endpoint, metrics and status page."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
-    token: kinds.Secret | None = Field(
+    token: kinds.Token | None = Field(
         None,
-        description="Required by /, /api/status and /metrics, as a bearer token or as the password of any user; unset: "
-        "they answer on loopback only.",
-        examples=["change me"],
+        description="Required by /, /api/status and /metrics, as a bearer token or as the password of any user; "
+        "at least 16 characters. Unset: they answer on loopback only.",
+        examples=["change me: openssl rand -hex 24"],
     )
 
 

@@ -112,6 +112,7 @@ class Daemon:
         """Return what has to run now; without a usable catalog, by what this daemon remembers."""
         try:
             with open_catalog(self._context.catalog_path) as catalog:
+                catalog.hold_one_state()
                 found = [(one, self._due(one, catalog)) for one in planned]
             self._log_standby()
         except errors.CatalogUnavailable as error:

@@ -88,7 +88,7 @@ def _doctor(config: Config, context: TaskContext) -> int:
     wrong = False
     for finding in diagnose(config, context):
         wrong |= not finding.ok
-        tell = context.log.info if finding.ok else context.log.warning
+        tell = context.log.info if finding.ok and not finding.warning else context.log.warning
         tell(Event.DOCTOR_FOUND, f"{finding.check}: {finding.detail}", ok=finding.ok, hint=finding.hint or None)
     return int(wrong)
 

@@ -40,8 +40,15 @@ class Sender:
 
     def send(self, message: "Message | OutboxMessage", channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
         """Send to each of `channels`, and return the error of each, empty where the message was accepted."""
-        request = {"severity": message.severity, "title": message.title, "body": message.body}
-        errors = self._ask_child(json.dumps({**request, "urls": [channel.url for channel in channels]}), len(channels))
+        return self._ask(channels, severity=message.severity, title=message.title, body=message.body)
+
+    def check(self, channels: "Sequence[Channel]") -> "Mapping[Channel, str]":
+        """Return why Apprise cannot use the URL of each of `channels`, empty where it can; sends nothing."""
+        return self._ask(channels)
+
+    def _ask(self, channels: "Sequence[Channel]", **message: str) -> "Mapping[Channel, str]":
+        request = json.dumps({"urls": [channel.url for channel in channels], "message": message})
+        errors = self._ask_child(request, len(channels))
         if isinstance(errors, str):
             return dict.fromkeys(channels, errors)
         return dict(zip(channels, errors, strict=True))
@@ -101,7 +108,7 @@ def _send_all(request: dict[str, Any]) -> list[str]:
 
     def send(index: int) -> None:
         try:
-            errors[index] = without_secrets(_send(urls[index], request), urls[index])
+            errors[index] = without_secrets(_send(urls[index], request["message"]), urls[index])
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and quote the URL
             errors[index] = f"Apprise failed with {type(error).__name__}"
 
@@ -118,7 +125,7 @@ def _send_all(request: dict[str, Any]) -> list[str]:
     return list(errors)
 
 
-def _send(url: str, request: dict[str, Any]) -> str:
+def _send(url: str, message: dict[str, str]) -> str:
     try:
         import apprise
     except ImportError:
@@ -129,13 +136,15 @@ def _send(url: str, request: dict[str, Any]) -> str:
     channel = apprise.Apprise(asset=asset)
     if not channel.add(url):
         return _UNUSABLE_URL
+    if not message:
+        return ""
     if "overflow=" not in url:
         for service in channel:
             service.overflow_mode = apprise.OverflowMode.SPLIT  # else a service refuses a message that is too long
     accepted = channel.notify(
-        title=request["title"],
-        body=request["body"],
-        notify_type=apprise.NotifyType(request["severity"]),
+        title=message["title"],
+        body=message["body"],
+        notify_type=apprise.NotifyType(message["severity"]),
         body_format=apprise.NotifyFormat.TEXT,
         log_callback=lambda entry, _service: log.append(str(entry.message)),
         log_level=logging.WARNING,

@@ -5,7 +5,9 @@ A file lease keeps its app from it, a lock on its directory other restores.
 
 import json
 import os
+import select
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from backupd.errors import LockHeld, SourceMissing, TargetInUse, TargetRefused, WorkerFailed
+from backupd.errors import LockHeld, SourceMissing, TargetInUse, TargetRefused, WorkerFailed, WorkerHung
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import DatabasePlace, mount_problem, other_mount_points, side_files
 from backupd.sqlite.history import KEPT
@@ -37,6 +39,7 @@ from backupd.system.process import close_input, pipe, send, start_module
 STOPPED_FLAG = "--app-is-stopped"
 ELSEWHERE = "restore elsewhere (--to PATH)"
 _NAME_MAX = 255  # limits.h
+_ANSWER_S, _EXIT_S = 60.0, 5.0
 
 
 class FileLease:
@@ -66,7 +69,8 @@ class FileLease:
     def __exit__(self, *_error: object) -> None:
         close_input(self._process)
         pipe(self._process.stdout).close()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # it waits for a dead disk or server
+            self._process.wait(_EXIT_S)
 
     def open_requested(self, path: Path) -> bool:
         """Return whether a process has tried to open `path` since the lease was taken, and is waiting for it."""
@@ -74,8 +78,14 @@ class FileLease:
 
     def _ask(self, question: str) -> Any:  # noqa: ANN401 - JSON
         send(self._process, question.encode() + b"\n")
+        answer = pipe(self._process.stdout)
+        if not select.select([answer], [], [], _ANSWER_S)[0]:
+            raise WorkerHung(
+                "the process that watches the database does not respond",
+                "check that the disk or mount of the database responds (dmesg)",
+            )
         try:
-            return json.loads(pipe(self._process.stdout).readline())
+            return json.loads(answer.readline())
         except ValueError as error:
             raise WorkerFailed(
                 "the process that watches the database died", "run the command again; dmesg may say why"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from typing import Final, Literal
 
 from backupd.catalog import RunSummary
@@ -75,8 +76,10 @@ def _judge(
 ) -> Day:
     if runs := by_day.get(day):
         return _ran(day, runs)
+    if records.begin_at is None or day < records.begin_at.date() - _DAY:  # by far the most
+        return Day(day, "none")
     due = _last_due(day, schedule, now)
-    if due is None or records.begin_at is None or due < records.begin_at:
+    if due is None or due < records.begin_at:
         return Day(day, "none")
     if late := [run for run in by_day.get(day + _DAY, ()) if run.started_at < due + GRACE]:
         return _ran(day, late)
@@ -92,7 +95,11 @@ def _ran(day: date, runs: Sequence[RunSummary]) -> Day:
 
 def _last_due(day: date, schedule: Schedule, now: datetime) -> datetime | None:
     """Return the last instant of `day`, up to `now`, at which a run was due."""
-    begin = datetime.combine(day, time(), schedule.timezone).astimezone(UTC)
     end = datetime.combine(day + _DAY, time(), schedule.timezone).astimezone(UTC) - timedelta(microseconds=1)
-    due = schedule.latest(min(end, now))
-    return due if due >= begin else None
+    return _last_due_until(min(end, now), day, schedule)
+
+
+@lru_cache(maxsize=8 * WEEKS * 7)  # most sources have one schedule, and most days have ended
+def _last_due_until(end: datetime, day: date, schedule: Schedule) -> datetime | None:
+    due = schedule.latest(end)
+    return due if due >= datetime.combine(day, time(), schedule.timezone).astimezone(UTC) else None

@@ -1,14 +1,14 @@
 """The current status: what store, catalog and clock show at this moment, and when each task runs next."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from backupd.catalog import CatalogUnavailable, NotificationState, read_catalog
+from backupd.catalog import CatalogUnavailable, NotificationState, RunRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
 from backupd.notifications.delivery import read_pings
@@ -86,12 +86,15 @@ def due_run(
     known = TaskHistory()
     if catalog is not None:
         known = catalog.task_history(planned.task, planned.source, now, planned.store, configuration)
-    history = replace(_joined(known, remembered()), missing=_is_missing(planned.database))
-    return plan_next_run(planned.schedule, history, now)
+    return _due(planned, _joined(known, remembered()), now)
 
 
-def _next_run(planned: Planned, catalog: Catalog | None, configuration: Callable[[], str], now: datetime) -> NextRun:
-    due = due_run(planned, catalog, configuration, now)
+def _due(planned: Planned, history: TaskHistory, now: datetime) -> Due:
+    return plan_next_run(planned.schedule, replace(history, missing=_is_missing(planned.database)), now)
+
+
+def _next_run(planned: Planned, history: TaskHistory, now: datetime) -> NextRun:
+    due = _due(planned, history, now)
     at = max(due.at, now).astimezone(planned.schedule.timezone)
     return NextRun(planned.task, planned.source, at, due.reason, retry=due.retry, overdue=due.at <= now)
 
@@ -120,20 +123,56 @@ def _tasks(
     """Return the figures of each task, when each runs next, and whether the catalog can be read."""
     try:
         with read_catalog(context.catalog_path) as catalog:
+            catalog.hold_one_state()
             counts = catalog.run_counts()
-            tasks = tuple(_task(one, catalog, counts, now) for one in planned)
-            return tasks, tuple(_next_run(one, catalog, context.configuration, now) for one in planned), True
+            runs = _LastRuns.read(planned, catalog, now)
+            tasks = tuple(_task(one, runs, counts) for one in planned)
+            histories = [runs.history(one, catalog, context.configuration, now) for one in planned]
+            due = zip(planned, histories, strict=True)
+            return tasks, tuple(_next_run(one, history, now) for one, history in due), True
     except CatalogUnavailable:
         unknown = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
         unstarted = () if os.path.lexists(context.catalog_path) else planned  # there was no run yet
-        return unknown, tuple(_next_run(one, None, context.configuration, now) for one in unstarted), False
+        return unknown, tuple(_next_run(one, TaskHistory(), now) for one in unstarted), False
 
 
-def _task(
-    planned: Planned, catalog: Catalog, counts: Mapping[tuple[str, str], Mapping[str, int]], now: datetime
-) -> TaskFigures:
-    last = catalog.last_success(planned.task, planned.source, now, planned.store)
-    failed = catalog.last_failure(planned.task, planned.source, now)
+@dataclass(frozen=True, slots=True)
+class _LastRuns:
+    """The last successes (by store of a drill, task and source) and the last finished runs (by task and source)."""
+
+    successes: Mapping[str, Mapping[tuple[str, str], RunRecord]]
+    finished: Mapping[tuple[str, str], RunRecord]
+
+    @classmethod
+    def read(cls, planned: Iterable[Planned], catalog: Catalog, now: datetime) -> "_LastRuns":
+        """Read them, with few questions for any number of sources."""
+        stores = {one.store for one in planned}
+        finished = {(last.run.task, last.run.source): last.run for last in catalog.last_runs(now)}
+        return cls({store: catalog.last_successes(now, store) for store in stores}, finished)
+
+    def success(self, planned: Planned) -> RunRecord | None:
+        """Return the last successful run."""
+        return self.successes[planned.store].get((planned.task, planned.source))
+
+    def failure(self, planned: Planned) -> RunRecord | None:
+        """Return the last finished run, if it failed."""
+        run = self.finished.get((planned.task, planned.source))
+        return run if run is not None and run.outcome == "failed" else None
+
+    def history(
+        self, planned: Planned, catalog: Catalog, configuration: Callable[[], str], now: datetime
+    ) -> TaskHistory:
+        """Return the last success and the failures since; the catalog is asked only where there may be some."""
+        last, finished = self.success(planned), self.finished.get((planned.task, planned.source))
+        if finished is None and last is None:
+            return TaskHistory()
+        if finished is not None and last is not None and finished.id == last.id:
+            return TaskHistory(last.started_at)
+        return catalog.task_history(planned.task, planned.source, now, planned.store, configuration)
+
+
+def _task(planned: Planned, runs: _LastRuns, counts: Mapping[tuple[str, str], Mapping[str, int]]) -> TaskFigures:
+    last, failed = runs.success(planned), runs.failure(planned)
     report = last.report if last else None
     drill = drill_of(report)
     return TaskFigures(

@@ -1,5 +1,6 @@
 """The history: a year of days, the generations and their copies, drills, disk and log; each part is bounded."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from backupd.schedule import Planned, Schedule
 from backupd.status import model
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
 from backupd.status.current import StatusScope, read_status, readable_inventory, status_of
+from backupd.system.mounts import exposing_mount
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import Inventory
@@ -87,12 +89,14 @@ def read_history(scope: StatusScope) -> model.History:
         disk=_disk(held, context) if inventory else None,
         log=mask.of(log or ()),
         unread=tuple(unread),
+        exposed=_is_exposed(scope.planned, context),
     )
 
 
 def _known(planned: Iterable[Planned], now: datetime, context: TaskContext) -> _Known | None:
     try:
         with read_catalog(context.catalog_path) as catalog:
+            catalog.hold_one_state()
             records = {one.source: _records(one, catalog, now) for one in planned if one.task == "backup"}
             drills = tuple(_drill(run) for run in catalog.runs(task="drill", limit=MOST_DRILLS))
             return _Known(records, drills, catalog.copies())
@@ -120,17 +124,22 @@ def _drill(run: RunRecord) -> model.DrillFigures:
 def _histories(inventory: Inventory, known: _Known, scope: StatusScope) -> tuple[model.SourceHistory, ...]:
     schedules = {one.source: one.schedule for one in scope.planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
-    sources = (*schedules, *foreign[:MOST_FOREIGN_SOURCES])
-    return tuple(_history(name, schedules.get(name), inventory, known, scope) for name in sources)
+    sources, pins = (*schedules, *foreign[:MOST_FOREIGN_SOURCES]), _pins(inventory, scope.context)
+    return tuple(_history(name, schedules.get(name), inventory, known, pins, scope) for name in sources)
 
 
 def _history(
-    source: str, schedule: Schedule | None, inventory: Inventory, known: _Known, scope: StatusScope
+    source: str,
+    schedule: Schedule | None,
+    inventory: Inventory,
+    known: _Known,
+    pins: Mapping[str, Pin],
+    scope: StatusScope,
 ) -> model.SourceHistory:
     generations = inventory.of(source)
     earlier = known.records.get(source, SourceRecords())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
-    reasons, pins = _reasons(source, inventory, scope) if schedule else {}, _pins(inventory, scope.context)
+    reasons = _reasons(source, inventory, scope) if schedule else {}
     otherwise, local = () if schedule else (NOT_CONFIGURED,), scope.context.store.name
     return model.SourceHistory(
         source=source,
@@ -190,6 +199,14 @@ def _replicas(planned: Iterable[Planned], known: _Known) -> tuple[model.ReplicaF
         return ()
     held = [store for stores in known.copies.values() for store in stores]
     return tuple(model.ReplicaFigures(one.source, held.count(one.source)) for one in planned if one.task == "replicate")
+
+
+def _is_exposed(planned: Iterable[Planned], context: TaskContext) -> bool:
+    databases = [os.path.realpath(one.database) for one in planned if one.database is not None]
+    directory = os.path.realpath(context.store.directory)
+    if any(one.task == "replicate" for one in planned):
+        return False
+    return any(exposing_mount(database, directory) is not None for database in databases)
 
 
 def _disk(inventory: Inventory, context: TaskContext) -> model.DiskUse | None:

@@ -184,6 +184,7 @@ class History:
     disk: DiskUse | None
     log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()  # what could not be read; its part is empty
+    exposed: bool = False  # whether an app can delete the backups along with its database, and no replica has copies
 
     @property
     def unheard(self) -> bool:

@@ -2,8 +2,8 @@
 
 A directory is opened once. What is in it is opened, made, renamed and removed by its name, relative to the descriptor
 (openat(2) and its kin), and what is opened is looked at by its own descriptor. No link is followed on the way, no pipe
-or device is opened, and nothing is removed across a mount point. Whatever is renamed or exchanged meanwhile, only what
-lies in the directory itself is reached.
+or device is opened, and nothing is removed across a mount point. Whatever is renamed or exchanged at that moment, only
+what lies in the directory itself is reached.
 """
 
 import errno

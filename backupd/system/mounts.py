@@ -7,7 +7,9 @@ the database is opened: a file that is mounted without its directory has them so
 
 import os
 import re
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 _REMOTE = re.compile(
@@ -32,6 +34,12 @@ class Mount(NamedTuple):  # no dataclass: child processes import this
     point: str
     kind: str
     source: str
+
+    @property
+    def volume(self) -> str:
+        """The name of the volume of Docker that it shows, else the directory, as its own file system knows it."""
+        volume = _VOLUME.search(self.root)
+        return volume[1] if volume else self.root
 
     @property
     def host_directory(self) -> str:
@@ -88,6 +96,36 @@ def filesystem_of(path: str, mounts: Iterable[Mount] | None = None) -> str:
     if mount is None:
         return "unknown"
     return "fakeowner" if mount.source.startswith(_DOCKER_DESKTOP) else mount.kind
+
+
+def exposing_mount(database: str, directory: str, mounts: Iterable[Mount] | None = None) -> Mount | None:
+    """Return the mount of `database` where the owner of that file can remove `directory`, or what is in it, through it.
+
+    An app sees the mount of its database, and what lies below the root of that, also where this process sees it at
+    another place. Paths are absolute, their links resolved. None where the owner cannot, or where that is not known.
+    """
+    known = current_mounts() if mounts is None else tuple(mounts)
+    app, ours = mount_of(database, known), mount_of(directory, known)
+    if app is None or ours is None or app.device != ours.device:
+        return None
+    place = os.path.join(app.point, os.path.relpath(ours.root, app.root), os.path.relpath(directory, ours.point))
+    place = os.path.normpath(place)
+    with suppress(OSError):  # what cannot be looked at is not known
+        owner, own_files = os.stat(database), True
+        while _holds(app.point, place):
+            if _may_change(owner, os.stat(place), own_files=own_files):
+                return app
+            if place == app.point:
+                break
+            place, own_files = os.path.dirname(place), False
+    return None
+
+
+def _may_change(owner: os.stat_result, directory: os.stat_result, *, own_files: bool) -> bool:
+    """Tell whether the owner of a file may remove what is in a directory; in a sticky one only `own_files`."""
+    bits = (stat.S_IWGRP if directory.st_gid == owner.st_gid else 0) | stat.S_IWOTH
+    shared = bool(directory.st_mode & bits) and (own_files or not directory.st_mode & stat.S_ISVTX)
+    return owner.st_uid in (0, directory.st_uid) or shared
 
 
 def is_remote(kind: str) -> bool:

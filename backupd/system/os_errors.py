@@ -37,7 +37,7 @@ def foreseen_error(error: BaseException, place: "Path | str | None" = None, full
     """Return `error` with what to do about it: a BackupdError, a failed system call, or a process that does not start.
 
     None for a defect. `place` is a path in the file system that is concerned where the error names no file; `full_hint`
-    is what may be done beside making space where that is full.
+    is another way out where that is full, beside making space.
     """
     if isinstance(error, BackupdError):
         return error

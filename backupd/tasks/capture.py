@@ -15,7 +15,6 @@ from backupd.errors import (
     SourceUnlocked,
     SourceUnreadable,
 )
-from backupd.log import Event
 from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
@@ -24,7 +23,7 @@ from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import free_bytes, lower_priority, require_space, reserve_bytes, watching_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.reporter import SnapshotRetried
+from backupd.tasks.events import SnapshotProgressed, SnapshotRetried
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.run import BackupRun
 from backupd.tasks.verify import ArchiveCheck, digest_archive, record_verification
@@ -200,7 +199,7 @@ def _copy(
     context.progress.stage("copy", source.size_bytes)
 
     def on_event(event: str, message: str) -> None:
-        context.log.info(Event(event), message, source=request.source)
+        run.emit(SnapshotProgressed(event, message, request.source))
 
     def on_progress(done: int, _total: int) -> None:
         context.progress.advance(done)

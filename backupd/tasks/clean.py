@@ -10,12 +10,12 @@ from typing import Literal
 
 from backupd.errors import GenerationMissing
 from backupd.formatting import human_bytes, human_duration
-from backupd.log import Event
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.source import real_path
 from backupd.sqlite.target import restore_lock
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import LeftoverRemoved
 from backupd.tasks.restore.recovery import recover_restore
 
 Kind = Literal["replaced database", "record of a restore", "damaged copy"]
@@ -156,7 +156,7 @@ def _next_undone(place: DatabasePlace) -> frozenset[Path]:
 
 def _log_removed(leftover: Leftover, context: TaskContext) -> None:
     what = f"removed the {leftover.kind} {leftover.path} ({human_bytes(leftover.size_bytes)})"
-    context.log.info(Event.LEFTOVER_REMOVED, what, source=leftover.source, path=str(leftover.path))
+    context.emit(LeftoverRemoved(what, leftover.source, leftover.path))
 
 
 def _span(span: timedelta) -> str:

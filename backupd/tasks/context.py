@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backupd.catalog import CatalogUnavailable, read_catalog, read_copies
 from backupd.errors import NoSpace
-from backupd.log import Event, EventLog
+from backupd.log import EventLog
 from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
@@ -19,8 +19,18 @@ from backupd.stores.local import DirectoryStore
 from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
 from backupd.system.directory import Directory
 from backupd.system.file_lock import LockHolder, file_lock
+from backupd.tasks.events import (
+    CatalogRebuilt,
+    CatalogUnusable,
+    LockAwaited,
+    LockTakenOver,
+    ManifestRefused,
+    PinsLost,
+    TaskEvent,
+    WorkRecovered,
+)
 from backupd.tasks.inventory import Inventory, take_inventory
-from backupd.tasks.reporter import CATALOG_NAME, Reporter, TaskEvent
+from backupd.tasks.reporter import CATALOG_NAME, Reporter
 from backupd.tasks.run import D, Run, recorded
 
 if TYPE_CHECKING:
@@ -102,12 +112,8 @@ class TaskContext:
         try:
             return ask()
         except CatalogUnavailable as error:
-            self.log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
+            self.emit(CatalogUnusable(error))
             return otherwise
-
-    def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
-        """Let `write` change the catalog, which is made where there is none; one that cannot be used is logged."""
-        self._reporter().write_catalog(write)
 
     def emit(self, event: TaskEvent) -> None:
         """Write an event that is outside of any run to the log and the catalog."""
@@ -154,8 +160,7 @@ class TaskContext:
         path = self.store.hidden / "lock"
         with file_lock(path, task, timeout_s=self.lock_timeout_s, on_wait=self._log_waiting) as dead:
             if dead is not None:
-                what = f"a {dead.task} (process {dead.pid} on {dead.host}) died holding the lock: taken over"
-                self.log.warning(Event.LOCK_TAKEN_OVER, what)
+                self.emit(LockTakenOver(dead))
             yield
 
     def recover(self) -> None:
@@ -165,7 +170,7 @@ class TaskContext:
         """
         if not self.store.writable():
             return
-        self.log_recovered(self.store.recover())
+        self.report_recovered(self.store.recover())
         if self._identity_is_lost():
             self._pin_all()
         self._renew_checksums()
@@ -175,8 +180,7 @@ class TaskContext:
         return self.exclusive_lock(task) if self.store.writable() else nullcontext()
 
     def _log_waiting(self, holder: LockHolder | None) -> None:
-        who = f"a {holder.task} (process {holder.pid} on {holder.host})" if holder else "another run"
-        self.log.info(Event.LOCK_WAITING, f"waiting for {who} to end, {self.lock_timeout_s:.0f} s at most")
+        self.emit(LockAwaited(holder, self.lock_timeout_s))
 
     def _renew_checksums(self) -> None:
         """Write `SHA256SUMS` again where a run that was cut short has published without it."""
@@ -195,25 +199,13 @@ class TaskContext:
         until = now + _PINNED_AGAIN_FOR
         for generation_id in ids:
             self.pins.set(Pin(generation_id, now, until, _PINS_LOST))
-        what = f"{len(ids)} generations are pinned until {until:%F %T} UTC: {_PINS_LOST}"
-        self.log.warning(Event.GENERATION_PINNED, what, reason=_PINS_LOST, until=until.isoformat())
+        self.emit(PinsLost(len(ids), until, _PINS_LOST))
         self.identity()
 
-    def log_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
-        """Log what was recovered or swept after a killed run, one item as soon as it is done."""
+    def report_recovered(self, recovered: Iterable[RecoveredItem]) -> None:
+        """Report what was recovered or swept after a killed run, one item as soon as it is done."""
         for found in recovered:
-            match found.kind:
-                case "removal":
-                    what = f"finished the removal of {found.name} that a killed run had begun"
-                    self.log.warning(Event.REMOVAL_RECOVERED, what, generation=found.name)
-                case "publication":
-                    what = f"finished the publication of {found.name} that a killed run had begun"
-                    self.log.warning(Event.PUBLISH_RECOVERED, what, generation=found.name)
-                case "staging" if found.problem:
-                    what = f"could not remove the unfinished work {found.name} of a killed run: {found.problem}"
-                    self.log.warning(Event.STAGING_STUCK, what)
-                case _:
-                    self.log.warning(Event.STAGING_SWEPT, f"removed the unfinished work {found.name} of a killed run")
+            self.emit(WorkRecovered(found))
 
 
 @contextmanager
@@ -240,9 +232,7 @@ def local_inventory(context: TaskContext) -> Inventory:
 
 def _log_refused(inventory: Inventory, context: TaskContext) -> None:
     for generation, why in inventory.refused.items():
-        context.log.warning(
-            Event.MANIFEST_REFUSED, why, generation=generation, hint=inventory.how_to_repair(generation)
-        )
+        context.emit(ManifestRefused(generation, why, inventory.how_to_repair(generation)))
 
 
 def read_inventory(context: TaskContext) -> Inventory:
@@ -259,5 +249,5 @@ def rebuild_catalog(context: TaskContext) -> int:
         inventory = take_inventory(context.store, context.clock())
         count = rebuild(context.catalog_path, [(m, context.store.name) for m in inventory.manifests.values()])
     _log_refused(inventory, context)
-    context.log.info(Event.CATALOG_REBUILT, f"catalog rebuilt from {count} manifests", generations=count)
+    context.emit(CatalogRebuilt(count))
     return count

@@ -1,10 +1,10 @@
 """The facts of health: when backups, copies and drills last succeeded, which sources are on hold, which runs fail."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from backupd.catalog import CatalogUnavailable, LastRun, RunRecord, read_catalog
 from backupd.errors import ErrorKind
@@ -15,6 +15,7 @@ from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 
 _OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
+_Successes: TypeAlias = Mapping[tuple[str, str, str], RunRecord]  # by task, source, and the store of a drill
 _KILLED: Final = "find out what killed it (too little memory, a power cut)"
 
 
@@ -41,9 +42,9 @@ def present_inventory(context: TaskContext) -> Inventory:
 
 def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: TaskContext) -> HealthFacts:
     """Return what store and catalog know of successes, holds and damage. Raises OSError."""
-    sources = _sources(limits)
+    sources, successes = _sources(limits), _read_successes(limits, inventory.now, context)
     freshness = [
-        Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, context), limit.limit_s)
+        Freshness(limit.task, limit.subject, _last_at(limit, sources, inventory, successes), limit.limit_s)
         for limit in limits
     ]
     holds = (context.holds.get(source) for source in sources)
@@ -103,28 +104,28 @@ def _sources(limits: Iterable[Limit]) -> list[str]:
     return [limit.subject for limit in limits if limit.task == "backup"]
 
 
-def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, context: TaskContext) -> datetime | None:
+def _last_at(limit: Limit, sources: Iterable[str], inventory: Inventory, successes: _Successes) -> datetime | None:
     """Return when the task last succeeded for its subject."""
     if limit.task == "backup":
-        return last_verified_at(limit.subject, inventory, context)
+        return _last_verified_at(limit.subject, inventory, successes)
     if limit.task == "drill":
-        return _last_drill(limit.subject, sources, inventory.now, context)
-    return _last_copy(limit.subject, inventory, context) if limit.task == "replicate" else None
+        return _last_drill(limit.subject, sources, successes)
+    return _last_copy(limit.subject, inventory, successes) if limit.task == "replicate" else None
 
 
-def _last_drill(store: str, sources: Iterable[str], now: datetime, context: TaskContext) -> datetime | None:
+def _last_drill(store: str, sources: Iterable[str], successes: _Successes) -> datetime | None:
     """Return the oldest of the last drills of the sources from `store`; None where one had none."""
-    runs = [_last_success("drill", source, now, context, store) for source in sources]
+    runs = [successes.get(("drill", source, store)) for source in sources]
     times = [run.started_at for run in runs if run is not None]
     return min(times, default=None) if len(times) == len(runs) else None
 
 
-def _last_copy(replica: str, inventory: Inventory, context: TaskContext) -> datetime | None:
+def _last_copy(replica: str, inventory: Inventory, successes: _Successes) -> datetime | None:
     """Return as of when a replica holds every source: its last success, but not later than the last verified backup."""
-    run = _last_success("replicate", replica, inventory.now, context)
+    run = successes.get(("replicate", replica, ""))
     if run is None:
         return None
-    times = (last_verified_at(source, inventory, context) for source in {g.source for g in inventory.generations})
+    times = (_last_verified_at(source, inventory, successes) for source in {g.source for g in inventory.generations})
     return min((run.started_at, *(time for time in times if time is not None)))
 
 
@@ -133,18 +134,25 @@ def last_verified_at(source: str, inventory: Inventory, context: TaskContext) ->
 
     That is when the newest one was taken, or when a later run found `source` unchanged since.
     """
+    return _last_verified_at(source, inventory, _read_successes((), inventory.now, context))
+
+
+def _last_verified_at(source: str, inventory: Inventory, successes: _Successes) -> datetime | None:
     newest = inventory.last_verified(source)
     if newest is None:
         return None
-    run = _last_success("backup", source, inventory.now, context)
+    run = successes.get(("backup", source, ""))
     if run is None or run.generation != newest.id:
         return newest.taken_at
     return max(newest.taken_at, run.started_at)
 
 
-def _last_success(task: Task, subject: str, now: datetime, context: TaskContext, store: str = "") -> RunRecord | None:
+def _read_successes(limits: Iterable[Limit], now: datetime, context: TaskContext) -> _Successes:
+    """Return the last success of each task and source, of drills by store; none where the catalog cannot be read."""
+    stores = ("", *(limit.subject for limit in limits if limit.task == "drill"))
     try:
         with read_catalog(context.catalog_path) as catalog:
-            return catalog.last_success(task, subject, now, store)
+            found = {store: catalog.last_successes(now, store) for store in stores}
     except CatalogUnavailable:
-        return None
+        return {}
+    return {(task, source, store): run for store, runs in found.items() for (task, source), run in runs.items()}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -38,6 +38,13 @@ class Inventory:
     store: str = LOCAL_STORE
     unreadable: frozenset[str] = frozenset()  # ids of refused ones whose manifest cannot be read now: no damage
     replaced: frozenset[str] = frozenset()  # ids of refused ones that are not the copies that this store has made
+    _by_source: Mapping[str, tuple[Generation, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found: dict[str, list[Generation]] = {}
+        for generation in self.generations:
+            found.setdefault(generation.source, []).append(generation)
+        object.__setattr__(self, "_by_source", {source: tuple(of) for source, of in found.items()})
 
     @property
     def list_command(self) -> str:
@@ -105,7 +112,7 @@ class Inventory:
 
     def of(self, source: str) -> tuple[Generation, ...]:
         """Return the generations of one source, newest first."""
-        return tuple(g for g in self.generations if g.source == source)
+        return self._by_source.get(source, ())
 
     def manifests_of(self, source: str) -> list[Manifest]:
         """Return the readable manifests of one source, newest first."""

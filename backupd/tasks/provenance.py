@@ -13,10 +13,10 @@ from typing import Final
 
 from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
-from backupd.log import Event
 from backupd.model import Manifest
 from backupd.tasks.choice import LATEST, choose_generation
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import StoreAdopted
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.prune import pin_generation
 from backupd.tasks.requests import PinRequest
@@ -164,7 +164,7 @@ def adopt(
         context.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.describe(now)}"
-            context.log.warning(Event.STORE_ADOPTED, what, store=name, source=group.source, identity=group.store)
+            context.emit(StoreAdopted(what, name, group.source, group.store))
     return replace(provenance, adopted={**provenance.adopted, **until})
 
 

@@ -1,26 +1,23 @@
 """Prune the local store by the retention policy, and pin the generations that pruning must not touch."""
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from backupd.errors import GenerationMissing
 from backupd.model import Kept, Pin, Removed, RetentionPlan, source_of
 from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.inventory import Inventory, by_database
-from backupd.tasks.reporter import (
+from backupd.tasks.events import (
     GenerationPinned,
     GenerationRemoved,
     GenerationUnpinned,
     PruningReleased,
     RemovalBegins,
+    StoreListed,
 )
+from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.requests import PinRequest, RetentionRule
 from backupd.tasks.run import D, Run
-
-if TYPE_CHECKING:
-    from backupd.catalog.catalog import Catalog
 
 
 def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
@@ -37,7 +34,8 @@ def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, co
 def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
     """Remove what the policy does not keep. `SHA256SUMS` is right at every instant. Only under the exclusive lock."""
     inventory = read_inventory(context)
-    _reconcile(inventory, context)
+    present = frozenset(generation.id for generation in inventory.generations)
+    context.emit(StoreListed(context.store.name, present - inventory.lost, inventory.manifests))
     for problem in inventory.problems():
         run.warn(problem)
     plan = plan_pruning(source, retention, inventory, context)
@@ -49,20 +47,6 @@ def apply_retention(source: str, retention: RetentionRule, run: Run[D], context:
             remove_generation(removed.generation.id, removed.reason, context)
     _sweep_pins(source, inventory, removed_ids, context)
     return plan
-
-
-def _reconcile(inventory: Inventory, context: TaskContext) -> None:
-    """Make the catalog list what is in the store: a kill or a full disk may have kept it from following."""
-    name, present = context.store.name, {g.id for g in inventory.generations if g.id not in inventory.lost}
-
-    def reconcile(catalog: "Catalog") -> None:
-        known = {key for key, stores in catalog.copies().items() if name in stores}
-        for key in known - present:
-            catalog.remove_copy(key, name)
-        for key in inventory.manifests.keys() - known:
-            catalog.add_generation(inventory.manifests[key], name)
-
-    context.write_catalog(reconcile)
 
 
 def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], context: TaskContext) -> None:

@@ -15,14 +15,14 @@ from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, PackedCopy, UnusableSource
 from backupd.tasks.context import TaskContext
-from backupd.tasks.inventory import Inventory
-from backupd.tasks.reporter import (
+from backupd.tasks.events import (
     GenerationPublished,
     PruningHeld,
     PruningReleased,
     SnapshotQuarantined,
     SourceUnchanged,
 )
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.requests import BackupRequest, ShrinkGuard
 from backupd.tasks.run import BackupRun
 from backupd.tasks.verify import record_verification

@@ -58,7 +58,7 @@ def remove_at_replica(
         remote.require_readable()
         own = remote.without(_foreign(ids, remote, request.name, context))
         chosen = _chosen(ids, own, request.name, context, force=force)
-        context.log_recovered(replica.recover())
+        context.report_recovered(replica.recover())
         with context.exclusive_lock("remove"):
             context.recover()
             copies = context.copies()

@@ -20,8 +20,8 @@ from backupd.stores.contract import Replica
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import GenerationRemoved, RemovalBegins
 from backupd.tasks.inventory import Inventory, take_inventory
-from backupd.tasks.reporter import GenerationRemoved, RemovalBegins
 from backupd.tasks.requests import ReplicationRequest
 
 T = TypeVar("T")

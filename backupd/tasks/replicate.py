@@ -16,10 +16,10 @@ from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest, generation_taken
 from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.events import GenerationSent
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
 from backupd.tasks.replica import Connect, Retry, remove_copies, replica_errors, replica_inventory
-from backupd.tasks.reporter import GenerationSent
 from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.run import ReplicationRun
 from backupd.tasks.verify import digest_archive, record_verification
@@ -156,11 +156,11 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
         if plans and all(plan.refused for plan in plans):
             raise foreign_copies_error(plans, request.name, context)
         if recovered := tuple(replica.recover()):
-            context.log_recovered(recovered)
+            context.report_recovered(recovered)
             remote = replica_inventory(request.name, replica, context)
             plans = plan_all(request, local, remote, context)
         lacking = [kept.generation for plan in plans for kept in plan.send]
-        context.log_recovered(replica.sweep({generation.id for generation in lacking}))
+        context.report_recovered(replica.sweep({generation.id for generation in lacking}))
         for generation in sorted(lacking, key=lambda g: (g.taken_at, g.id), reverse=True):
             send(local.manifests[generation.id], replica, run, context)
         remote.require_readable()

@@ -1,130 +1,29 @@
-"""What happens during a task, as frozen events, and the one place that writes them to backup.log and to the catalog."""
+"""The one place that writes runs and events of tasks to backup.log and to the catalog."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from backupd.catalog import CatalogUnavailable, CheckRecord, open_catalog
 from backupd.log import Event, EventLog
-from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
+from backupd.model import LOCAL_STORE
 from backupd.report import AnyReport, describe, report_facts
-from backupd.stores.contract import Transfer
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.events import (
+    CatalogUnusable,
+    CopyVerified,
+    GenerationPublished,
+    GenerationSent,
+    RemovalBegins,
+    StoreListed,
+    TaskEvent,
+)
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
 
-CATALOG_NAME = "catalog.sqlite3"
-
-
-class TaskEvent:
-    """Something that has happened in a task."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRetried(TaskEvent):
-    """The source is copied a second time."""
-
-    source: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotQuarantined(TaskEvent):
-    """A copy that may not be published is kept in the quarantine of the store."""
-
-    why: str
-    directory: Path
-
-
-@dataclass(frozen=True, slots=True)
-class SourceUnchanged(TaskEvent):
-    """The source holds, digest for digest, what this generation holds."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class PruningHeld(TaskEvent):
-    """Nothing of the source is pruned from now on."""
-
-    hold: Hold
-
-
-@dataclass(frozen=True, slots=True)
-class PruningReleased(TaskEvent):
-    """The source is pruned again, after a good backup or because an operator said so."""
-
-    source: str
-    by_operator: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationPublished(TaskEvent):
-    """A generation is in the local store."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationSent(TaskEvent):
-    """A generation is at a replica, and was verified there."""
-
-    manifest: Manifest
-    store: str
-    transfer: Transfer
-
-
-@dataclass(frozen=True, slots=True)
-class CopyVerified(TaskEvent):
-    """A check of the copy in one store ended; `detail` says what it found."""
-
-    generation: str
-    store: str
-    sound: bool
-    detail: str
-    duration_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RemovalBegins(TaskEvent):
-    """A store is about to remove its copy.
-
-    The catalog forgets the copy first: after a kill in between it lacks a copy until the next run removes that, and
-    never lists one that is gone.
-    """
-
-    generation: str
-    store: str
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRemoved(TaskEvent):
-    """A store has removed its copy."""
-
-    generation: str
-    store: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationPinned(TaskEvent):
-    """A generation is not pruned while its pin holds."""
-
-    pin: Pin
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationUnpinned(TaskEvent):
-    """The retention policy alone decides about the generation again."""
-
-    generation: str
-    reason: str
+CATALOG_NAME: Final = "catalog.sqlite3"
 
 
 class Reporter:
@@ -174,87 +73,40 @@ class Reporter:
         write(Event.RUN_FINISHED, describe(report), **facts)
         run_id, now = self._run_id, self._clock()
         if run_id is not None or os.path.lexists(self._catalog_path):
-            self.write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration, run_id))
+            self._write_catalog(lambda catalog: catalog.record_run(report, now, self._configuration, run_id))
 
-    def write_catalog(self, write: Callable[["Catalog"], object]) -> None:
+    def _write_catalog(self, write: Callable[["Catalog"], object]) -> None:
         """Let `write` change the catalog, which is made where there is none."""
         try:
             with open_catalog(self._catalog_path) as catalog:
                 write(catalog)
         except CatalogUnavailable as error:
-            self._log.warning(Event.CATALOG_UNAVAILABLE, f"{error.message}: {error.hint}")
+            self(CatalogUnusable(error))
 
     def __call__(self, event: TaskEvent) -> None:
         """Write one event to the log and the catalog, as far as it concerns them."""
-        self._to_log(event)
+        for entry in event.entries():
+            write: Callable[..., None] = getattr(self._log, entry.level)
+            write(entry.event, entry.message, **entry.facts)
         now = self._clock()
         match event:
             case GenerationPublished(manifest):
-                self.write_catalog(lambda catalog: catalog.add_generation(manifest, LOCAL_STORE))
+                self._write_catalog(lambda catalog: catalog.add_generation(manifest, LOCAL_STORE))
             case GenerationSent(manifest, store):
-                self.write_catalog(lambda catalog: catalog.add_generation(manifest, store))
+                self._write_catalog(lambda catalog: catalog.add_generation(manifest, store))
             case CopyVerified(generation, store, sound, detail, duration_s):
                 check = CheckRecord(generation, store, now, sound, self.mask(detail), duration_s)
-                self.write_catalog(lambda catalog: catalog.record_check(check))
+                self._write_catalog(lambda catalog: catalog.record_check(check))
             case RemovalBegins(generation, store):
-                self.write_catalog(lambda catalog: catalog.remove_copy(generation, store))
+                self._write_catalog(lambda catalog: catalog.remove_copy(generation, store))
+            case StoreListed():
+                self._write_catalog(lambda catalog: _reconcile(event, catalog))
 
-    def _to_log(self, event: TaskEvent) -> None:  # noqa: C901, PLR0912 - one case for each kind of event
-        log = self._log
-        match event:
-            case SnapshotRetried(source, why):
-                log.warning(Event.SNAPSHOT_RETRIED, why, source=source)
-            case SnapshotQuarantined(why, directory):
-                log.error(Event.SNAPSHOT_QUARANTINED, why, quarantine=str(directory))
-            case SourceUnchanged(manifest):
-                what = f"{manifest.source} is what {manifest.id} holds: verified unchanged"
-                log.info(Event.SNAPSHOT_UNCHANGED, what, generation=manifest.id)
-            case PruningHeld(hold):
-                if hold.kind == "shrink":
-                    log.warning(Event.SOURCE_SHRUNK, hold.reason, source=hold.source)
-                what = f"pruning of {hold.source} is on hold: {hold.reason}"
-                log.warning(Event.PRUNING_HELD, what, source=hold.source)
-            case PruningReleased(source, by_operator=True):
-                log.warning(Event.PRUNING_RELEASED, f"an operator released the pruning of {source}", source=source)
-            case PruningReleased(source):
-                log.info(Event.PRUNING_RELEASED, f"{source} is good again: it is pruned again", source=source)
-            case GenerationPublished(manifest):
-                log.info(
-                    Event.GENERATION_PUBLISHED,
-                    f"published {manifest.id}, verified {manifest.verdict.level}",
-                    generation=manifest.id,
-                    archive_bytes=manifest.archive.size_bytes,
-                    archive_sha256=manifest.archive.sha256,
-                )
-            case GenerationSent(manifest, store, transfer):
-                log.info(
-                    Event.GENERATION_SENT,
-                    f"{manifest.id} is at {store}, and equal ({transfer.verified_by})",
-                    generation=manifest.id,
-                    store=store,
-                    sent_bytes=transfer.sent_bytes,
-                    resumed_bytes=transfer.resumed_bytes,
-                    verified_by=transfer.verified_by,
-                )
-            case CopyVerified(generation, store, sound=False, detail=detail):
-                where = "" if store == LOCAL_STORE else f" at {store}"
-                log.error(
-                    Event.GENERATION_DAMAGED, f"{generation}{where}: {detail}", generation=generation, store=store
-                )
-            case GenerationRemoved(generation, store, reason):
-                remote = {} if store == LOCAL_STORE else {"store": store}
-                what = f"removed {generation}{f' at {store}' if remote else ''}: {reason}"
-                log.info(Event.GENERATION_REMOVED, what, generation=generation, reason=reason, **remote)
-            case GenerationPinned(pin):
-                until = f"{pin.until:%F %T} UTC" if pin.until else "it is released"
-                log.info(
-                    Event.GENERATION_PINNED,
-                    f"{pin.generation} is pinned until {until}: {pin.reason}",
-                    generation=pin.generation,
-                    reason=pin.reason,
-                    until=pin.until.isoformat() if pin.until else None,
-                    label=pin.label or None,
-                )
-            case GenerationUnpinned(generation, reason):
-                what = f"{generation} is no longer pinned: {reason}"
-                log.info(Event.GENERATION_UNPINNED, what, generation=generation, reason=reason)
+
+def _reconcile(listed: StoreListed, catalog: "Catalog") -> None:
+    """Make the catalog list what is in the store: a kill or a full disk may have kept it from following."""
+    known = {key for key, stores in catalog.copies().items() if listed.store in stores}
+    for key in known - listed.present:
+        catalog.remove_copy(key, listed.store)
+    for key in listed.manifests.keys() - known:
+        catalog.add_generation(listed.manifests[key], listed.store)

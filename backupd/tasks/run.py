@@ -13,7 +13,8 @@ from backupd.report import BackupDetails, DrillDetails, ReplicationDetails, Rest
 from backupd.system.fs import collect_limits
 from backupd.system.os_errors import foreseen_error
 from backupd.system.signals import TimeLimitReached
-from backupd.tasks.reporter import GenerationPublished, Reporter, SourceUnchanged, TaskEvent
+from backupd.tasks.events import GenerationPublished, SourceUnchanged, TaskEvent
+from backupd.tasks.reporter import Reporter
 
 D = TypeVar("D", bound=RunDetails)
 DEGRADED_EXIT: Final = 3

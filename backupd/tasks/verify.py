@@ -11,7 +11,6 @@ from pathlib import Path
 
 from backupd.archive.archive import digest_of
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
-from backupd.log import Event
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
@@ -19,8 +18,8 @@ from backupd.system.held_file import HeldFile
 from backupd.system.resources import reserve_bytes
 from backupd.tasks.choice import choose_generation
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
+from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.reporter import CopyVerified
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.run import Run
 
@@ -131,9 +130,7 @@ def verify(
     sound, duration_s = detail == "sound", round(time.monotonic() - began, 3)
     result = VerificationResult(generation, store.name, sound, detail, duration_s, damaged=not sound)
     if result.sound:
-        context.log.info(
-            Event.GENERATION_VERIFIED, f"{generation} is verified", generation=generation, store=store.name
-        )
+        context.emit(GenerationVerified(generation, store.name))
     warning = record_verification(
         generation, context, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
     )

@@ -2,10 +2,11 @@
 
 import binascii
 import hmac
+import time
 from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from backupd.web.responses import WebResponse, text_response
@@ -21,7 +22,54 @@ _SET_A_TOKEN = (
     "To read it from another host, set a token (BACKUPD_HTTP__TOKEN, BACKUPD_HTTP__TOKEN_FILE, or token under [http]),",
     "and send it as a bearer token or as the password of any user; see docs/monitoring.md.",
 )
+# The first few are free: people mistype. Then the delay grows, until it is as long as a person waits without a thought.
+_FREE_GUESSES = 5
+_DELAY_S = 0.25
+_LONGEST_DELAY_S = 2.0
+_FORGOTTEN_AFTER_S = 10.0  # one wrong guess
+_MOST_GUESSES = 60
+_MOST_ADDRESSES = 1024
 _PROXIED = (b"forwarded", b"via", b"x-real-ip")
+
+
+class Guesses:
+    """Slows guesses at the token, without refusing any: another client at the same address may have the right one.
+
+    After some wrong tokens from an address, every request with a token from there waits before the token is compared,
+    up to `_LONGEST_DELAY_S`. Wrong ones are forgotten with time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wrong: dict[str, tuple[float, float]] = {}  # how many by address, and when that was
+
+    def delay_s(self, client: str) -> float:
+        """Return how many seconds a token from `client` has to wait."""
+        return min(_LONGEST_DELAY_S, _DELAY_S * max(0.0, self._count(address_of(client)) - _FREE_GUESSES))
+
+    def add(self, client: str) -> None:
+        """Count a wrong token; the addresses from which none came for the longest time are forgotten."""
+        address = address_of(client)
+        count = self._count(address) + 1
+        self._wrong.pop(address, None)
+        self._wrong[address] = min(count, _MOST_GUESSES), self._clock()
+        while len(self._wrong) > _MOST_ADDRESSES:
+            del self._wrong[next(iter(self._wrong))]
+
+    def _count(self, address: str) -> float:
+        count, at = self._wrong.get(address, (0.0, 0.0))
+        return max(0.0, count - (self._clock() - at) / _FORGOTTEN_AFTER_S)
+
+
+def address_of(client: str) -> str:
+    """Return what counts as one address: with IPv6 the network of a host, which has many addresses in it."""
+    try:
+        found = ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(found, IPv4Address):
+        return client
+    return str(found.ipv4_mapped or IPv6Network((found, 64), strict=False))
 
 
 def refusal(client: str | None, headers: Headers, token: str | None) -> WebResponse | None:

@@ -1,18 +1,51 @@
-"""A response that all clients share for two seconds and a thread computes, so that a hanging disk blocks no client."""
+"""Values and responses that all clients share for two seconds or more; a thread computes them.
+
+So a hanging disk blocks no client, and a flood of requests costs no more than a few. What took long is shared for
+longer: computing takes at most a fifth of the time, however many sources there are.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Thread
+from threading import Lock, Thread
 from traceback import extract_tb
+from typing import Generic, TypeVar
 
 from backupd.formatting import printable
 from backupd.web.responses import WebResponse, internal_error_response
 
+T = TypeVar("T")
+
+
+def fresh_for_s(cache_s: float, took_s: float) -> float:
+    """Return for how long a value is shared that took `took_s`: `cache_s`, or four times as long as it took."""
+    return cache_s and max(cache_s, 4 * took_s)
+
+
+class SharedValue(Generic[T]):
+    """A value from which several responses are made, computed by one of their threads while the others wait."""
+
+    def __init__(self, compute: Callable[[], T], *, cache_s: float) -> None:
+        self._compute = compute
+        self._cache_s = cache_s
+        self._lock = Lock()
+        self._values: list[T] = []  # none or one
+        self._fresh_until = 0.0
+
+    def get(self) -> T:
+        """Return the value. Raises what `compute` raises."""
+        with self._lock:
+            began = time.monotonic()
+            if not self._values or began >= self._fresh_until:
+                self._values = [self._compute()]
+                ended = time.monotonic()
+                self._fresh_until = ended + fresh_for_s(self._cache_s, ended - began)
+            return self._values[0]
+
 
 class CachedResponse:
-    """Computes one kind of response, once at a time, and again only when the last one is `cache_s` old.
+    """Computes one kind of response, once at a time, and again only when the last one is no longer fresh.
 
     A client that has waited for `timeout_s` gets `on_timeout`; `compute` goes on in its daemon thread, which does not
     keep the process from ending. An exception of `compute` becomes status 500 and one call of `on_error`; the same
@@ -34,12 +67,12 @@ class CachedResponse:
         self._cache_s = cache_s
         self._timeout_s = timeout_s
         self._response: Future[WebResponse] | None = None
-        self._computed_at = 0.0
+        self._fresh_until = 0.0
         self._last_error = ""
 
     async def get(self) -> WebResponse:
         """Return the response. Called on the event loop only, so it needs no lock."""
-        if self._response is None or (self._response.done() and time.monotonic() - self._computed_at >= self._cache_s):
+        if self._response is None or (self._response.done() and time.monotonic() >= self._fresh_until):
             response: Future[WebResponse] = Future()
             response.set_running_or_notify_cancel()  # a client that disconnects cannot cancel it for the others
             Thread(target=self._run, args=(response,), name="backupd-http-answer", daemon=True).start()
@@ -50,7 +83,7 @@ class CachedResponse:
             return self._on_timeout
 
     def _run(self, response: Future[WebResponse]) -> None:
-        result = internal_error_response()
+        result, began = internal_error_response(), time.monotonic()
         try:
             result = self._compute()
             self._last_error = ""
@@ -60,7 +93,8 @@ class CachedResponse:
                 self._last_error = message
                 self._on_error(message)
         finally:  # each waiting client gets a response
-            self._computed_at = time.monotonic()
+            ended = time.monotonic()
+            self._fresh_until = ended + fresh_for_s(self._cache_s, ended - began)
             response.set_result(result)
 
 

@@ -89,6 +89,8 @@ def to_dos(history: History, localizer: Localizer) -> tuple[ToDo, ...]:
     ]
     found += [_to_do(problem, history.status.taken_at, localizer) for problem in _problems_to_show(history)]
     found += _undelivered(history.status, localizer)
+    if history.exposed:
+        found.append(ToDo(localizer.translate("exposed"), localizer.translate("advice.exposed")))
     if history.stage == "degraded" and not found:
         found += [
             ToDo("", localizer.translate("next.degraded-day", source=source.source))

@@ -1,5 +1,6 @@
 """The routes: `/livez` and `/health` for everyone; `/metrics`, the page `/` and `/api/status` where `access` allows."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
@@ -16,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backupd.status.history import StatusService
 from backupd.web import responses
-from backupd.web.access import refusal
-from backupd.web.cached_response import CachedResponse, describe_error
+from backupd.web.access import Guesses, refusal
+from backupd.web.cached_response import CachedResponse, SharedValue, describe_error
 from backupd.web.localizer import LANGUAGES, Language, choose_language, quality
 from backupd.web.metrics import metrics_response
 from backupd.web.page import ERROR_PAGES, error_page, page_response, timeout_page
@@ -46,28 +47,35 @@ def make_app(
 ) -> ASGIApp:
     """Return the app that serves the status of `service`.
 
-    Each kind of response is computed in a thread, once at a time, and again only when the last one is `cache_s` old; a
-    client that has waited for `timeout_s` gets 503. `on_error` is called with one line for each internal error, in any
-    thread.
+    Each kind of response is computed in a thread, once at a time, and again only when the last one is `cache_s` old, or
+    four times as old as it took; a client that has waited for `timeout_s` gets 503. `on_error` is called with one line
+    for each internal error, in any thread.
     """
 
     def cached(compute: Callable[[], WebResponse], on_timeout: WebResponse) -> CachedResponse:
         return CachedResponse(compute, on_timeout, on_error, cache_s=cache_s, timeout_s=timeout_s)
 
     def page(language: Language) -> CachedResponse:
-        return cached(lambda: page_response(service.history(), language), timeout_page(timeout_s, language))
+        return cached(lambda: page_response(history.get(), language), timeout_page(timeout_s, language))
 
+    history, guesses = SharedValue(service.history, cache_s=cache_s), Guesses()
     livez = cached(lambda: responses.livez_response(service.alive()), timeout_response("alive", timeout_s))
     health = cached(lambda: responses.health_response(service.health()), timeout_response("healthy", timeout_s))
     metrics = cached(lambda: metrics_response(service.status()), timeout_response("answered", timeout_s))
-    status = cached(lambda: responses.status_response(service.history()), timeout_response("answered", timeout_s))
+    status = cached(lambda: responses.status_response(history.get()), timeout_response("answered", timeout_s))
     pages = {language: page(language) for language in LANGUAGES}
 
     def route(path: str, choose: Callable[[Request], CachedResponse], *, guarded: bool) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
-                client = request.client.host if request.client else None
-                refused = refusal(client, request.headers.raw, token) if guarded else None
+                client = request.client.host if request.client else ""
+                refused = None
+                if guarded:
+                    is_guess = bool(token) and "authorization" in request.headers
+                    await asyncio.sleep(guesses.delay_s(client) if is_guess else 0)
+                    refused = refusal(client, request.headers.raw, token)
+                    if is_guess and refused:
+                        guesses.add(client)
                 return _response(refused or await choose(request).get(), request)
             except Exception as error:  # noqa: BLE001 - the log has the details; the client must not see them
                 on_error(describe_error(error))

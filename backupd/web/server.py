@@ -2,8 +2,9 @@
 
 A connection has one request, ten seconds and 64 KiB in all. h11 reads the request and writes the response. When there
 are too many connections, one is closed: of other hosts rather than of this one (which requests /livez to check the
-daemon), without a complete request rather than one that waits for its response, and then the oldest. So neither clients
-that send nothing nor a flood of them can starve a probe.
+daemon), of the address that has the most of them, without a complete request rather than one that waits for its
+response, and then the oldest. So neither clients that send nothing nor a flood of them can starve a probe, or an
+operator at another address.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import errno
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -21,7 +23,7 @@ import h11
 from starlette.types import ASGIApp, Message, Scope
 
 from backupd.errors import ListenFailed
-from backupd.web.access import is_loopback
+from backupd.web.access import address_of, is_loopback
 from backupd.web.cached_response import describe_error
 
 LIFETIME_S = 10.0
@@ -155,7 +157,8 @@ class Connection(asyncio.Protocol):
         if self._end.is_set():  # accepted just before the listener was closed
             self.abort()
         elif len(self._open) > MOST_CONNECTIONS:
-            max(self._open, key=Connection.dispensability).abort()
+            crowds = Counter(connection.address for connection in self._open)
+            max(self._open, key=lambda one: one.dispensability(crowds[one.address])).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """End; nothing is computed for a client that has left."""
@@ -186,9 +189,14 @@ class Connection(asyncio.Protocol):
         self._open.discard(self)  # connection_lost comes in the next round of the loop only
         self._transport.abort()
 
-    def dispensability(self) -> tuple[bool, bool, float]:
-        """Return a key: the connection with the greatest one is the least important."""
-        return (not is_loopback(self._client[0]), self._response is None, -self._began)
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return address_of(self._client[0])
+
+    def dispensability(self, crowd: int) -> tuple[bool, int, bool, float]:
+        """Return a key, for one of a `crowd` from one address: the connection with the greatest is least important."""
+        return (not is_loopback(self._client[0]), crowd, self._response is None, -self._began)
 
     def _read(self, data: bytes) -> None:
         """Take in the one request; raises RemoteProtocolError where it, or its body, is invalid."""

@@ -183,6 +183,14 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "problem.store": Phrase(
         "The directory of the backups cannot be read.", "No se puede leer el directorio de las copias."
     ),
+    "exposed": Phrase(
+        "The app can delete the backups along with its database.",
+        "La aplicación puede borrar las copias junto con su base de datos.",
+    ),
+    "advice.exposed": Phrase(
+        "Set a replica, or give the backups a volume of their own: `backupd doctor` shows the lines.",
+        "Configure una réplica o dé a las copias un volumen propio: `backupd doctor` muestra las líneas.",
+    ),
     "unheard.messages": Phrase("Messages that wait for delivery: {count}.", "Mensajes pendientes de entrega: {count}."),
     "unheard.ping": Phrase("The last ping of a monitor failed: {ping}.", "Falló el último ping a un monitor: {ping}."),
     "advice.unheard": Phrase(

@@ -90,7 +90,7 @@ def test_health_with_an_address_in_quotes_tells_what_is_wrong(typed: Keyboard) -
 
 
 SECRETS = {
-    "BACKUPD_HTTP__TOKEN": "hunter2-token",
+    "BACKUPD_HTTP__TOKEN": "hunter2-token-of-16",
     "BACKUPD_REPLICAS__NAS__URL": "sftp://backup@nas/backups",
     "BACKUPD_REPLICAS__NAS__PASSWORD": "hunter2-password",
     "BACKUPD_NOTIFY__URLS": "ntfy://hunter2-topic",

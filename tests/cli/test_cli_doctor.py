@@ -35,13 +35,14 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
     before = database.read_bytes()
     answer = backupd("doctor", "--json")
     assert (answer.code, answer.err) == (0, "")
-    assert {"check", "ok", "detail", "hint"} == set(answer.json[0])
+    assert {"check", "ok", "detail", "hint", "warning"} == set(answer.json[0])
     details = {finding["check"]: finding["detail"] for finding in answer.json}
     assert list(details) == [
         "configuration",
         "clock",
         "time zone",
         "backups directory",
+        "backups",
         "source tasks",
         "space for tasks",
         "catalog",

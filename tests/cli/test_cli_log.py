@@ -101,9 +101,19 @@ def test_what_is_no_time_is_a_usage_error_that_shows_how_to_write_one(typed: Key
 
 
 def test_what_logrotate_took_away_is_named(typed: Keyboard, path: Path) -> None:
-    path.with_name("backup.log.1").touch()
+    path.with_name("backup.log.2.gz").touch()
+    path.with_name("backup.log-20261101").touch()
     assert typed("log", "--since", "2d").err == ""
-    assert typed("log", "--since", "9d").err == "older lines are in backup.log.1\n"
+    assert typed("log", "--since", "9d").err == "older lines are in backup.log-20261101, backup.log.2.gz\n"
+
+
+def test_lines_of_numbered_older_files_come_first(typed: Keyboard, path: Path) -> None:
+    path.with_name("backup.log.10").write_bytes(line("oldest"))
+    path.with_name("backup.log.2").write_bytes(line("older"))
+    path.write_bytes(line("newest"))
+    shown = typed("log").out.splitlines()
+    assert [text.split()[-1] for text in shown] == ["oldest", "older", "newest"]
+    assert len(typed("log", "-n", "1").out.splitlines()) == 1
 
 
 def test_json_is_the_lines_as_they_stand_for_machines(typed: Keyboard, path: Path) -> None:

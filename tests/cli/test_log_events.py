@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from backupd.archive.manifest import decode_manifest
+from backupd.catalog import open_catalog
 from backupd.log import Event, open_log
 from backupd.model import RetentionPolicy
 from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
@@ -171,7 +172,8 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: Ta
     coming = backdated(context.store.directory, first.generation, days=2)
     manifest = f"{coming}.manifest.json"
     (context.store.directory / manifest).rename(hidden / "staging" / "run-killed" / manifest)
-    context.write_catalog(lambda catalog: catalog.start_run("backup", "tasks", context.clock()))
+    with open_catalog(context.catalog_path) as catalog:
+        catalog.start_run("backup", "tasks", context.clock())
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backupd.config import load_config
-from backupd.config.file import find_file
+from backupd.config.file import read_document
 from backupd.errors import ConfigError
 
 DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
@@ -28,26 +28,27 @@ def test_files_are_looked_for_in_the_documented_order(tmp_path: Path) -> None:
     for file in files:
         file.write_text(SOURCE)
     environ = {"BACKUPD_CONFIG": str(named)}
-    assert find_file(Path("explicit"), environ, tmp_path, system) == explicit
-    assert find_file(None, environ, tmp_path, system) == named
-    assert find_file(None, {"BACKUPD_CONFIG": ""}, tmp_path, system) == system
+    assert read_document(Path("explicit"), environ, tmp_path, system).file == explicit
+    assert read_document(None, environ, tmp_path, system).file == named
+    assert read_document(None, {"BACKUPD_CONFIG": ""}, tmp_path, system).file == system
     assert load_config(None, environ, tmp_path).origin == str(named)
     system.unlink()
-    assert find_file(None, {}, tmp_path, system) == local
+    assert read_document(None, {}, tmp_path, system).file == local
     local.unlink()
-    assert find_file(None, {}, tmp_path, system) is None
+    assert read_document(None, {}, tmp_path, system).file is None
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
     loop = tmp_path / "loop.toml"
     loop.symlink_to(loop)
-    assert find_file(None, {}, tmp_path, system_file=loop) == loop
+    with pytest.raises(ConfigError, match=r"cannot read .*loop.toml: Too many levels"):
+        read_document(None, {}, tmp_path, system_file=loop)
     with pytest.raises(ConfigError, match=r"cannot read .*loop.toml: Too many levels"):
         load_config(loop, DATABASE)
 
 
 def test_a_directory_is_no_configuration_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: Is a directory"):
+    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: a directory, not a regular file"):
         load_config(tmp_path, DATABASE)
 
 

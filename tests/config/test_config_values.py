@@ -54,7 +54,7 @@ def test_a_command_may_begin_and_end_with_quoted_words() -> None:
 
 @pytest.mark.parametrize("end", [" ", "\r", "\n", "\r\n", "\t", " \n"])
 def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("hunter2\n")
+    (tmp_path / "token").write_text("hunter2-hunter2-hunter2\n")
     config = load(
         DATABASE=f"/app/data/tasks.db{end}",
         RETENTION__DAILY=f"5{end}",
@@ -70,7 +70,7 @@ def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Pa
     assert (config.retention.daily, config.schedule.backup, config.schedule.timezone) == (5, "03:00", "Europe/Berlin")
     assert config.replicas["NAS".lower()].url == "sftp://u@nas/p"
     assert set(secrets_of(config)) == {
-        "hunter2",
+        "hunter2-hunter2-hunter2",
         KEY,
         "ntfy://a",
         "https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
@@ -78,14 +78,16 @@ def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Pa
 
 
 def test_blanks_around_a_password_are_told_since_they_may_count(tmp_path: Path) -> None:
+    nas = {"REPLICAS__NAS__URL": "sftp://u@nas/p"}
     (tmp_path / "secret").write_text("hunter2 \r\n")
-    for told in (refusal(HTTP__TOKEN="hunter2 "), refusal(HTTP__TOKEN_FILE=f"{tmp_path}/secret")):
+    by_file = {"REPLICAS__NAS__PASSWORD_FILE": f"{tmp_path}/secret"}
+    for told in (refusal(**nas, REPLICAS__NAS__PASSWORD="hunter2 "), refusal(**nas, **by_file)):
         assert "has whitespace at the beginning or end of its value" in told
         assert "hunter2" not in told
     file = tmp_path / "backupd.toml"
-    file.write_text("[http]\ntoken = 'hunter2 '\n")
+    file.write_text("[replicas.nas]\nurl = 'sftp://u@nas/p'\npassword = 'hunter2 '\n")
     assert secrets_of(load_config(file, DATABASE)) == ("hunter2 ",)
-    assert secrets_of(load(HTTP__TOKEN="hunter2\n")) == ("hunter2",)
+    assert secrets_of(load(**nas, REPLICAS__NAS__PASSWORD="hunter2\n")) == ("hunter2",)
 
 
 def test_blanks_around_a_path_or_url_of_a_file_are_told(tmp_path: Path) -> None:

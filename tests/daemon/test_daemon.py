@@ -176,7 +176,7 @@ def test_killed_run_is_logged_and_the_daemon_goes_on(heavy: Backupd, backups: Pa
 
 def test_secret_that_only_root_may_read_is_read_once(backupd: Backupd, backups: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
-    token.write_text("s3cret-of-root")
+    token.write_text("s3cret-of-root-alone")
     with running_daemon(backupd, BACKUPD_HTTP__TOKEN_FILE=str(token)) as daemon:
         daemon.wait_until_alive()
         token.unlink()

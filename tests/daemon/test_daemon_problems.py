@@ -32,7 +32,7 @@ def test_deleted_database_is_unhealthy_within_a_minute_and_healthy_once_restored
         for path in database.parent.glob("tasks.db*"):
             path.unlink()
         daemon.wait_for("backup of tasks is due: its database is missing", 90)
-        wait_until(lambda: daemon.ask("/health")[0] == 503, "a red /health", 10)
+        wait_until(lambda: daemon.ask("/health")[0] == 503, "a red /health", 60)
         (problem,) = daemon.health()["problems"]
         assert (problem["kind"], problem["cause"]) == ("missing", "missing")
         assert "backupd restore latest --source tasks (docs/runbook.md)" in problem["next_step"]

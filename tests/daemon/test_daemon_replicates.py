@@ -65,7 +65,7 @@ def test_copy_is_drilled_automatically_with_a_command_of_the_app(backupd: Backup
         "BACKUPD_REPLICAS__NAS__URL": f"file:{nas}",
         "BACKUPD_DRILL__PLACE_AT": str(place),
         "BACKUPD_DRILL__COMMAND": f"test -f {place}",
-        "BACKUPD_HTTP__TOKEN": "secret",
+        "BACKUPD_HTTP__TOKEN": "secret-of-the-daemon",
     }
     with running_daemon(backupd, **environ) as daemon:
         daemon.wait_for("drill of tasks from nas is due: there was none yet", 120)

@@ -28,7 +28,7 @@ FILLED = {
     "$$cap_source_path": "/var/lib/docker/volumes/captain--my-app-data/_data",
     "$$cap_database_file": "gitea/gitea.db",
     "$$cap_timezone": "Europe/Berlin",
-    "$$cap_token": "s3cret/+~=",
+    "$$cap_token": "s3cret/+~=s3cret",
     "$$cap_notify_urls": "tgram://123456:A-b_c/987,mailtos://me%40home:p%21@smtp.example.com?to=a@b.c",
     "$$cap_daily_ping": "https://kuma.example.com/api/push/t0ken?status=up&msg=OK&ping=",
     "$$cap_puid": "1000",
@@ -204,7 +204,7 @@ def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     assert config.sources["gitea"].path == Path("/app/data/gitea/gitea.db")
     assert config.schedule.timezone == "Europe/Berlin"
     assert config.http.token is not None
-    assert config.http.token.get_secret_value() == "s3cret/+~="
+    assert config.http.token.get_secret_value() == FILLED["$$cap_token"]
     assert len(config.notify.urls) == 2
     assert list(config.pings) == ["daily"]
     assert running_as(made) == (1000, 100)

@@ -15,7 +15,7 @@ from support.daemon import wait_until
 from support.faults import BackupdRunner, on_both_cores
 from support.fork_server import CommandResult
 
-_RUN = "/.backupd/staging/run-"
+_RUN = "run-"
 _COMMAND = "backupd.system.process"
 
 

@@ -165,3 +165,15 @@ def test_a_link_that_the_app_and_its_target_share_goes_on_working(app: Volumes) 
     answer = app.backupd("backup", "--json")
     assert answer.code == 0, answer
     assert answer.json["outcome"] == "published"
+
+
+def test_a_new_file_is_not_restored_through_a_link_into_another_apps_directory(two: TwoApps) -> None:
+    assert two.backupd("backup", "--source", "tasks").code == 0
+    planted(two.mine.data / "below", two.others)
+    before = state_of(two.others)
+    target = str(two.mine.data / "below" / "new.db")
+    for more in ([], ["--dry-run"]):
+        answer = two.backupd("restore", "--source", "tasks", "--to", target, *more)
+        assert answer.code == 1, answer
+        assert f"is a link of user {APP}" in answer.err
+    assert state_of(two.others) == before

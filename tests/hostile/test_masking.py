@@ -1,4 +1,7 @@
-"""Whatever a service, a command or the app says back, no secret of the configuration is in any text that leaves."""
+"""Whatever a service, a command or the app says back, no secret of the configuration is in any text that leaves.
+
+A process masks what it was given. A run gets the secrets that it needs, and those who answer it know no others.
+"""
 
 import base64
 import html
@@ -47,10 +50,10 @@ def forms(secret: str) -> list[str]:
 
 
 def echo_all(there: RecordingServer) -> str:
-    """Return what a hostile service says: every secret that it may know, in every form."""
-    secrets = (TOKEN, PASSWORD, KEY, QUERY, TOPIC, UUID)
+    """Return what a drill's command says: every secret that it may know, in every form."""
+    secrets = (PASSWORD, KEY, QUERY)
     said = "\n".join(form for secret in secrets for form in forms(secret))
-    return f"postgres://app:hunter2@db/app\nAuthorization: Basic hunter2hunter2\n{said}\n{there.url(f'/{UUID}')}"
+    return f"postgres://app:hunter2@db/app\nAuthorization: Basic hunter2hunter2\n{said}\n{there.url(f'/?{QUERY}')}"
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def there() -> Iterator[RecordingServer]:
     """Services that fail, and repeat secrets in body and headers."""
 
     def answer(asked: ReceivedRequest) -> CannedResponse:
-        said = "; ".join((asked.target, PASSWORD, TOKEN, " ".join(LINES), QUERY, TOPIC, UUID))
+        of_daemon = (TOKEN, TOPIC, UUID) if asked.path in ("/health", f"/{TOPIC}") else ()
+        of_drill = () if UUID in asked.path else (PASSWORD, " ".join(LINES), QUERY)
+        said = "; ".join((asked.target, *of_drill, *of_daemon))
         return CannedResponse(404, said.encode(), {"X-Version": f"1.0 {PASSWORD}"})
 
     with recording_server(answer) as server:
@@ -76,7 +81,6 @@ def revealing(backupd: Backupd, there: RecordingServer, tmp_path: Path) -> Backu
         "REPLICAS__NAS__URL": f"file:{tmp_path}/replica/app",
         "REPLICAS__NAS__PASSWORD": PASSWORD,
         "REPLICAS__NAS__PRIVATE_KEY_FILE": str(tmp_path / "key"),
-        "DRILL__FROM": "local",
         "DRILL__COMMAND": f"sh -c 'cat {tmp_path}/said.txt; exit 3'",
         "DRILL__TIMEOUT_S": "1",
         "APP__HEALTH_URL": there.url(f"/health?{QUERY}"),
@@ -111,6 +115,7 @@ def test_commands_print_no_secret_that_a_service_or_a_command_repeats(
 ) -> None:
     answers = [
         revealing("backup"),
+        revealing("replicate"),
         revealing("drill"),
         revealing("drill", "--json"),
         revealing("drill", BACKUPD_DRILL__COMMAND="true", BACKUPD_DRILL__HEALTH_URL=there.url(f"/?{QUERY}")),
@@ -124,8 +129,8 @@ def test_commands_print_no_secret_that_a_service_or_a_command_repeats(
     ]
     for answer in answers:
         assert leaks(answer.out + answer.err) == [], answer.out + answer.err
-    assert answers[2].json[0]["drill"]["output"].count(MASK) > 10, "the command has printed them"
-    assert "did not answer 200" in answers[3].err
+    assert answers[3].json[0]["drill"]["output"].count(MASK) > 10, "the command has printed them"
+    assert "did not answer 200" in answers[4].err
     assert leaks((backups / "backup.log").read_text()) == []
     assert leaks(catalog_text(backups)) == []
     bodies = [asked.body.decode(errors="replace") for asked in there.requests]
@@ -135,6 +140,7 @@ def test_commands_print_no_secret_that_a_service_or_a_command_repeats(
 
 def test_daemon_serves_and_sends_no_secret(revealing: Backupd, backups: Path, there: RecordingServer) -> None:
     revealing("backup")
+    revealing("replicate")
     revealing("drill")
     with running_daemon(revealing) as daemon:
         daemon.wait_until_alive()

@@ -14,8 +14,9 @@ import pytest
 
 from support.attackers import Attacker, attacked, unchanged
 from support.bank import is_balanced, make_bank, spend
-from support.directories import sha256
+from support.directories import rows, sha256
 from support.faults import BackupdRunner, on_both_cores
+from support.fork_server import CommandResult
 
 pytestmark = pytest.mark.root
 APP, GROUP = 1234, 5678
@@ -137,6 +138,46 @@ def test_part_is_replaced_at_any_step_of_restore_and_nothing_of_root_is_touched(
         shutil.rmtree(volume.root)
 
     on_both_cores(attack_at, steps_of(template, arguments, tmp_path))
+
+
+# What the app puts in place of what is staged: a link to the database of another app, which only root may read.
+REPLACE_STAGED = """
+for path in glob.glob("backups/.backupd/staging/*/restored.sqlite3"):
+    os.rename(path, path + ".stolen")
+    os.symlink({secret!r}, path)
+"""
+
+
+def test_staged_copy_is_replaced_at_any_step_of_online_restore_and_no_other_database_is_disclosed(
+    template: Volume, tmp_path: Path
+) -> None:
+    def attack_at(at: int | None) -> CommandResult:
+        volume = template.copy_to(template.root.parent / f"online-{at}")
+        make_bank(volume.secret.with_name("other.db"), rows=7)
+        environ = {**volume.environ, "BACKUPD_BACKUPS_DIR": str(volume.database.with_name("backups"))}
+        shutil.copytree(volume.root / "backups", environ["BACKUPD_BACKUPS_DIR"])
+        subprocess.run(["chown", "-R", f"{APP}:{GROUP}", environ["BACKUPD_BACKUPS_DIR"]], check=True)
+        program = REPLACE_STAGED.format(secret=str(volume.secret.with_name("other.db")))
+        command = ["restore", "latest", "--online"]
+        if at is None:
+            return BackupdRunner(tmp_path).run(command, environ, counted=True)
+        with (
+            unchanged(volume.secret.parent),
+            Attacker(program, volume.database.parent, APP, GROUP) as attacker,
+        ):
+            answer = attacked(command, environ, tmp_path, at, partial(attempt, attacker))
+        assert "Traceback" not in answer.err
+        assert answer.code in {0, 1}, answer
+        assert rows(volume.database, "SELECT count(*) FROM account") == [(1000,)]
+        shutil.rmtree(volume.root)
+        return answer
+
+    steps = attack_at(None).steps
+    begun = next(at for at, step in enumerate(steps) if "restored.sqlite3" in step)
+    alike = {re.sub(r"[0-9a-f]{8}|\d+", "", step): at for at, step in enumerate(steps) if at > begun}
+    moments = [at for step, at in alike.items() if step.startswith("subprocess")]
+    codes = [answer.code for answer in on_both_cores(attack_at, moments)]
+    assert 1 in codes, "no attack came in time"
 
 
 KEPT = "tasks.db.pre-restore-20261125T120000Z"

@@ -82,7 +82,8 @@ def test_sender_stopped_from_another_thread_ends_at_once_and_stays_stopped() -> 
 
 def test_child_shows_no_secret_in_the_process_list_and_writes_only_the_answer() -> None:
     with recording_server(HANG) as there:
-        order = {"severity": "info", "title": "t", "body": "b", "urls": [json_url(there.port)]}
+        message = {"severity": "info", "title": "t", "body": "b"}
+        order = {"message": message, "urls": [json_url(there.port)]}
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "backupd.notifications.apprise"],
             stdin=subprocess.PIPE,

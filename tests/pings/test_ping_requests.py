@@ -47,13 +47,13 @@ def target(url: str, ping: Ping) -> str:
         (Ping("failure", RUN, exit_code=300), "/fail"),
     ],
 )
-def test_healthchecks_hears_start_success_and_exit_code_with_the_id_of_the_run(ping: Ping, suffix: str) -> None:
+def test_healthchecks_request_has_signal_and_id_of_run(ping: Ping, suffix: str) -> None:
     assert target(HC, ping) == f"{HC}{suffix}?rid={RUN}"
     assert target(f"{HC}/", ping) == f"{HC}{suffix}?rid={RUN}"
     assert target(SLUG, ping) == f"https://hc.example/ping/pingkey/nightly{suffix}?create=1&rid={RUN}"
 
 
-def test_healthchecks_gets_the_summary_and_the_last_lines_and_no_more_than_it_keeps() -> None:
+def test_healthchecks_body_is_cut_to_summary_and_last_lines() -> None:
     lines = tuple(f"INFO line {number} {'x' * 900}" for number in range(20))
     request = request_for(HC, Ping("failure", RUN, "backup of tasks: failed: no database", lines, 1))
     assert request is not None
@@ -63,7 +63,7 @@ def test_healthchecks_gets_the_summary_and_the_last_lines_and_no_more_than_it_ke
     assert request.body.endswith(lines[-1].encode())
 
 
-def test_uptime_kuma_hears_up_and_down_and_how_long_it_took_and_no_start() -> None:
+def test_uptime_kuma_request_has_state_and_duration_and_none_is_sent_for_start() -> None:
     assert request_for(KUMA, Ping("start", RUN)) is None
     up = target(KUMA, Ping("success", RUN, "backup of tasks: published", duration_s=1.5))
     assert up == "https://kuma.example/api/push/t0ken?status=up&msg=backup+of+tasks%3A+published&ping=1500"
@@ -72,9 +72,7 @@ def test_uptime_kuma_hears_up_and_down_and_how_long_it_took_and_no_start() -> No
 
 
 @given(summary=st.text(), line=st.text(), code=st.integers(-1000, 1000), took=st.none() | st.floats(0, 1e9))
-def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
-    summary: str, line: str, code: int, took: float | None
-) -> None:
+def test_request_of_any_summary_can_be_sent(summary: str, line: str, code: int, took: float | None) -> None:
     for url in (HC, SLUG, KUMA):
         request = request_for(url, Ping("failure", str(uuid4()), summary, (line,), code, took))
         assert request is not None
@@ -96,7 +94,7 @@ def test_whatever_a_run_says_the_request_is_one_that_can_be_sent(
         ("http://127.0.0.1:8000/ping/x", "healthchecks"),
     ],
 )
-def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(text: str, kind: str) -> None:
+def test_kind_of_monitor_follows_from_url_or_prefix(text: str, kind: str) -> None:
     address = Monitor.parse(text)
     assert address.kind == kind
     assert address.url == text.removeprefix(f"{kind}:")
@@ -106,13 +104,13 @@ def test_the_kind_of_a_monitor_is_told_by_its_url_or_by_what_stands_before_it(te
 @pytest.mark.parametrize(
     "text", ["", "hunter2", "ftp://hunter2/x", "https:///hunter2", "https://[hunter2", "gotify:https"]
 )
-def test_what_is_no_url_is_refused_without_quoting_it(text: str) -> None:
+def test_invalid_url_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"must be a URL that begins with https:// or http://$") as request_for:
         Monitor.parse(text)
     assert "hunter2" not in str(request_for.value)
 
 
-def test_a_run_pings_who_is_named_for_it_else_who_is_named_for_its_task() -> None:
+def test_run_pings_its_own_monitor_before_that_of_its_task() -> None:
     one, other = Monitor.parse(HC), Monitor.parse(SLUG)
     addresses = {"backup": one, "backup_my_app": other}
     assert monitor_for("backup", "tasks", addresses) == one
@@ -120,7 +118,7 @@ def test_a_run_pings_who_is_named_for_it_else_who_is_named_for_its_task() -> Non
     assert monitor_for("drill", "tasks", addresses) is None
 
 
-def test_a_name_that_no_run_would_ever_ping_is_refused_with_what_there_is() -> None:
+def test_name_of_no_run_is_refused_with_known_names() -> None:
     require_ping_names(["backup", "daily", "drill-My.App", "replicate_nas", "scrub"], ["My.App"], ["nas"])
     for wrong in ("backp", "backup-nas", "replicate-My.App", "daily-nas"):
         with pytest.raises(ValueError, match=f"'{wrong}' is not a task: use backup, replicate"):

@@ -64,7 +64,7 @@ def failed_pings(context: TaskContext) -> list[str]:
     return [line["message"] for line in log_lines(context.store.directory) if line["event.action"] == "ping.failed"]
 
 
-def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupRequest, context: TaskContext) -> None:
+def test_start_and_success_reach_healthchecks_with_one_run_id(order: BackupRequest, context: TaskContext) -> None:
     with recording_server(healthchecks) as there, monitored(context, there) as watched:
         assert backup(order, watched).outcome == "published"
         assert [asked.path for asked in there.requests] == [f"{PING}/start", PING]
@@ -75,9 +75,7 @@ def test_healthchecks_hears_start_and_success_with_one_run_id(order: BackupReque
     assert failed_pings(context) == []
 
 
-def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_failed_run_pings_exit_code_and_last_lines_of_log(order: BackupRequest, context: TaskContext) -> None:
     order.path.unlink()
     with recording_server(healthchecks) as there, monitored(context, there) as watched:
         backup(order, watched)
@@ -88,7 +86,7 @@ def test_a_failure_is_told_with_the_exit_code_and_the_last_lines_of_the_log(
     assert lines[-1].startswith("ERROR backup of tasks: failed")
 
 
-def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupRequest, context: TaskContext) -> None:
+def test_end_of_run_reaches_uptime_kuma_with_duration(order: BackupRequest, context: TaskContext) -> None:
     with recording_server(uptime_kuma) as there, monitored(context, there, f"{PUSH}?status=up&msg=OK&ping=") as watched:
         backup(order, watched)
         away = order.path.rename(order.path.with_name("no & such=db? " + "#%+é\u202e" * 30))
@@ -101,7 +99,7 @@ def test_uptime_kuma_hears_how_it_ended_and_how_long_it_took(order: BackupReques
     assert failed_pings(context) == []
 
 
-def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskContext) -> None:
+def test_stopped_run_pings_no_end_and_broken_run_a_failure(context: TaskContext) -> None:
     with recording_server(healthchecks) as there, monitored(context, there, drill=there.url(PING)) as watched:
         with pytest.raises(SystemExit), watched.run("drill", "tasks", RunDetails()):
             raise SystemExit
@@ -122,7 +120,7 @@ def test_a_run_that_is_told_to_stop_or_breaks_says_so_or_nothing(context: TaskCo
         (None, "Connection refused"),
     ],
 )
-def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
+def test_failing_monitor_delays_run_by_seconds_and_is_logged(
     order: BackupRequest, context: TaskContext, said: CannedResponse | None, why: str
 ) -> None:
     with recording_server(said) as there:
@@ -142,7 +140,7 @@ def test_a_monitor_that_fails_costs_the_run_seconds_and_the_log_a_line(
     assert "1111" not in (context.store.directory / "backup.log").read_text()
 
 
-def test_what_may_pass_is_tried_once_more(order: BackupRequest, context: TaskContext) -> None:
+def test_temporary_failure_of_monitor_is_retried_once(order: BackupRequest, context: TaskContext) -> None:
     with recording_server(lambda _asked: CannedResponse(503 if len(there.requests) % 2 else 200)) as there:  # noqa: SIM117 - the name
         with monitored(context, there) as watched:
             backup(order, watched)
@@ -150,7 +148,7 @@ def test_what_may_pass_is_tried_once_more(order: BackupRequest, context: TaskCon
     assert failed_pings(context) == []
 
 
-def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, database: Path) -> None:
+def test_manual_backup_pings(backupd: Backupd, backups: Path, database: Path) -> None:
     with recording_server(healthchecks) as hc, recording_server(uptime_kuma) as kuma:
         pings = {"BACKUPD_PINGS__BACKUP": hc.url(PING), "BACKUPD_PINGS__PRUNE_TASKS": kuma.url(PUSH)}
         assert backupd("backup", **pings).code == 0
@@ -163,7 +161,7 @@ def test_a_backup_by_hand_pings_as_well(backupd: Backupd, backups: Path, databas
     assert "t0ken" not in (backups / "backup.log").read_text() + answer.err + answer.out
 
 
-def test_pings_are_counted_and_doctor_finds_a_failing_monitor_and_tests_each(backupd: Backupd) -> None:
+def test_pings_are_counted_and_doctor_reports_failing_monitor(backupd: Backupd) -> None:
     with recording_server(healthchecks) as hc, recording_server(uptime_kuma) as kuma:
         pings = {
             "BACKUPD_PINGS__BACKUP": hc.url(PING),

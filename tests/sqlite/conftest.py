@@ -23,7 +23,7 @@ from support.backup_runs import APP, BackUp, BackupResult
 from support.bank import make_bank
 from support.snapshots import SHORT_WAITS, Take
 
-ASLEEP_S = 0.6
+ASLEEP_S = 2.0
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def judged(*marks: RunSummary, now: datetime = NOW, schedule: Schedule = NIGHTLY
     return {day.date: day for day in days}
 
 
-def test_the_calendar_begins_on_a_monday_and_ends_today_without_a_gap() -> None:
+def test_calendar_begins_on_monday_and_ends_today_without_gap() -> None:
     days = judge_days(SourceRecords(), NIGHTLY, NOW)
     assert days[0].date == first_day(TODAY) == date(2025, 11, 24)
     assert days[0].date.weekday() == 0
@@ -38,7 +38,7 @@ def test_the_calendar_begins_on_a_monday_and_ends_today_without_a_gap() -> None:
     assert [day.date for day in days] == [days[0].date + timedelta(days=n) for n in range(52 * 7 + 3)]
 
 
-def test_today_is_that_of_the_configured_zone() -> None:
+def test_today_is_day_of_configured_zone() -> None:
     early = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)  # still the 24th in Santiago
     assert judge_days(SourceRecords(), NIGHTLY, early)[-1].date == date(2026, 11, 24)
 
@@ -57,30 +57,30 @@ def test_today_is_that_of_the_configured_zone() -> None:
         (["published", "degraded"], "degraded"),
     ],
 )
-def test_the_last_run_of_a_day_decides_unless_none_succeeded(outcomes: list[Outcome], state: str) -> None:
+def test_last_run_of_day_decides_its_state(outcomes: list[Outcome], state: str) -> None:
     marks = [mark(local(20, 4, minute), outcome) for minute, outcome in enumerate(outcomes)]
     day = judged(*marks)[date(2026, 11, 20)]
     assert (day.state, day.runs, day.failed) == (state, len(outcomes), outcomes.count("failed"))
 
 
-def test_an_unchanged_run_with_a_warning_is_degraded() -> None:
+def test_unchanged_run_with_warning_is_degraded() -> None:
     assert judged(mark(local(20, 4), "unchanged", 3))[date(2026, 11, 20)].state == "degraded"
 
 
-def test_a_run_belongs_to_the_day_of_the_configured_zone() -> None:
+def test_run_counts_for_day_of_configured_zone() -> None:
     days = judged(mark(datetime(2026, 11, 21, 2, 30, tzinfo=UTC)))  # 23:30 of the 20th
     assert days[date(2026, 11, 20)].state == "verified"
     assert days[date(2026, 11, 21)].state == "missed"
 
 
-def test_a_day_without_a_run_was_missed_only_where_one_was_due() -> None:
+def test_day_without_run_is_missed_only_where_one_was_due() -> None:
     weekly = Schedule.parse("sun 05:00", ZONE)
     days = judged(schedule=weekly)
     assert {day.date.weekday() for day in days.values() if day.state == "missed"} == {6}
     assert {day.state for day in days.values()} == {"missed", "none"}
 
 
-def test_nothing_was_missed_before_anything_is_known() -> None:
+def test_day_before_first_run_is_not_missed() -> None:
     days = judged(mark(local(20, 4)), begin_at=local(20, 4))
     assert days[date(2026, 11, 19)].state == "none"
     assert days[date(2026, 11, 21)].state == "missed"
@@ -88,14 +88,14 @@ def test_nothing_was_missed_before_anything_is_known() -> None:
     assert {day.state for day in never} == {"none"}
 
 
-def test_a_generation_proves_its_day_though_the_catalog_lost_the_run() -> None:
+def test_generation_verifies_its_day_without_run_in_catalog() -> None:
     records = SourceRecords(taken_at=(local(3, 4),))
     assert next(day for day in judge_days(records, NIGHTLY, NOW) if day.date.day == 3 and day.date.month == 11) == Day(
         date(2026, 11, 3), "verified"
     )
 
 
-def test_a_run_due_just_before_midnight_counts_for_its_day() -> None:
+def test_run_due_before_midnight_counts_for_that_day() -> None:
     late = Schedule.parse("23:59", ZONE)
     days = judged(mark(local(21, 0, 1)), mark(local(21, 23, 59)), schedule=late, now=local(22, 12))
     assert days[date(2026, 11, 20)].state == "verified"
@@ -111,12 +111,12 @@ def test_a_run_due_just_before_midnight_counts_for_its_day() -> None:
         (GRACE, "missed"),
     ],
 )
-def test_todays_run_is_not_missed_before_its_time_nor_while_it_may_be_at_work(since_due: timedelta, state: str) -> None:
+def test_run_of_today_is_not_missed_before_its_time_and_grace(since_due: timedelta, state: str) -> None:
     due = local(25, 4)
     assert judged(now=due + since_due)[TODAY].state == state
 
 
-def test_days_on_which_the_clocks_change_are_days_like_others() -> None:
+def test_day_of_clock_change_is_judged_like_others() -> None:
     """Chile skips 2026-09-06 00:00 to 01:00, and repeats 2026-04-04 23:00 to 24:00."""
     marks = [mark(datetime(2026, month, day, 4, tzinfo=ZONE).astimezone(UTC)) for month, day in ((9, 6), (4, 5))]
     days = judged(*sorted(marks, key=lambda one: one.started_at))
@@ -124,6 +124,6 @@ def test_days_on_which_the_clocks_change_are_days_like_others() -> None:
     assert days[date(2026, 9, 5)].state == days[date(2026, 4, 4)].state == "missed"
 
 
-def test_a_year_by_the_minute_is_judged_as_well() -> None:
+def test_year_of_runs_each_minute_is_judged() -> None:
     often = Schedule.parse("* * * * *", ZONE)
     assert {day.state for day in judged(schedule=often).values()} <= {"missed", "none"}

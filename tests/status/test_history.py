@@ -62,7 +62,7 @@ def record(
         catalog.record_run(RunReport(**values | more), at + timedelta(seconds=1))  # type: ignore[arg-type]  # as the fields are
 
 
-def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(context: TaskContext) -> None:
+def test_first_day_without_runs_is_no_problem(context: TaskContext) -> None:
     found = survey(context)
     assert (found.stage, found.unread, found.log, found.drills) == ("first-day", (), (), ())
     assert found.timezone == "America/Santiago"
@@ -72,7 +72,7 @@ def test_on_the_first_day_nothing_is_known_and_nothing_is_wrong_with_that(contex
     assert not context.catalog_path.exists(), "a look makes nothing"
 
 
-def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, context: TaskContext) -> None:
+def test_backup_is_in_history_with_day_size_reasons_and_copies(backed_up: str, context: TaskContext) -> None:
     older = backdated(context.store.directory, backed_up, days=3)
     with open_catalog(context.catalog_path) as catalog:
         catalog.add_generation(manifest_of(context, backed_up), "offsite")
@@ -102,7 +102,7 @@ def test_a_backup_is_told_with_its_day_size_reasons_and_copies(backed_up: str, c
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_failures_and_drills_are_told_with_reasons_and_times(context: TaskContext) -> None:
+def test_failures_and_drills_are_in_history_with_reasons_and_times(context: TaskContext) -> None:
     ago = timedelta(days=40)
     record(context, "drill", "tasks", "failed", ago, error="it does not answer", duration_s=4.0)
     drill = DrillReport("offsite", 748_800)
@@ -125,7 +125,7 @@ def test_failures_and_drills_are_told_with_reasons_and_times(context: TaskContex
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_a_store_that_cannot_be_read_is_told(context: TaskContext, tmp_path: Path) -> None:
+def test_unreadable_store_is_named_in_history(context: TaskContext, tmp_path: Path) -> None:
     elsewhere = replace(context, store=type(context.store)("local", tmp_path / "not mounted"))
     found = survey(elsewhere)
     assert found.stage == "failing"
@@ -145,7 +145,7 @@ def spoil_a_time(catalog: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncate, spoil_a_time, Path.unlink])
-def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
+def test_unusable_catalog_is_named_and_generations_are_shown(
     backed_up: str, context: TaskContext, spoil: Callable[[Path], None]
 ) -> None:
     spoil(context.catalog_path)
@@ -157,7 +157,7 @@ def test_a_catalog_that_cannot_be_used_is_told_and_the_generations_are_shown(
 
 @pytest.mark.usefixtures("backed_up")
 @pytest.mark.parametrize("report", ["no JSON", '{"snapshot_bytes": "many", "archive_bytes": 1e999}', "[]"])
-def test_a_report_that_makes_no_sense_hides_no_year(context: TaskContext, report: str) -> None:
+def test_unreadable_report_hides_no_other_day(context: TaskContext, report: str) -> None:
     with closing(sqlite3.connect(context.catalog_path)) as connection:
         connection.execute("UPDATE run SET report = ?", (report,))
         connection.commit()
@@ -169,7 +169,7 @@ def test_a_report_that_makes_no_sense_hides_no_year(context: TaskContext, report
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(context: TaskContext) -> None:
+def test_stopped_and_running_runs_do_not_decide_their_day(context: TaskContext) -> None:
     record(context, "backup", "tasks", "failed", exit_code=143)
     with open_catalog(context.catalog_path) as catalog:
         catalog.start_run("backup", "tasks", datetime.now(UTC))
@@ -178,9 +178,7 @@ def test_runs_that_were_stopped_or_have_not_ended_say_nothing_of_their_day(conte
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_of_very_many_runs_and_generations_the_newest_are_told(
-    context: TaskContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newest_of_many_runs_and_generations_are_shown(context: TaskContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_history, "MOST_MARKS", 2)
     monkeypatch.setattr(status_history, "MOST_GENERATIONS", 1)
     newest = survey(context).histories[0].generations[0].id
@@ -195,7 +193,7 @@ def test_of_very_many_runs_and_generations_the_newest_are_told(
     assert len(known) in (5, 6)
 
 
-def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, context: TaskContext) -> None:
+def test_generations_of_unconfigured_source_are_shown_as_such(backed_up: str, context: TaskContext) -> None:
     backdated(context.store.directory, backed_up, days=1, source="old")
     tasks, old = survey(context).histories
     assert (tasks.source, old.source, old.days, old.points) == ("tasks", "old", (), ())
@@ -203,7 +201,7 @@ def test_what_another_source_left_is_shown_as_not_configured(backed_up: str, con
 
 
 @pytest.mark.usefixtures("backed_up")
-def test_holds_that_cannot_be_read_make_no_reason_up(context: TaskContext) -> None:
+def test_unreadable_holds_are_named_as_reason(context: TaskContext) -> None:
     holds = context.store.hidden / "holds"
     holds.mkdir(exist_ok=True)
     (holds / "tasks.json").mkdir()
@@ -211,7 +209,7 @@ def test_holds_that_cannot_be_read_make_no_reason_up(context: TaskContext) -> No
     assert reasons & {status_history.HOLDS_UNREADABLE, "held: corrupt"}
 
 
-def test_the_log_is_read_from_its_end_whatever_is_in_it(tmp_path: Path) -> None:
+def test_last_lines_of_any_log_are_read(tmp_path: Path) -> None:
     log = tmp_path / "backup.log"
     good = b'{"@timestamp": "2026-11-25T04:00:00+00:00", "log.level": "INFO", "message": "well"}\n'
     naive = b'{"@timestamp": "2026-11-25T04:00:00", "log.level": "INFO", "message": "naive"}\n'
@@ -230,7 +228,7 @@ def make_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, make_link, os.mkdir])
-def test_what_is_no_log_of_ours_is_not_read(context: TaskContext, make: Callable[[Path], None]) -> None:
+def test_special_file_in_place_of_log_is_not_read(context: TaskContext, make: Callable[[Path], None]) -> None:
     log = context.store.directory / "backup.log"
     log.unlink()
     make(log)

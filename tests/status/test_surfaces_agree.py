@@ -148,7 +148,7 @@ def store_gone(context: TaskContext, _order: BackupRequest) -> None:
         (store_gone, {"store": "unhealthy"}),
     ],
 )
-def test_every_surface_tells_the_same_problems_and_none_more(
+def test_all_surfaces_show_the_same_problems(
     order: BackupRequest,
     context: TaskContext,
     arrange: Callable[[TaskContext, BackupRequest], None],

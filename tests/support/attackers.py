@@ -16,7 +16,7 @@ from support.processes import children_of, state_of, wait_until
 
 # Runs a program of the attacker for each line of its input, and answers each; it is the app's user from the start.
 _SHELL = """
-import os, sys
+import glob, os, sys
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1])); os.chdir(sys.argv[3])
 program = compile(sys.argv[4], "attack", "exec")
 for line in sys.stdin:

@@ -72,8 +72,8 @@ class Call:
     @property
     def paths(self) -> list[str]:
         """The paths that it names, or the files of its descriptors."""
-        relative = self.name.removesuffix("2").endswith("at")  # to an open directory
-        return _PATH.findall(_RELATIVE.sub(r'"\1/\2"', self.text) if relative else self.text)
+        is_relative = self.name.endswith(("at", "at2"))  # the text after the directory of another call is data
+        return _PATH.findall(_RELATIVE.sub(r'"\1/\2"', self.text) if is_relative else self.text)
 
     @property
     def path(self) -> str:

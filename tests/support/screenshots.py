@@ -25,13 +25,13 @@ def main(directory: Path, *, docs: bool) -> None:
     with serving() as context, running_browser() as browser:
         url = f"http://127.0.0.1:{context.server.port}/"
         for state, history in STATES.items():
-            context.told.surveyed = history()
+            context.service.known_history = history()
             for view in VIEWS:
                 picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
                 browser.look(url, view, picture)
                 print(picture)
         for name, state, view, height in FOR_DOCS if docs else ():
-            context.told.surveyed = STATES[state]()
+            context.service.known_history = STATES[state]()
             browser.look(url, view, ROOT / "docs" / name, height)
             print(ROOT / "docs" / name)
 

@@ -1,4 +1,4 @@
-"""The real server on a real socket, before a service that tells what it is told to tell."""
+"""The real server on a real socket, before a service that answers what a test gives it."""
 
 import http.client
 import json
@@ -69,41 +69,41 @@ def status_of(health: Health) -> Status:
 
 
 @dataclass
-class Told:
-    """A service; it raises `trouble` where there is any, and answers no call named in `hanging` until `go` is set."""
+class FakeService:
+    """Raises `error` where there is any, and answers no call named in `hanging` until `released` is set."""
 
     reasons: tuple[str, ...] = ()
-    judged: Health = WELL
-    surveyed: History = field(default_factory=healthy)
-    trouble: Exception | None = None
+    known_health: Health = WELL
+    known_history: History = field(default_factory=healthy)
+    error: Exception | None = None
     hanging: frozenset[str] = frozenset()
-    go: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
     calls: list[str] = field(default_factory=list)
     _calls_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def alive(self) -> tuple[str, ...]:
-        self._hear("alive")
+        self._record_call("alive")
         return self.reasons
 
     def health(self) -> Health:
-        self._hear("health")
-        return self.judged
+        self._record_call("health")
+        return self.known_health
 
     def status(self) -> Status:
-        self._hear("status")
-        return status_of(self.judged)
+        self._record_call("status")
+        return status_of(self.known_health)
 
     def history(self) -> History:
-        self._hear("survey")
-        return self.surveyed
+        self._record_call("history")
+        return self.known_history
 
-    def _hear(self, call: str) -> None:
+    def _record_call(self, call: str) -> None:
         with self._calls_lock:
             self.calls.append(call)
         if call in self.hanging:
-            assert self.go.wait(60)
-        if self.trouble:
-            raise self.trouble
+            assert self.released.wait(60)
+        if self.error:
+            raise self.error
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class WebSite:
-    """The server, where it is, and what its log was told."""
+    """The server, where it is, and what was logged."""
 
     server: HttpServer
-    told: Told
+    service: FakeService
     errors: list[str]
 
     def ask(self, path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str) -> Reply:
@@ -151,7 +151,7 @@ class WebSite:
 
 @contextmanager
 def serving(
-    told: Told | None = None,
+    service: FakeService | None = None,
     token: str | None = None,
     *,
     cache_s: float = 0.0,
@@ -159,14 +159,14 @@ def serving(
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[WebSite]:
     """Serve on a free port of 127.0.0.1; by default every request is worked out anew."""
-    told, errors = told or Told(), list[str]()
-    app = make_app(told, token, on_error or errors.append, cache_s=cache_s, timeout_s=timeout_s)
+    service, errors = service or FakeService(), list[str]()
+    app = make_app(service, token, on_error or errors.append, cache_s=cache_s, timeout_s=timeout_s)
     server = HttpServer("127.0.0.1:0", app, errors.append)
     server.start()
     try:
-        yield WebSite(server, told, errors)
+        yield WebSite(server, service, errors)
     finally:
-        told.go.set()
+        service.released.set()
         server.stop()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.archive.manifest import decode_manifest
+from backupd.catalog import open_catalog
 from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
@@ -120,7 +121,8 @@ def test_a_name_that_a_removal_has_freed_is_not_given_again_while_a_replica_may_
     second = published(order, at_noon)
     assert second == f"{first}-2"
     manifest = decode_manifest(context.store.manifest(second), second)
-    context.write_catalog(lambda catalog: catalog.add_generation(manifest, "nas"))
+    with open_catalog(context.catalog_path) as catalog:
+        catalog.add_generation(manifest, "nas")
     remove_local([second], context, force=False)
     spend(order.path, 5)
     assert published(order, at_noon) == f"{first}-3"

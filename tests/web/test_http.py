@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from backupd.web import cached_response
-from support.web_site import ILL, Told, eventually, serving
+from support.web_site import ILL, FakeService, eventually, serving
 
 PATHS = ("/livez", "/health", "/metrics", "/api/status", "/")
 
@@ -19,7 +19,7 @@ def test_livez_is_green_while_the_service_names_no_reason() -> None:
 
 
 def test_livez_is_red_and_says_why() -> None:
-    with serving(Told(reasons=("the scheduler has stopped",))) as site:
+    with serving(FakeService(reasons=("the scheduler has stopped",))) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json) == (503, {"alive": False, "reasons": ["the scheduler has stopped"]})
 
@@ -43,7 +43,7 @@ def test_health_is_green_while_every_proof_is_within_its_limit() -> None:
 
 
 def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
-    with serving(Told(judged=ILL)) as site:
+    with serving(FakeService(known_health=ILL)) as site:
         reply = site.ask("/health")
     assert reply.status == 503
     assert reply.json["healthy"] is False
@@ -104,7 +104,7 @@ def test_each_answer_has_headers_that_keep_it_where_it_belongs(path: str) -> Non
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: str) -> None:
-    with serving(Told(trouble=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
+    with serving(FakeService(error=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
         replies = [site.ask(path) for _ in range(3)]
     assert {reply.status for reply in replies} == {500}
     assert replies[0].json == {"error": "internal error; see the log of backupd"}
@@ -115,12 +115,12 @@ def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: s
 
 
 def test_trouble_that_comes_back_is_told_again() -> None:
-    told = Told(trouble=OSError("no space"))
-    with serving(told) as site:
+    service = FakeService(error=OSError("no space"))
+    with serving(service) as site:
         assert site.ask("/health").status == 500
-        told.trouble = None
+        service.error = None
         assert site.ask("/health").status == 200
-        told.trouble = OSError("no space")
+        service.error = OSError("no space")
         assert site.ask("/health").status == 500
     assert len(site.errors) == 2
 
@@ -130,7 +130,7 @@ def test_a_log_that_fails_keeps_nobody_waiting() -> None:
     def full(_: str) -> None:
         raise OSError("no space for the log either")
 
-    with serving(Told(trouble=OSError("no space")), on_error=full) as site:
+    with serving(FakeService(error=OSError("no space")), on_error=full) as site:
         assert site.ask("/health").status == 500
         eventually(lambda: all(thread.name != "backupd-http-answer" for thread in threading.enumerate()))
 
@@ -152,31 +152,31 @@ def test_hammering_asks_the_service_once() -> None:
     with serving(cache_s=60) as site, ThreadPoolExecutor(8) as crowd:
         replies = list(crowd.map(lambda _: site.ask("/health"), range(100)))
     assert {reply.status for reply in replies} == {200}
-    assert site.told.calls == ["health"]
+    assert site.service.calls == ["health"]
 
 
 def test_an_answer_that_is_no_longer_fresh_is_worked_out_anew() -> None:
     with serving(cache_s=0.2) as site:
         assert site.ask("/health").status == 200
-        site.told.judged = ILL
+        site.service.known_health = ILL
         eventually(lambda: site.ask("/health").status == 503)
 
 
 def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
-    told = Told(hanging=frozenset({"status"}))
-    with serving(told, timeout_s=0.2) as site:
+    service = FakeService(hanging=frozenset({"status"}))
+    with serving(service, timeout_s=0.2) as site:
         before = threading.active_count()
         late = [site.ask("/metrics") for _ in range(5)]
         assert {reply.status for reply in late} == {503}
         assert late[0].json["reasons"] == ["no answer within 0.2 s"]
-        assert told.calls == ["status"], "nobody asks again while it hangs"
+        assert service.calls == ["status"], "nobody asks again while it hangs"
         assert threading.active_count() <= before + 1
         assert site.ask("/livez").status == site.ask("/health").status == 200
-        told.go.set()
+        service.released.set()
         eventually(lambda: site.ask("/metrics").status == 200)
 
 
 def test_livez_is_red_when_the_service_hangs() -> None:
-    with serving(Told(hanging=frozenset({"alive"})), timeout_s=0.2) as site:
+    with serving(FakeService(hanging=frozenset({"alive"})), timeout_s=0.2) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json["alive"]) == (503, False)

@@ -10,7 +10,7 @@ import pytest
 from backupd import __version__
 from backupd.web.access import is_loopback, refusal
 from backupd.web.routes import make_app
-from support.web_site import ILL, Told, serving
+from support.web_site import ILL, FakeService, serving
 
 GUARDED = ("/metrics", "/api/status", "/")
 OPEN = ("/livez", "/health")
@@ -63,7 +63,7 @@ def test_anything_but_the_token_is_refused_on_loopback_too(path: str, credential
     assert reply.headers["www-authenticate"].startswith('Basic realm="backupd"')
     assert "Bearer" in reply.headers["www-authenticate"]
     assert "tasks" not in reply.text
-    assert site.told.calls == [], "who may not see the answer costs no work either"
+    assert site.service.calls == [], "who may not see the answer costs no work either"
 
 
 @pytest.mark.parametrize("path", GUARDED)
@@ -120,7 +120,7 @@ def test_what_came_through_a_proxy_is_not_from_here(path: str, header: str) -> N
         reply = site.ask(path, **{header: "127.0.0.1"})
     assert reply.status == 403
     assert "came through a proxy" in reply.text
-    assert site.told.calls == []
+    assert site.service.calls == []
 
 
 def test_a_proxy_that_brings_the_token_may_read() -> None:
@@ -155,7 +155,7 @@ def asked_from(client: tuple[str, int] | None, path: str) -> tuple[int, str]:
         "client": client,
         "server": ("127.0.0.1", 8080),
     }
-    asyncio.run(make_app(Told(judged=ILL), None, print)(scope, receive, send))
+    asyncio.run(make_app(FakeService(known_health=ILL), None, print)(scope, receive, send))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode()
 
 
@@ -230,7 +230,7 @@ def test_a_browser_is_refused_with_a_page_and_every_other_client_in_plain_text(
 
 
 def test_health_is_json_for_a_browser_too_whatever_goes_wrong() -> None:
-    with serving(Told(trouble=ValueError("a defect"))) as site:
+    with serving(FakeService(error=ValueError("a defect"))) as site:
         answer = site.ask("/health", Accept=BROWSER)
         page = site.ask("/", Accept="application/json")
     assert (answer.status, answer.headers["content-type"]) == (500, "application/json")

@@ -9,7 +9,7 @@ import pytest
 
 from backupd.web import server
 from backupd.web.server import LIFETIME_S, MOST_CONNECTIONS
-from support.web_site import Told, WebSite, eventually, received, serving
+from support.web_site import FakeService, WebSite, eventually, received, serving
 
 HALF_A_REQUEST = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -63,13 +63,13 @@ def test_a_crowd_that_waits_for_a_hanging_service_keeps_no_probe_of_this_host_wa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "LIFETIME_S", 60)
-    told = Told(hanging=frozenset({"health"}))
-    with serving(told) as site, crowd(site, MOST_CONNECTIONS, HEALTH) as waiting:
+    service = FakeService(hanging=frozenset({"health"}))
+    with serving(service) as site, crowd(site, MOST_CONNECTIONS, HEALTH) as waiting:
         eventually(lambda: requests_in_work(site) == MOST_CONNECTIONS)
         with site.connect(source=STRANGER) as one_more:
             assert received(one_more) == b"", "one more stranger is sent away"
         assert site.ask("/livez").status == 200
-        told.go.set()
+        service.released.set()
         answers = [received(client) for client in waiting]
     assert answers[0] == b"", "the oldest stranger made room for the probe"
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers[1:])

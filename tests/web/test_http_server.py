@@ -17,14 +17,14 @@ import pytest
 from backupd.errors import BackupdError
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
-from support.web_site import Told, eventually, received, serving
+from support.web_site import FakeService, eventually, received, serving
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
 def recording_server(listen: str) -> Iterator[HttpServer]:
-    server = HttpServer(listen, make_app(Told(), None, print))
+    server = HttpServer(listen, make_app(FakeService(), None, print))
     server.start()
     try:
         yield server
@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(address: str) -> None:
     with recording_server("127.0.0.1:0") as first:
         taken = f"{address}:{first.port}"
         with pytest.raises(BackupdError, match=f"cannot listen on {taken}: Address already in use") as refused:
-            HttpServer(taken, make_app(Told(), None, print)).start()
+            HttpServer(taken, make_app(FakeService(), None, print)).start()
         assert "BACKUPD_HTTP__LISTEN" in refused.value.hint
         assert livez("127.0.0.1", first.port) == 200
 
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(address: str) -> None:
     [("192.0.2.1:8080", "no such address"), ("no-such-host.invalid:8080", "HOST:PORT"), ("127.0.0.1:x", "HOST:PORT")],
 )
 def test_an_address_that_is_not_ours_is_said_with_what_to_do(listen: str, hint: str) -> None:
-    server = HttpServer(listen, make_app(Told(), None, print))
+    server = HttpServer(listen, make_app(FakeService(), None, print))
     with pytest.raises(BackupdError, match=f"cannot listen on {listen}: ") as refused:
         server.start()
     assert hint in refused.value.hint
@@ -83,10 +83,10 @@ def test_an_address_that_is_not_ours_is_said_with_what_to_do(listen: str, hint: 
 
 @pytest.mark.parametrize("send", [b"", b"GET /hea", HEALTH])
 def test_it_stops_within_a_second_whoever_is_connected(send: bytes) -> None:
-    told = Told(hanging=frozenset({"health"}))
-    with serving(told) as site, site.connect(send) as client:
+    service = FakeService(hanging=frozenset({"health"}))
+    with serving(service) as site, site.connect(send) as client:
         if send == HEALTH:
-            eventually(lambda: told.calls == ["health"])
+            eventually(lambda: service.calls == ["health"])
         began = time.monotonic()
         site.server.stop(timeout_s=5)
         took_s = time.monotonic() - began
@@ -99,11 +99,11 @@ def test_it_stops_within_a_second_whoever_is_connected(send: bytes) -> None:
 
 
 def test_an_answer_that_is_nearly_ready_is_still_given() -> None:
-    told = Told(hanging=frozenset({"health"}))
-    with serving(told) as site, site.connect(HEALTH) as client:
-        eventually(lambda: told.calls == ["health"])
+    service = FakeService(hanging=frozenset({"health"}))
+    with serving(service) as site, site.connect(HEALTH) as client:
+        eventually(lambda: service.calls == ["health"])
         site.server.stop(timeout_s=0)
-        told.go.set()
+        service.released.set()
         assert received(client).startswith(b"HTTP/1.1 200 ")
 
 
@@ -116,7 +116,7 @@ def test_its_port_is_free_at_once_for_the_next_one() -> None:
 
 
 def test_stopping_twice_or_before_the_start_does_nothing() -> None:
-    server = HttpServer("127.0.0.1:0", make_app(Told(), None, print))
+    server = HttpServer("127.0.0.1:0", make_app(FakeService(), None, print))
     server.stop()
     server.start()
     server.stop()
@@ -139,7 +139,7 @@ def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", fail)
     errors: list[str] = []
-    server = HttpServer("127.0.0.1:0", make_app(Told(), None, errors.append), errors.append)
+    server = HttpServer("127.0.0.1:0", make_app(FakeService(), None, errors.append), errors.append)
     with pytest.raises(BackupdError, match="does not start"):
         server.start()
     eventually(lambda: not server.running)
@@ -151,7 +151,7 @@ def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_server_that_ends_by_itself_says_so() -> None:
     errors: list[str] = []
-    server = HttpServer("127.0.0.1:0", make_app(Told(), None, errors.append), errors.append)
+    server = HttpServer("127.0.0.1:0", make_app(FakeService(), None, errors.append), errors.append)
     server.start()
     assert server._loop is not None
     server._loop.call_soon_threadsafe(server._loop.stop)

@@ -24,7 +24,7 @@ from backupd.web.page import page_response
 from backupd.web.page_view import to_dos
 from backupd.web.responses import status_facts
 from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
-from support.web_site import Told, WebSite, serving
+from support.web_site import FakeService, WebSite, serving
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
 VOID = {"meta", "link", "br"}
@@ -76,7 +76,7 @@ def site() -> Iterator[WebSite]:
 
 
 def shown(site: WebSite, history: History, language: str = "en") -> Reader:
-    site.told.surveyed = history
+    site.service.known_history = history
     reply = site.ask("/", Accept_Language=language)
     assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
     return Reader(reply.text)
@@ -289,11 +289,11 @@ def test_each_language_is_worked_out_once_for_all_who_ask() -> None:
     with serving(cache_s=60) as site:
         for language in ("en", "es", "en", "es"):
             assert f'lang="{language}"' in site.ask("/", Accept_Language=language).text
-        assert site.told.calls == ["survey", "survey"]
+        assert site.service.calls == ["history", "history"]
 
 
 def test_a_disk_that_hangs_is_told_in_words() -> None:
-    with serving(Told(hanging=frozenset({"survey"})), timeout_s=0.2) as site:
+    with serving(FakeService(hanging=frozenset({"history"})), timeout_s=0.2) as site:
         page, api = site.ask("/", Accept_Language="es"), site.ask("/api/status")
     assert (page.status, api.status) == (503, 503)
     assert "El disco no responde" in Reader(page.text).text
@@ -303,7 +303,7 @@ def test_a_disk_that_hangs_is_told_in_words() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_the_answer_as_json_is_what_its_schema_says(site: WebSite, state: str) -> None:
-    site.told.surveyed = STATES[state]()
+    site.service.known_history = STATES[state]()
     reply = site.ask("/api/status")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(reply.json)
@@ -345,7 +345,7 @@ def test_json_has_the_figures_that_the_page_shows() -> None:
 def test_a_number_that_json_does_not_know_is_null(site: WebSite) -> None:
     history = healthy()
     drill = replace(history.drills[0], duration_s=float("inf"), stages={"fetch": float("nan")})
-    site.told.surveyed = replace(history, drills=(drill,))
+    site.service.known_history = replace(history, drills=(drill,))
     facts = site.ask("/api/status").json["drills"][0]
     assert (facts["duration_s"], facts["stages"]) == (None, {"fetch": None})
     assert site.ask("/").status == 200

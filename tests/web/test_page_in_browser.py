@@ -7,7 +7,7 @@ import pytest
 
 from support.browser import DESK, PHONE, AppVersion, Browser, View, running_browser
 from support.page_states import STATES, healthy
-from support.web_site import Told, WebSite, serving
+from support.web_site import FakeService, WebSite, serving
 
 pytestmark = pytest.mark.no_cover
 
@@ -59,7 +59,7 @@ def assert_as_it_should_be(seen: AppVersion, view: View) -> None:
     ("state", "view"), [(state, view) for state, views in LOOKS.items() for view in views], ids=str
 )
 def test_each_state_is_shown_without_a_complaint(browser: Browser, site: WebSite, state: str, view: View) -> None:
-    site.told.surveyed = STATES[state]()
+    site.service.known_history = STATES[state]()
     seen = browser.look(address(site), view)
     assert_as_it_should_be(seen, view)
     assert seen.heading == HEADINGS[state][view.language.startswith("es")]
@@ -74,7 +74,7 @@ def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Br
     source_history = replace(source_history, source=nasty, generations=(generation,))
     drill = replace(history.drills[0], subject=nasty, error=nasty, stages={nasty: 1.0})
     line = replace(history.log[0], message=nasty)
-    site.told.surveyed = replace(history, histories=(source_history,), drills=(drill,), log=(line,))
+    site.service.known_history = replace(history, histories=(source_history,), drills=(drill,), log=(line,))
     seen = browser.look(address(site), PHONE_VIEW)
     assert_as_it_should_be(seen, PHONE_VIEW)
     assert "<script>document.title='owned'</script>" in seen.text
@@ -82,7 +82,7 @@ def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Br
 
 
 def test_a_disk_that_hangs_is_told(browser: Browser) -> None:
-    with serving(Told(hanging=frozenset({"survey"})), timeout_s=0.1) as site:
+    with serving(FakeService(hanging=frozenset({"history"})), timeout_s=0.1) as site:
         seen = browser.look(address(site))
     assert (seen.status, seen.heading) == (503, "The disk does not respond")
     assert seen.violations == ()
@@ -99,7 +99,7 @@ def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> 
 
 
 def test_errors_are_pages_that_people_can_read_in_their_language(browser: Browser) -> None:
-    with serving(Told(trouble=ValueError("hunter2"))) as site:
+    with serving(FakeService(error=ValueError("hunter2"))) as site:
         missing = browser.look(address(site, "/nothing/here"), View(PHONE, "dark", "es-CL"))
         broken = browser.look(address(site), View(DESK, "light", "en-US"))
     assert (missing.status, missing.heading, missing.language) == (404, "Página no encontrada", "es")

@@ -14,6 +14,7 @@ SSH_PORT: Final = 22
 HOME: Final = "."
 _FORMS: Final = "sftp://USER@HOST:PORT/PATH for another host, file:/PATH for a directory of this one"
 _NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,253}", re.ASCII)  # a name or an IPv4 address, never an option
+_PASSWORD: Final = re.compile(r"(?:^|/)[^/:]+:[^/@]+@")
 _SCP: Final = re.compile(r"(?:[^@/:]+@)?[^@/:]+:(?!//)")
 
 
@@ -47,8 +48,15 @@ def host_and_port(host: str, port: int) -> str:
     return printable(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
+def holds_password(text: str) -> bool:
+    """Return whether a URL, or a path that was meant as one, contains USER:PASSWORD@."""
+    return _PASSWORD.search(text) is not None
+
+
 def parse_address(url: str) -> Address:
     """Return the address in `url` (or a plain absolute path). Raises ConfigError, with no password in its message."""
+    if holds_password(url):
+        raise ConfigError("the URL of a replica holds a password", "set password or private_key instead")
     if not url.isprintable():  # urlsplit would drop some control characters, and so read another URL
         raise ConfigError("the URL of a replica holds control characters", f"write {_FORMS}")
     if url.startswith("/"):
@@ -58,8 +66,6 @@ def parse_address(url: str) -> Address:
         port = parts.port
     except ValueError:  # its message may hold the URL, and the URL a password
         raise ConfigError("the URL of a replica has no valid host or port", f"write {_FORMS}") from None
-    if parts.password is not None:
-        raise ConfigError("the URL of a replica holds a password", "set password or private_key instead")
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         raise _refused(url, "has a '?' or '#'", "write %3F or %23 where they are part of the path")
     if parts.scheme == "sftp":

@@ -9,12 +9,13 @@ from backupd.system.os_errors import foreseen_error
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check; `hint` says what to do where it is not `ok`."""
+    """The result of one check; `hint` says what to do where it is not `ok`, or a `warning`."""
 
     check: str
     ok: bool
     detail: str
     hint: str = ""
+    warning: bool = False  # it works, and an operator should look at it all the same
 
 
 def run_check(check: str, inspect: Callable[[], str]) -> Finding:

@@ -21,6 +21,7 @@ from backupd.stores.names import unexpected_files
 from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access
 from backupd.system.held_file import HeldFile
+from backupd.system.mounts import exposing_mount
 from backupd.system.os_errors import dangling_link, os_error_hint, os_error_text
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
@@ -46,6 +47,7 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
         yield _time_zone(requests[0])
     store = run_check("backups directory", lambda: _write_rename_delete(context))
     yield store
+    yield from _exposed(requests, context)
     for request in requests:
         source = _check_source(request, context, store_ready=store.ok)
         yield from _until_error(f"source {request.source}", source)
@@ -102,6 +104,20 @@ def _write_rename_delete(context: TaskContext) -> str:
             hidden.unlink(f"{name}.a")
             base.unlink(f".{name}.b")
     return f"{context.store.directory}: write, fsync, rename and delete work"
+
+
+def _exposed(requests: Iterable[BackupRequest], context: TaskContext) -> Iterator[Finding]:
+    """Yield a warning where an app can delete the backups along with its database, and no replica has copies."""
+    directory = os.path.realpath(context.store.directory)
+    for request in requests:
+        mount = None if request.replicas else exposing_mount(os.path.realpath(request.path), directory)
+        if mount is not None:
+            what = f"the app of {request.source} can delete {directory} along with its database, and no replica is set"
+            lines = f"volumes: ['{mount.volume}:{mount.point}', 'backups:/backups'] and BACKUPD_BACKUPS_DIR: /backups"
+            own = f", or give the backups a volume of their own ({lines}; docs/container.md says how to move them)"
+            hint = f"set a replica (docs/replicas.md){own if mount.point != '/' else ''}"
+            yield Finding("backups", ok=True, detail=what, hint=hint, warning=True)
+            return
 
 
 def _check_source(request: BackupRequest, context: TaskContext, *, store_ready: bool) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld, TargetInUse, TargetRefused
-from backupd.log import Event
 from backupd.model import Manifest
 from backupd.report import RestoreDetails
 from backupd.sqlite.database_files import DatabasePlace
@@ -41,6 +40,7 @@ from backupd.system.owners import known_owner, owner_text
 from backupd.system.resources import require_space
 from backupd.tasks.choice import Choose
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import GenerationRestored
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest, RestoreResult, Undone
@@ -248,15 +248,9 @@ def log_restored(what: str, result: RestoreResult, context: TaskContext) -> None
     """Log a restore, with what is needed to take it back."""
     kept = f"; the old database is {result.kept}" if result.kept else ""
     undecided = f", kept with its journal: {result.old_undecided}" if result.old_undecided else ""
-    context.log.info(
-        Event.GENERATION_RESTORED,
-        f"{what}{kept}{undecided}",
-        generation=result.generation,
-        target=result.target,
-        snapshot_sha256=result.snapshot_sha256,
-        kept=result.kept,
-        undo=result.undo,
-    )
+    told = f"{what}{kept}{undecided}"
+    event = GenerationRestored(told, result.generation, result.target, result.snapshot_sha256, result.kept, result.undo)
+    context.emit(event)
 
 
 def plan_undo(request: RestoreRequest, context: TaskContext, *, redo: bool) -> RestoreRequest:

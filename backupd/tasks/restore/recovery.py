@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from backupd.errors import TargetRefused
-from backupd.log import Event
 from backupd.sqlite.database_files import DatabasePlace, side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
 from backupd.sqlite.source import real_path
@@ -16,6 +15,7 @@ from backupd.sqlite.swap import pending_swap, recover_swap
 from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import RestoreRecovered
 
 _EMPTY_BYTES: Final = 1  # SQLite also takes a file of one byte for a new database
 
@@ -43,11 +43,11 @@ def recover_restore(path: Path, context: TaskContext) -> None:
     if recovered is not None:
         detail = f"; {recovered.detail}" if recovered.detail else ""
         what = f"a restore of {target} was killed: {recovered.what}{detail}"
-        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
+        context.emit(RestoreRecovered(what, target))
     if begun is not None:
         effect = "it had taken effect" if took else "it had changed nothing"
         what = f"an online restore of {begun.record.generation} to {target} was killed: {effect}"
-        context.log.warning(Event.RESTORE_RECOVERED, what, target=str(target))
+        context.emit(RestoreRecovered(what, target))
 
 
 def recover_before_backup(path: Path, context: TaskContext) -> str:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from backupd.errors import RestoreFailed, TargetRefused
-from backupd.log import Event
 from backupd.model import Manifest, SourceFacts
 from backupd.sqlite.database_files import side_files
 from backupd.sqlite.history import is_part, new_part_name
@@ -15,9 +14,11 @@ from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.fs import change_owner, collect_limits, set_mode
 from backupd.system.held_file import HeldFile
+from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import GenerationRestored
 from backupd.tasks.restore import RestoreResult
 from backupd.tasks.restore.extract import extract_verified
 from backupd.tasks.verify import marking_damage
@@ -40,6 +41,8 @@ def restore_to_path(
     its owner, where root may set that. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
+    if foreign := foreign_link(target):
+        raise TargetRefused(str(foreign), LINK_HINT)
     if not target.parent.is_dir():
         raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
     with collect_limits() as limits, Directory.open(target.parent) as directory:
@@ -52,7 +55,7 @@ def restore_to_path(
         else:
             owner, mode = _restore(manifest, target, directory, workers, context, store or context.store)
             what = f"restored {manifest.id} to {target}"
-            context.log.info(Event.GENERATION_RESTORED, what, generation=manifest.id, target=str(target))
+            context.emit(GenerationRestored(what, manifest.id, str(target)))
     return RestoreResult(
         source=manifest.source,
         generation=manifest.id,
