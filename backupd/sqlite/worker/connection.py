@@ -1,6 +1,6 @@
 """How workers use SQLite: open a database, read its texts, and turn SQLite's error codes into errors for people.
 
-Whoever wrote a database may be hostile: every connection is opened here, and SQLite is told so
+The writer of a database may be hostile: every connection is opened here, and SQLite is told so
 (https://sqlite.org/security.html). Error codes: https://sqlite.org/rescode.html.
 """
 
