@@ -230,7 +230,7 @@ def _owner_of(database: Path) -> Owner | None:
 def _doubt(database: Path, path: Path, found: os.stat_result) -> str:
     """Return why the owner of `path`, the visible part of the way to `database`, is not to be followed, if so.
 
-    Root is followed only where nobody else can have put the database there, or could put one there.
+    Root is followed only where no other user can have put the database there, or could put one there.
     """
     if foreign := foreign_link(database):
         return f"{database}: {foreign}"

@@ -1,8 +1,8 @@
 """Connections to the catalog's file, and their errors.
 
-Whoever may write to its directory may have put another file there, or a schema that runs something: a connection trusts
-nothing in the file (https://sqlite.org/security.html). Python 3.11 can set only a part of that; the rest is done by
-`database.require_schema`, which accepts no schema but ours.
+A user who may write to its directory may have put another file there, or a schema that runs something: a connection
+trusts nothing in the file (https://sqlite.org/security.html). Python 3.11 can set only a part of that; the rest is done
+by `database.require_schema`, which accepts no schema but ours.
 """
 
 import errno

@@ -4,8 +4,8 @@ No connection outlives a unit of work. A flock(2) on the *directory* (shared for
 file is created, migrated or replaced) keeps a rebuild from replacing the file under a writer. It needs no lock file,
 and the kernel releases it when the process ends.
 
-Whoever may write to the directory may have planted a trigger, a view or an index: nothing is read or written unless the
-schema is exactly ours.
+A user who may write to the directory may have planted a trigger, a view or an index: nothing is read or written unless
+the schema is exactly ours.
 """
 
 import errno

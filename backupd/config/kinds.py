@@ -46,7 +46,7 @@ class WithheldSecret(SecretStr):
         super().__init__("")
 
     def get_secret_value(self) -> NoReturn:
-        """Raise RuntimeError: whoever started this process did not know that it needs the secret."""
+        """Raise RuntimeError: the starter of this process did not know that it needs the secret."""
         raise RuntimeError("a secret is needed that this process was not given")
 
 

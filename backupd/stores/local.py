@@ -340,7 +340,7 @@ def _abandoned(root: Directory) -> Iterator[Directory]:
 
 
 def _remove_staging(directory: Directory, root: Directory, name: str) -> None:
-    """Empty the directory, wherever it is now, and remove what has its name."""
+    """Empty the directory, also where it was moved, and remove what has its name."""
     with suppress(OSError):
         directory.clear()
     with suppress(OSError):

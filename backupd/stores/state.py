@@ -62,7 +62,7 @@ class _Kept:
             return directory.read(name)
 
     def _names(self) -> list[str]:
-        """Return the names in the directory, none where there is no directory. Raises OSError."""
+        """Return the names in the directory, none where it is missing. Raises OSError."""
         try:
             with self._opened() as directory:
                 return sorted(directory.names())

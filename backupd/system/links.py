@@ -1,6 +1,6 @@
 """Symbolic links on the way to a database: they count only where link and target have one owner.
 
-Whoever may write to a directory can put a link there, which leads a process with more rights to what that user may
+A user who may write to a directory can put a link there, which leads a process with more rights to what that user may
 neither read nor replace: another app's database, or a file of root's. The operator's own links are in directories that
 only root can change, outside of any volume.
 """
@@ -150,7 +150,7 @@ def reach(path: Path) -> tuple[Directory, str]:
     """Open the directory in which the absolute `path` ends; return it, and the name there, which is no link.
 
     Links are followed as `foreign_link` says, each step from the descriptor of the one before: whatever is exchanged on
-    the way meanwhile, no other directory is reached. Raises TargetRefused for a link of another owner, OSError.
+    the way, no other directory is reached. Raises TargetRefused for a link of another owner, OSError.
     """
     walk = _Walk()
     try:

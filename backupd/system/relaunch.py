@@ -1,8 +1,9 @@
 """Starts this command again in the same process: environment and memory of before are gone (execve(2)).
 
-The kernel shows the environment that a process began with to whoever may read /proc/PID/environ, for as long as it
-runs, and to the process itself by any link to /proc/self/environ; nothing but a new start removes it. What the command
-still has to know goes through a file in memory, which is empty once it is read, whoever else keeps it open.
+The kernel shows the environment that a process began with to every process that may read /proc/PID/environ, for as long
+as it runs, and to the process itself by any link to /proc/self/environ; nothing but a new start removes it. What the
+command still has to know goes through a file in memory, which is empty once it is read, also where another process
+keeps it open.
 
 A first process of a container (PID 1) starts tini in its place, with the command as its child: tini reaps what is left
 behind and passes signals on, and has the clean environment too.
@@ -30,7 +31,7 @@ def is_first_process() -> bool:
 def relaunch(handed_over: bytes, environ: Mapping[str, str], descriptors: Iterable[int] = ()) -> NoReturn:
     """Run this command again with `environ`; `take_handed_over` returns the bytes there, `descriptors` stay open.
 
-    A signal that arrives meanwhile waits until then. Raises OSError where that cannot be done; nothing has changed.
+    A signal that arrives during that waits until then. Raises OSError where that cannot be done; nothing has changed.
     """
     memory = os.memfd_create("handed-over", 0)
     try:

@@ -15,7 +15,7 @@ Accept = Callable[[str], bool]  # gets a warning: whether the operator takes an 
 
 
 def never(_warning: str) -> bool:
-    """Accept no older generation: nobody is there to ask."""
+    """Accept no older generation: no operator is there to ask."""
     return False
 
 

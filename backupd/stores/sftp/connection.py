@@ -165,7 +165,7 @@ class SftpConnection:
 class Operation:
     """The time that an operation may take in all: it runs only inside of `with` blocks, of which there may be several.
 
-    A server that always answers just before a stall is noticed would else take for ever. The connection ends at the
+    A server that always answers just before a stall is noticed would else never end. The connection ends at the
     limit, and the block raises ReplicaUnreachable.
     """
 
