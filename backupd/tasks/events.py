@@ -14,7 +14,7 @@ from backupd.system.file_lock import LockHolder
 
 
 @dataclass(frozen=True, slots=True)
-class LogEntry:
+class EventLine:
     """One line of the log; facts that are None are left out."""
 
     level: Literal["info", "warning", "error"]
@@ -28,7 +28,7 @@ class TaskEvent:
 
     __slots__ = ()
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         return iter(())
 
@@ -40,9 +40,9 @@ class SnapshotRetried(TaskEvent):
     source: str
     why: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("warning", Event.SNAPSHOT_RETRIED, self.why, {"source": self.source})
+        yield EventLine("warning", Event.SNAPSHOT_RETRIED, self.why, {"source": self.source})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class SnapshotQuarantined(TaskEvent):
     why: str
     directory: Path
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("error", Event.SNAPSHOT_QUARANTINED, self.why, {"quarantine": str(self.directory)})
+        yield EventLine("error", Event.SNAPSHOT_QUARANTINED, self.why, {"quarantine": str(self.directory)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ class SourceUnchanged(TaskEvent):
 
     manifest: Manifest
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         what = f"{self.manifest.source} is what {self.manifest.id} holds: verified unchanged"
-        yield LogEntry("info", Event.SNAPSHOT_UNCHANGED, what, {"generation": self.manifest.id})
+        yield EventLine("info", Event.SNAPSHOT_UNCHANGED, what, {"generation": self.manifest.id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ class PruningHeld(TaskEvent):
 
     hold: Hold
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         source, reason = self.hold.source, self.hold.reason
         if self.hold.kind == "shrink":
-            yield LogEntry("warning", Event.SOURCE_SHRUNK, reason, {"source": source})
-        yield LogEntry("warning", Event.PRUNING_HELD, f"pruning of {source} is on hold: {reason}", {"source": source})
+            yield EventLine("warning", Event.SOURCE_SHRUNK, reason, {"source": source})
+        yield EventLine("warning", Event.PRUNING_HELD, f"pruning of {source} is on hold: {reason}", {"source": source})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class PruningReleased(TaskEvent):
     source: str
     by_operator: bool = False
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         facts = {"source": self.source}
         if self.by_operator:
             what = f"an operator released the pruning of {self.source}"
-            yield LogEntry("warning", Event.PRUNING_RELEASED, what, facts)
+            yield EventLine("warning", Event.PRUNING_RELEASED, what, facts)
         else:
-            yield LogEntry("info", Event.PRUNING_RELEASED, f"{self.source} is good again: it is pruned again", facts)
+            yield EventLine("info", Event.PRUNING_RELEASED, f"{self.source} is good again: it is pruned again", facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,12 @@ class GenerationPublished(TaskEvent):
 
     manifest: Manifest
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         key, archive = self.manifest.id, self.manifest.archive
         facts = {"generation": key, "archive_bytes": archive.size_bytes, "archive_sha256": archive.sha256}
         what = f"published {key}, verified {self.manifest.verdict.level}"
-        yield LogEntry("info", Event.GENERATION_PUBLISHED, what, facts)
+        yield EventLine("info", Event.GENERATION_PUBLISHED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,12 @@ class GenerationSent(TaskEvent):
     store: str
     transfer: Transfer
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         facts = asdict(self.transfer) | {"generation": self.manifest.id, "store": self.store}
         del facts["fallback_reason"]  # a note of the run
         what = f"{self.manifest.id} is at {self.store}, and equal ({self.transfer.verified_by})"
-        yield LogEntry("info", Event.GENERATION_SENT, what, facts)
+        yield EventLine("info", Event.GENERATION_SENT, what, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +140,12 @@ class CopyVerified(TaskEvent):
     detail: str
     duration_s: float = 0.0
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         if not self.sound:
             where = "" if self.store == LOCAL_STORE else f" at {self.store}"
             facts = {"generation": self.generation, "store": self.store}
-            yield LogEntry("error", Event.GENERATION_DAMAGED, f"{self.generation}{where}: {self.detail}", facts)
+            yield EventLine("error", Event.GENERATION_DAMAGED, f"{self.generation}{where}: {self.detail}", facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,12 @@ class GenerationRemoved(TaskEvent):
     store: str
     reason: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         store = None if self.store == LOCAL_STORE else self.store
         what = f"removed {self.generation}{f' at {store}' if store else ''}: {self.reason}"
         facts = {"generation": self.generation, "reason": self.reason, "store": store}
-        yield LogEntry("info", Event.GENERATION_REMOVED, what, facts)
+        yield EventLine("info", Event.GENERATION_REMOVED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +182,14 @@ class GenerationPinned(TaskEvent):
 
     pin: Pin
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         pin = self.pin
         until = f"{pin.until:%F %T} UTC" if pin.until else "it is released"
         facts = {"generation": pin.generation, "reason": pin.reason, "label": pin.label or None}
         facts["until"] = pin.until.isoformat() if pin.until else None
         what = f"{pin.generation} is pinned until {until}: {pin.reason}"
-        yield LogEntry("info", Event.GENERATION_PINNED, what, facts)
+        yield EventLine("info", Event.GENERATION_PINNED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +199,10 @@ class GenerationUnpinned(TaskEvent):
     generation: str
     reason: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         what = f"{self.generation} is no longer pinned: {self.reason}"
-        yield LogEntry("info", Event.GENERATION_UNPINNED, what, {"generation": self.generation, "reason": self.reason})
+        yield EventLine("info", Event.GENERATION_UNPINNED, what, {"generation": self.generation, "reason": self.reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +213,9 @@ class SnapshotProgressed(TaskEvent):
     what: str
     source: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("info", Event(self.event), self.what, {"source": self.source})
+        yield EventLine("info", Event(self.event), self.what, {"source": self.source})
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,9 @@ class GenerationVerified(TaskEvent):
     generation: str
     store: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("info", Event.GENERATION_VERIFIED, f"{self.generation} is verified", asdict(self))
+        yield EventLine("info", Event.GENERATION_VERIFIED, f"{self.generation} is verified", asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +241,10 @@ class GenerationRestored(TaskEvent):
     kept: str | None = None
     undo: str | None = None
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         facts = asdict(self)
-        yield LogEntry("info", Event.GENERATION_RESTORED, facts.pop("what"), facts)
+        yield EventLine("info", Event.GENERATION_RESTORED, facts.pop("what"), facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +254,9 @@ class RestoreRecovered(TaskEvent):
     what: str
     target: Path
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("warning", Event.RESTORE_RECOVERED, self.what, {"target": str(self.target)})
+        yield EventLine("warning", Event.RESTORE_RECOVERED, self.what, {"target": str(self.target)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,21 +265,21 @@ class WorkRecovered(TaskEvent):
 
     found: RecoveredItem
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         name, facts = self.found.name, {"generation": self.found.name}
         match self.found.kind:
             case "removal":
                 what = f"finished the removal of {name} that a killed run had begun"
-                yield LogEntry("warning", Event.REMOVAL_RECOVERED, what, facts)
+                yield EventLine("warning", Event.REMOVAL_RECOVERED, what, facts)
             case "publication":
                 what = f"finished the publication of {name} that a killed run had begun"
-                yield LogEntry("warning", Event.PUBLISH_RECOVERED, what, facts)
+                yield EventLine("warning", Event.PUBLISH_RECOVERED, what, facts)
             case "staging" if self.found.problem:
                 what = f"could not remove the unfinished work {name} of a killed run: {self.found.problem}"
-                yield LogEntry("warning", Event.STAGING_STUCK, what)
+                yield EventLine("warning", Event.STAGING_STUCK, what)
             case "staging":
-                yield LogEntry("warning", Event.STAGING_SWEPT, f"removed the unfinished work {name} of a killed run")
+                yield EventLine("warning", Event.STAGING_SWEPT, f"removed the unfinished work {name} of a killed run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +289,10 @@ class LockAwaited(TaskEvent):
     holder: LockHolder | None
     timeout_s: float
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         who = _process(self.holder) if self.holder else "another run"
-        yield LogEntry("info", Event.LOCK_WAITING, f"waiting for {who} to end, {self.timeout_s:.0f} s at most")
+        yield EventLine("info", Event.LOCK_WAITING, f"waiting for {who} to end, {self.timeout_s:.0f} s at most")
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,9 +301,9 @@ class LockTakenOver(TaskEvent):
 
     dead: LockHolder
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("warning", Event.LOCK_TAKEN_OVER, f"{_process(self.dead)} died holding the lock: taken over")
+        yield EventLine("warning", Event.LOCK_TAKEN_OVER, f"{_process(self.dead)} died holding the lock: taken over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +314,11 @@ class PinsLost(TaskEvent):
     until: datetime
     reason: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         what = f"{self.generations} generations are pinned until {self.until:%F %T} UTC: {self.reason}"
         facts = {"reason": self.reason, "until": self.until.isoformat()}
-        yield LogEntry("warning", Event.GENERATION_PINNED, what, facts)
+        yield EventLine("warning", Event.GENERATION_PINNED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,9 +329,9 @@ class ManifestRefused(TaskEvent):
     why: str
     hint: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("warning", Event.MANIFEST_REFUSED, self.why, {"generation": self.generation, "hint": self.hint})
+        yield EventLine("warning", Event.MANIFEST_REFUSED, self.why, {"generation": self.generation, "hint": self.hint})
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,10 +343,10 @@ class StoreAdopted(TaskEvent):
     source: str
     identity: str
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
         facts = asdict(self)
-        yield LogEntry("warning", Event.STORE_ADOPTED, facts.pop("what"), facts)
+        yield EventLine("warning", Event.STORE_ADOPTED, facts.pop("what"), facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,9 +357,9 @@ class LeftoverRemoved(TaskEvent):
     source: str
     path: Path
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("info", Event.LEFTOVER_REMOVED, self.what, {"source": self.source, "path": str(self.path)})
+        yield EventLine("info", Event.LEFTOVER_REMOVED, self.what, {"source": self.source, "path": str(self.path)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,9 +377,9 @@ class CatalogRebuilt(TaskEvent):
 
     generations: int
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry(
+        yield EventLine(
             "info", Event.CATALOG_REBUILT, f"catalog rebuilt from {self.generations} manifests", asdict(self)
         )
 
@@ -390,9 +390,9 @@ class CatalogUnusable(TaskEvent):
 
     error: CatalogUnavailable
 
-    def entries(self) -> Iterator[LogEntry]:
+    def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield LogEntry("warning", Event.CATALOG_UNAVAILABLE, f"{self.error.message}: {self.error.hint}")
+        yield EventLine("warning", Event.CATALOG_UNAVAILABLE, f"{self.error.message}: {self.error.hint}")
 
 
 def _process(holder: LockHolder) -> str:
