@@ -145,8 +145,10 @@ def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(p
 def overwrite(database: Path, snapshot: Path) -> None:
     """Write `snapshot` into the live database at `database`."""
     request = {"path": str(database), "snapshot": snapshot.name, "uid": 0, "gid": 0, "busy_timeout_s": 0.3}
-    with WorkerProcess("restore_online", request, snapshot.parent, deadline_for(0)) as child:
-        child.result()
+    with snapshot.open("rb") as copy:
+        request["held"] = copy.fileno()
+        with WorkerProcess("restore_online", request, snapshot.parent, deadline_for(0), (copy.fileno(),)) as child:
+            child.result()
 
 
 @attached_one
