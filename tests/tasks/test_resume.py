@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import ReplicaUnreachable
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
@@ -30,22 +32,30 @@ def newest(sshd: Sshd, context: TaskContext, order: BackupRequest, tmp_path: Pat
 def test_a_restore_goes_on_where_each_connection_was_cut(
     sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
 ) -> None:
-    manifest, target = manifest_of(context, newest), tmp_path / "restored"
-    with running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy:
+    manifest = manifest_of(context, newest)
+    with (
+        Directory.open(tmp_path) as directory,
+        running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy,
+    ):
+        target = HeldFile.create(directory, "restored")
         connect = over_sftp(sshd, tmp_path / "there", context, proxy.port)
         with connect() as first:
             extract_verified(manifest, ResumingArchives(first, connect, retrying(2)), target, 1, context)
         assert proxy.disturbed >= 2
         assert proxy.passed[DOWN] < manifest.archive.size_bytes + CUT_BYTES
-    assert target.stat().st_size == manifest.snapshot.size_bytes
+    assert (tmp_path / "restored").stat().st_size == manifest.snapshot.size_bytes
 
 
 def test_a_connection_that_does_not_come_back_ends_it(
     sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
 ) -> None:
-    manifest, target = manifest_of(context, newest), tmp_path / "restored"
-    with running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy:
+    manifest = manifest_of(context, newest)
+    with (
+        Directory.open(tmp_path) as directory,
+        running_proxy(sshd.port, NetworkFaults(cut_down=CUT_BYTES)) as proxy,
+    ):
+        target = HeldFile.create(directory, "restored")
         connect = over_sftp(sshd, tmp_path / "there", context, proxy.port)
         with connect() as first, pytest.raises(ReplicaUnreachable):
             extract_verified(manifest, ResumingArchives(first, connect, retrying(3, proxy.refuse)), target, 1, context)
-    assert not target.exists()
+    assert not (tmp_path / "restored").exists()
