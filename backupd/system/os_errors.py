@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # child processes import this
 
 _SWEPT_FILES: Final = 16  # a task that ran out of inodes has removed its own files since, a dozen at most
 _ROOM_BYTES: Final = 1 << 20
+_OF_THE_NEW_NAME: Final = frozenset((errno.EISDIR, errno.ENOTEMPTY, errno.ENOTDIR))  # of a rename
 _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
 _REMEDIES: Final = (
     (_DENIED, "user {user} lacks the rights to {path}: run as its owner (PUID=auto; `stat -c %u:%g` shows it)"),
@@ -112,7 +113,8 @@ def lacks_inodes(place: "Path | str", files: int) -> bool:
 
 
 def _file_of(error: OSError) -> str | None:
-    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    named = error.filename2 if error.filename2 and error.errno in _OF_THE_NEW_NAME else error.filename
+    path = os.fsdecode(named) if isinstance(named, str | bytes) else None
     return None if path is None else known_path(path)
 
 

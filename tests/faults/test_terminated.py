@@ -34,8 +34,8 @@ from support.sshd import Sshd
 
 TERMINATED = 128 + signal.SIGTERM
 SOON_S = 3
-_LOCKS = "/.backupd/lock"
-_LET_GO = "truncate in file_lock"
+_LOCKS = "open lock "
+_LET_GO = "ftruncate in file_lock"
 
 
 def test_backup_terminated_before_any_step_cleans_up_and_reports_it(
