@@ -64,10 +64,11 @@ def status_of_daemon(sidecar: Container, *signal: str) -> dict[str, str]:
 
 # Tells name and environment of each process but this one.
 PROCESSES = """
-import os, pathlib
+import contextlib, os, pathlib
 for process in pathlib.Path("/proc").glob("[0-9]*"):
     if process.name != str(os.getpid()):
-        print((process / "comm").read_text().strip(), (process / "environ").read_bytes())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            print((process / "comm").read_text().strip(), (process / "environ").read_bytes())
 """
 
 
