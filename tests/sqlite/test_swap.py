@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -44,8 +45,9 @@ def lease(target: Path) -> FileLease:
 class Killed(FileLease):
     """The process is killed when it is about to rename."""
 
-    def open_requested(self, path: Path) -> bool:
-        os._exit(len(path.name))
+    def open_requested(self, _path: Path) -> bool:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
 
 
 def killed_before_the_rename(target: Path, part: Path) -> None:
@@ -53,7 +55,7 @@ def killed_before_the_rename(target: Path, part: Path) -> None:
     if not child:
         with Killed([target], os.geteuid(), os.getegid(), remote="", stopped=False) as held:
             swap(target, part, held, NOW)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(target.name)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 class Opener:

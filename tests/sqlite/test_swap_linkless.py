@@ -1,6 +1,7 @@
 """The swap on a file system without hard links (FAT, SMB): the name is never without a database, if that can be had."""
 
 import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
@@ -107,11 +108,15 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 
 
 def killed(target: Path, part: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> int:
-    """Let another process put `part` in place, and die at its `at`-th look; return its exit code, 0 if it lived on."""
+    """Let another process put `part` in place, and be killed at its `at`-th look; return its exit code, 0 if it was not.
+
+    A kill does not save what coverage has measured, which takes a process of the whole suite seconds.
+    """
     child = os.fork()
     if not child:
         looks = count()
-        watched(monkeypatch, lambda: os._exit(9) if next(looks) == at else None)
+        me = os.getpid()
+        watched(monkeypatch, lambda: os.kill(me, signal.SIGKILL) if next(looks) == at else None)
         with lease(target) as held:
             swap(target, part, held, NOW)
         os._exit(0)
