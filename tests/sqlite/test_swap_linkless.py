@@ -108,7 +108,7 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
 
 
 def killed(target: Path, part: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> int:
-    """Let another process put `part` in place, and be killed at its `at`-th look; return its exit code, 0 if it was not.
+    """Let another process put `part` in place, and be killed at its `at`-th look; return its exit code, 0 if it lives.
 
     A kill does not save what coverage has measured, which takes a process of the whole suite seconds.
     """
