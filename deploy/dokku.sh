@@ -4,18 +4,24 @@
 #
 #   deploy/dokku.sh tasks tasks.db registry.example.com/backupd:0.1.0
 #
+# With several mounts: DATA=/directory/on/the/host deploy/dokku.sh tasks tasks.db
 # Run it again after a change: every step can be repeated.
 set -eu
 app=${1:?usage: dokku.sh APP DATABASE [IMAGE]}
 database=${2:?usage: dokku.sh APP DATABASE [IMAGE]}
 image=${3:-backupd:0.1.0}
 backup=$app-backup
+command -v dokku >/dev/null || { echo "there is no dokku here: run this on the Dokku host, as root" >&2; exit 1; }
+dokku apps:exists "$app" || exit 1
 
-data=$(dokku storage:list "$app" --format json | python3 -c '
+data=${DATA-}
+[ -n "$data" ] || data=$(dokku storage:list "$app" --format json | python3 -c '
 import json, sys
 mounts = [m["host_path"] for m in json.load(sys.stdin)]
-sys.exit("%s has %d mounts: set DATA to the directory on the host" % (sys.argv[1], len(mounts))) if len(mounts) != 1 else print(mounts[0])
-' "$app") || data=${DATA:?}
+if len(mounts) != 1:
+    sys.exit("%s has %d mounts: set DATA=/directory/on/the/host, in which the database is" % (sys.argv[1], len(mounts)))
+print(mounts[0])
+' "$app")
 [ -e "$data/$database" ] || { echo "no database at $data/$database" >&2; exit 1; }
 
 dokku apps:exists "$backup" 2>/dev/null || dokku apps:create "$backup"

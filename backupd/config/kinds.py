@@ -247,6 +247,7 @@ Nice = Annotated[int, Field(ge=0, le=19), BeforeValidator(_number)]
 Bytes = Annotated[ByteSize, Field(ge=0, le=1 << 50), BeforeValidator(_number)]
 Span = Annotated[timedelta, BeforeValidator(_span), PlainSerializer(written_span, return_type=str)]
 Level = Annotated[int, Field(ge=1, le=12), BeforeValidator(_number)]
+OldFiles = Annotated[int, Field(ge=1, le=99), BeforeValidator(_number)]
 Workers = Annotated[int, Field(ge=1, le=256), BeforeValidator(_number)]
 
 FilePath = Annotated[Path, BeforeValidator(_path_text)]

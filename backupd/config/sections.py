@@ -133,7 +133,7 @@ class LogSection(Table):
         ByteSize(10 << 20),
         description="Size at which backup.log becomes backup.log.1; 0 where logrotate takes care of it.",
     )
-    keep: kinds.Count = Field(4, ge=1, le=99, description="Number of old files that stay: backup.log.1, .2 and so on.")
+    keep: kinds.OldFiles = Field(4, description="Number of old files that stay: backup.log.1, .2 and so on.")
 
 
 class SpaceSection(Table):

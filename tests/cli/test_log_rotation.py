@@ -86,5 +86,7 @@ def test_settings_of_the_configuration_reach_the_log(backupd: Backupd, backups: 
     assert generation
     assert backupd("backup", "--no-pin", **environ).code == 0
     assert (backups / "backup.log.1").exists()
+    for keep in ("0", "100"):
+        assert backupd("config", "check", BACKUPD_LOG__KEEP=keep).code == 78
     refused = backupd("config", "check", BACKUPD_LOG__FORMAT="xml")
     assert (refused.code, "must be 'plain' or 'json'" in refused.err) == (78, True)

@@ -171,7 +171,7 @@ def test_dokku_script_mounts_storage_of_app_and_backups_of_their_own(tmp_path: P
         echo "$*" >>{calls}
         case "$*" in
             "storage:list tasks --format json") echo '{listed}' ;;
-            apps:exists*|storage:list*) exit 1 ;;
+            "apps:exists tasks-backup"|storage:list*) exit 1 ;;
         esac
         """,
     )
@@ -196,4 +196,15 @@ def test_dokku_script_without_database_creates_nothing(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr.strip()) == (1, f"no database at {tmp_path}/tsaks.db")
-    assert calls.read_text() == "storage:list tasks --format json\n"
+    assert calls.read_text() == "apps:exists tasks\nstorage:list tasks --format json\n"
+
+
+def test_dokku_script_without_dokku_says_where_to_run_it() -> None:
+    done = subprocess.run(
+        [HOMES / "dokku.sh", "tasks", "tasks.db"],
+        env={**os.environ, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "run this on the Dokku host" in done.stderr) == (1, True)

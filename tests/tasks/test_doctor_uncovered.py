@@ -63,4 +63,11 @@ def test_links_pipes_and_unreadable_directories_are_passed_over(data: Path, tmp_
 def test_what_lies_too_deep_is_not_looked_at_and_the_count_says_so(data: Path) -> None:
     make_database(data.joinpath(*"123456", "deep.db"))
     (data / "near.txt").touch()
-    assert findings(data) == [f"at least 1 other file in {data}, 0 B"]
+    assert findings(data) == [f"at least 1 other file in {data}"]
+
+
+def test_directory_of_more_files_than_are_looked_at_is_counted_from_below(data: Path) -> None:
+    (data / "uploads").mkdir()
+    for number in range(10_001):
+        (data / "uploads" / str(number)).touch()
+    assert findings(data) == [f"at least 10000 other files in {data}"]

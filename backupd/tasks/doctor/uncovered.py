@@ -10,6 +10,7 @@ from backupd.formatting import counted, human_bytes
 from backupd.sqlite.database_files import SIDE_SUFFIXES
 from backupd.sqlite.history import KEPT
 from backupd.system.directory import Directory
+from backupd.system.small_file import UnexpectedFile
 from backupd.tasks.doctor import Finding
 
 _MAGIC = b"SQLite format 3\0"  # https://sqlite.org/fileformat2.html §1.3.1
@@ -48,7 +49,12 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
 
 
 def _look(directory: Directory, ours: Collection[Path], found: _Found, depth: int) -> None:
-    for name in sorted(directory.names()):
+    try:
+        names = sorted(directory.names(_MAX_FILES))
+    except UnexpectedFile:  # too many
+        found.files, found.complete = found.files + _MAX_FILES, False
+        return
+    for name in names:
         path = directory.path_of(name)
         if Path(path) in ours or name.endswith(SIDE_SUFFIXES) or name.startswith(".") or KEPT in name:
             continue
@@ -88,6 +94,7 @@ def _findings(path: Path, found: _Found) -> Iterator[Finding]:
         detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}{more}"
         yield Finding("not backed up", ok=True, detail=detail, hint="add each that matters: [sources.NAME] path = …")
     if found.files:
-        detail = f"{least}{counted(found.files, 'other file')} in {path}, {human_bytes(found.size_bytes)}"
+        size = f", {human_bytes(found.size_bytes)}" if found.complete else ""
+        detail = f"{least}{counted(found.files, 'other file')} in {path}{size}"
         hint = "backupd copies databases only: back up uploads and keys with another tool (docs/comparison.md)"
         yield Finding("not backed up", ok=True, detail=detail, hint=hint)
