@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
-from backupd.cli.output import echo, fail, print_json, print_table, print_warning
+from backupd.cli.output import echo, fail, minute_text, print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
 from backupd.errors import CopyUnreadable
@@ -32,7 +32,10 @@ class _Row:
 @store_option()
 @source_option
 def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
-    """Show age, size, verification, why each generation is kept, and which stores have a copy."""
+    """Show local time (schedule.timezone), age, size, verification, why each generation is kept, and where copies are.
+
+    IDs are in UTC.
+    """
     context = open_context(config, writing=False)
     with opened(store, config, context) as (_, inventory):
         require_sources(names, config, inventory)
@@ -52,7 +55,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     if as_json:
         print_json([_facts(row) for row in rows])
     else:
-        _print(rows, context, store)
+        _print(rows, context, store, config.schedule.timezone)
         for group in foreign:
             if group.source in config.sources and (not names or group.source in names):
                 print_warning(
@@ -111,7 +114,7 @@ def _facts(row: _Row) -> dict[str, object]:
     }
 
 
-def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
+def _print(rows: list[_Row], context: TaskContext, store: str, zone: str) -> None:
     if not rows:
         echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
         return
@@ -119,6 +122,7 @@ def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
     lines = [
         (
             row.generation.id,
+            minute_text(row.generation.taken_at, zone),
             human_age((now - row.generation.taken_at).total_seconds()),
             human_bytes(row.generation.archive_bytes),
             row.generation.state,
@@ -127,4 +131,5 @@ def _print(rows: list[_Row], context: TaskContext, store: str) -> None:
         )
         for row in rows
     ]
-    print_table(("generation", "age", "size", "verified", "kept for", "stores"), lines)
+    headings = ("generation", "taken", "age", "size", "verified", "kept for", "stores")
+    print_table(headings, lines, below=("kept for", "stores"))

@@ -1,17 +1,19 @@
 """What commands print: JSON, tables, progress bars on a terminal, warnings and errors."""
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from zoneinfo import ZoneInfo
 
 import click
 
+from backupd.cli.table import TextTable
 from backupd.errors import BackupdError
 from backupd.formatting import human_bytes, printable
 from backupd.masking import Mask
@@ -113,9 +115,14 @@ def stages_text(stages: Mapping[str, float], at_least_s: float = 0.0) -> str:
 
 
 def time_text(at: datetime, zone: str) -> str:
-    """Return a time in UTC, and in `zone` where that differs."""
-    local = at.astimezone(ZoneInfo(zone))
-    return f"{at:%F %T} UTC" + ("" if local.utcoffset() == timedelta() else f" ({local:%F %T} {zone})")
+    """Return a time in `zone`, and in UTC, as in ids, where that differs."""
+    local, utc = at.astimezone(ZoneInfo(zone)), f"{at.astimezone(UTC):%F %T} UTC"
+    return utc if local.utcoffset() == timedelta() else f"{local:%F %T} {zone} ({utc})"
+
+
+def minute_text(at: datetime, zone: str) -> str:
+    """Return the minute of a time in `zone` with the short name of that: `2026-11-25 05:00 CET`."""
+    return f"{at.astimezone(ZoneInfo(zone)):%F %H:%M %Z}"
 
 
 def print_restored(result: RestoreResult, zone: str, *, as_json: bool, planned: bool = False) -> None:
@@ -187,37 +194,12 @@ def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
         yield _TerminalProgress(bars)
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print `rows`; ages and sizes stand to the right, and the first column is never wrapped: people copy it."""
-    if sys.stdout.isatty():
-        _print_rich(headings, rows)
-    else:
-        _print_plain(headings, rows)
-
-
-def _print_rich(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], below: Collection[str] = ()) -> None:
+    """Print `rows`, which a terminal gets in its width: the columns `below` under the rows where these are too long."""
+    people = sys.stdout.isatty()
     mask = _mask()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading == headings[0])
-    for row in rows:
-        table.add_row(*(escape(mask(cell)) for cell in row))
-    Console().print(table)
-
-
-def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    lines = [headings, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    aligned = []
-    for line in lines:
-        cells = [
-            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
-            for heading, cell, width in zip(headings, line, widths, strict=True)
-        ]
-        aligned.append("  ".join(cells).rstrip())
-    echo("\n".join(aligned))  # in one call, since each flushes
+    table = TextTable(headings, [[mask(cell) for cell in row] for row in rows], right=_NUMBERS, below=below)
+    heading, *others = table.lines(shutil.get_terminal_size().columns if people else None)
+    if people:
+        heading = [click.style(line, bold=True) for line in heading]
+    echo("\n".join(line for lines in (heading, *others) for line in lines))  # in one call, since each flushes

@@ -56,7 +56,7 @@ class RestorePlan:
             yield f"  database is replaced ({_size(target)})"
             yield f"  kept     beside it, as {target.path.name}{KEPT}TIME, for at least {KEPT_FOR.days} days"
             yield f"  app      {_state_of_app(target, stopped=self.request.stopped)}"
-        yield f"  undo     {self.request.undo_command if target.old else 'impossible: no database is in its place'}"
+        yield f"  undo     {self.request.undo_command if target.old else 'impossible: no database exists here'}"
 
 
 def _size(target: Target) -> str:

@@ -8,7 +8,7 @@ from backupd.archive.manifest import decode_manifest
 from backupd.catalog import GenerationHistory
 from backupd.cli import complete
 from backupd.cli.common import command, open_context, require_mounted, require_sources
-from backupd.cli.output import echo, print_json, print_warning
+from backupd.cli.output import echo, minute_text, print_json, print_warning, time_text
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
@@ -49,17 +49,17 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
         ]
         print_json({"manifest": manifest, "history": {"runs": runs, "checks": history.checks}, **pin_facts(pin)})
         return
-    _print(manifest)
+    _print(manifest, config.schedule.timezone)
     if pin is not None:
         echo(f"{'kept':<15} {pin_text(pin)}")
-    _print_history(history)
+    _print_history(history, config.schedule.timezone)
 
 
-def _print(manifest: Manifest) -> None:
+def _print(manifest: Manifest, zone: str) -> None:
     origin, snapshot, archive, verdict = manifest.origin, manifest.snapshot, manifest.archive, manifest.verdict
     lines = {
         "generation": manifest.id,
-        "taken at": f"{manifest.taken_at:%F %T} UTC",
+        "taken at": time_text(manifest.taken_at, zone),
         "made by": f"store {manifest.store}",
         "source": f"{origin.path} (owner {owner_text(origin.uid, origin.gid)}, mode {origin.mode:04o})",
         "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
@@ -86,9 +86,9 @@ def _tables(contents: Contents) -> str:
     return f"{len(contents.tables)} with {counted(rows, 'row')}"
 
 
-def _print_history(history: GenerationHistory) -> None:
+def _print_history(history: GenerationHistory, zone: str) -> None:
     for run in history.runs:
         text = describe(run.report) if run.report else f"{run.task} of {run.source}: {run.outcome or 'running'}"
-        echo(f"{run.started_at:%F %T}  {printable(text)}")
+        echo(f"{minute_text(run.started_at, zone)}  {printable(text)}")
     for check in history.checks:
-        echo(f"{check.checked_at:%F %T}  check in {check.store}: {printable(check.detail)}")
+        echo(f"{minute_text(check.checked_at, zone)}  check in {check.store}: {printable(check.detail)}")

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from keyboard import Keyboard, Pair, into_closed_pipe, onto_full_disk
 
 from backupd.model import Manifest
 from backupd.tasks.backup import backup
-from backupd.tasks.context import TaskContext
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
 from support.command import Backupd
 from support.generations import backdated, rewritten
@@ -66,11 +67,27 @@ def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, gene
     backdated(backups, generation, days=3.01)
     policy = {"BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0", "BACKUPD_RETENTION__LAST": "2"}
     heading, *lines = typed("list", **policy).out.splitlines()
-    assert re.split(r"\s{2,}", heading) == ["generation", "age", "size", "verified", "kept for", "stores"]
+    assert re.split(r"\s{2,}", heading) == ["generation", "taken", "age", "size", "verified", "kept for", "stores"]
     assert [line.split()[0] for line in lines[:2]] == [generation, older]
-    assert re.match(rf"{older}  +3 d  +[\d.]+ KiB  full  +last, window-start 48h  +local$", lines[1])
+    assert re.match(
+        rf"{older}  \d{{4}}-\d\d-\d\d \d\d:\d\d UTC  +3 d  +[\d.]+ KiB  full  +last, window-start 48h  +local$",
+        lines[1],
+    )
     assert "removed by the next prune" in lines[2]
     assert {line.index("full") for line in lines} == {heading.index("verified")}
+
+
+def test_list_and_show_tell_local_time_with_its_zone_beside_utc_ids(
+    typed: Keyboard, context: TaskContext, generation: str
+) -> None:
+    zone = {"BACKUPD_SCHEDULE__TIMEZONE": "Asia/Kathmandu"}
+    taken_at = local_inventory(context).manifests[generation].taken_at
+    local = taken_at.astimezone(ZoneInfo("Asia/Kathmandu"))
+    assert re.search(rf"^{generation}  {local:%F %H:%M} \+0545  ", typed("list", **zone).out, re.MULTILINE)
+    shown = typed("show", generation, **zone).out
+    assert f"{local:%F %T} Asia/Kathmandu ({taken_at:%F %T} UTC)\n" in shown
+    assert re.search(r"^[\d-]+ [\d:]+ \+0545  backup of tasks", shown, re.MULTILINE)
+    assert typed("list", "--json", **zone).json == typed("list", "--json").json
 
 
 def test_generations_of_several_sources_are_newest_first(pair: Pair) -> None:

@@ -57,7 +57,7 @@ def test_when_it_was_taken_is_told_in_the_zone_of_the_schedule_too(
 ) -> None:
     answer = typed("restore", "--to", target, "--dry-run", BACKUPD_SCHEDULE__TIMEZONE="Pacific/Auckland")
     taken_at = manifest_of(context, generation).taken_at
-    assert f"{taken_at:%F %T} UTC ({taken_at.astimezone(AUCKLAND):%F %T} Pacific/Auckland)" in answer.out
+    assert f"{taken_at.astimezone(AUCKLAND):%F %T} Pacific/Auckland ({taken_at:%F %T} UTC)" in answer.out
 
 
 def test_a_time_with_a_zone_of_its_own_means_that_zone(

@@ -1,6 +1,7 @@
 """On a real terminal people get tables, colours and progress; in a pipe plain lines."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,19 @@ def test_a_narrow_terminal_loses_nothing(backupd: Backupd, generation: str) -> N
     assert max(len(line) for line in plain(said).splitlines()) <= 60
     assert generation in plain(said), "an id that is cut in two cannot be copied"
     letters = re.sub(r"\s", "", plain(said))
-    assert "last-" in letters
+    assert "last-verified" in letters
+
+
+def test_list_fits_eighty_columns_without_broken_words(backupd: Backupd, generation: str, tmp_path: Path) -> None:
+    replicated = replace(backupd, environ={**backupd.environ, "BACKUPD_REPLICAS__OFFSITE__URL": str(tmp_path / "nas")})
+    assert replicated("replicate").code == 0
+    code, said = on_terminal(replicated, "list", columns=80)
+    heading, below, row, *reasons = plain(said).splitlines()
+    assert (code, max(len(line) for line in plain(said).splitlines()) <= 80) == (0, True)
+    assert heading.split() == ["generation", "taken", "age", "size", "verified"]
+    assert below == "  kept for; stores"
+    assert re.fullmatch(rf"{generation}  \d{{4}}-\d\d-\d\d \d\d:\d\d UTC +[\d.]+ s +[\d.]+ KiB  full", row)
+    assert {"last-verified;", "local,", "offsite"} <= {*" ".join(reasons).split()}
 
 
 def test_errors_are_red_on_a_terminal_and_plain_in_a_pipe(backupd: Backupd, typed: Keyboard) -> None:
