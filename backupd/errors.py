@@ -43,6 +43,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     ├─ AdoptionRefused        1  denied        the store to be adopted still makes generations
     ├─ OtherDatabase          1  other         the newest generation is of another database than the target
     ├─ TargetRefused          1  other         a restore to that target would destroy or mislead
+    ├─ NotConfirmed           1  other         an operator was asked, and did not confirm
     ├─ RestoreFailed          1  other         a restore failed after its target was accepted
     ├─ DrillFailed            1  unproven      the restored copy is too old, or the app does not work on it
     ├─ CheckFailed            1  other         a check of `backupd doctor` failed
@@ -278,6 +279,10 @@ class OtherDatabase(BackupdError):
 
 class TargetRefused(BackupdError):
     """A restore to that target would destroy or mislead."""
+
+
+class NotConfirmed(BackupdError):
+    """An operator at a terminal was asked, and did not confirm."""
 
 
 class RestoreFailed(BackupdError):

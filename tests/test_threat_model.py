@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and the pages to begin with point there."""
+"""docs/threat-model.md names tests that exist, and every file of attacks; the pages to begin with point there."""
 
 import ast
 import re
@@ -28,6 +28,11 @@ def test_every_promise_names_a_test() -> None:
     rows = [line for line in promises.splitlines() if line.startswith("| ") and line != "| promise | shown by |"]
     assert rows
     assert [row for row in rows if not re.search(r"`[\w/]+/test_\w+\.py", row)] == []
+
+
+def test_every_file_of_attacks_is_named() -> None:
+    attacks = {f"hostile/{path.name}" for path in (TESTS / "hostile").glob("test_*.py")}
+    assert attacks - {file for file, _ in NAMED} == set()
 
 
 @pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/architecture.md"])

@@ -158,15 +158,25 @@ def worst_exit(reports: Iterable[AnyReport]) -> int:
     return min((report.exit_code for report in reports), key=_WORST_FIRST.index, default=0)
 
 
+def can_ask() -> bool:
+    """Whether an operator at a terminal can answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Ask `question` on standard error, and return whether the answer is yes."""
+    echo(f"{question} Type yes to go on:", err=True)  # a whole line: bars hide partial ones
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def accepting_older(*, sure: bool, quiet: bool) -> Accept:
     """Return what tells whether an older generation is used: if `sure`, or if the operator at a terminal says so."""
 
     def accept(warning: str) -> bool:
-        if sure or quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if sure or quiet or not can_ask():
             return sure
         print_warning(warning)
-        echo("Use the older one all the same? Type yes to go on:", err=True)  # a whole line: bars hide half ones
-        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        return confirmed("Use the older one all the same?")
 
     return accept
 

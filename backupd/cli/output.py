@@ -118,16 +118,18 @@ def time_text(at: datetime, zone: str) -> str:
     return f"{at:%F %T} UTC" + ("" if local.utcoffset() == timedelta() else f" ({local:%F %T} {zone})")
 
 
-def print_restored(result: RestoreResult, zone: str, *, as_json: bool) -> None:
-    """Print what a restore did, or would do."""
+def print_restored(result: RestoreResult, zone: str, *, as_json: bool, planned: bool = False) -> None:
+    """Print what a restore did, or would do; if its plan was `planned` and printed before, what that lacks."""
     if as_json:
         print_json(result)
         return
-    verb = "would restore" if result.dry_run else "restored"
-    what = result.generation or "the old database"
-    echo(f"{verb} {what} to {result.target} ({human_bytes(result.snapshot_bytes)})")
+    if not planned:
+        verb = "would restore" if result.dry_run else "restored"
+        what = result.generation or "the old database"
+        echo(f"{verb} {what} to {result.target} ({human_bytes(result.snapshot_bytes)})")
     if result.taken_at is not None:
-        echo(f"  taken    {time_text(result.taken_at, zone)}")
+        if not planned:
+            echo(f"  taken    {time_text(result.taken_at, zone)}")
         checked = "integrity checked" if result.level != "opaque" else "only digest and size could be checked"
         echo(f"  sha256   {result.snapshot_sha256}" + ("" if result.dry_run else f", {checked}"))
     echo(f"  mode     {result.mode}" + (f", owner {result.owner}" if result.owner else ", owner is you"))

@@ -17,6 +17,7 @@ import click
 from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
 from backupd.cli import common, complete, output
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
+from backupd.cli.restore_plan import RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
 from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
 from backupd.model import LOCAL_STORE, Manifest
@@ -79,6 +80,7 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 @click.option("--allow-none", is_flag=True, help="With --if-missing: succeed without a copy (very first start).")
 @common.accept_older_option
 @click.option(STOPPED_FLAG, "stopped", is_flag=True, help="Confirm that the app is stopped where backupd cannot tell.")
+@click.option("--yes", is_flag=True, help="Do not ask, also on a terminal.")
 @common.dry_run_option
 def restore_command(
     config: Config,
@@ -96,13 +98,15 @@ def restore_command(
     allow_none: bool,
     accept_older: bool,
     stopped: bool,
+    yes: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Without --online and --to, the generation takes the place of the database, which is kept beside it for --undo.
 
     Stop the app first: a database that is in use is not replaced. The generation is verified before anything changes.
-    Where the newest cannot be used, nothing is restored unless --accept-older is given, or confirmed on a terminal.
+    On a terminal, without ID and options (but --source), the plan is shown and has to be confirmed. Where the newest
+    cannot be used, nothing is restored unless --accept-older is given, or confirmed on a terminal.
     """
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
@@ -129,29 +133,26 @@ def restore_command(
         else:
             context = common.open_context_for_restore(config, progress, reading=dry_run or target is not None)
             with common.opened(store or LOCAL_STORE, config, context) as (archives, inventory):
-                accept = common.accepting_older(sure=accept_older, quiet=as_json)
+                asking = is_to_be_confirmed()
+                accept = accept_shown if asking else common.accepting_older(sure=accept_older, quiet=as_json or yes)
                 configured = [each.path for name, each in config.sources.items() if source in (None, name)]
                 fit = partial(chosen.fitting, databases=[Path(target)] if target else configured)
                 manifest, warning = _choose(
                     chosen, source, fit(inventory), config, context, accept, adopting=adopt, dry_run=dry_run
                 )
                 if target is not None:
-                    new = restore_to_path(
-                        manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run
-                    )
-                    output.print_restored(new, config.schedule.timezone, as_json=as_json)
-                    if warning:
-                        output.print_warning(warning)
-                        sys.exit(DEGRADED_EXIT)
+                    _restore_to(target, manifest, warning, archives, config, context, dry_run=dry_run, as_json=as_json)
                     return
                 request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
+                if asking or (dry_run and not as_json):
+                    chosen = _tell(manifest, request, chosen, inventory, config, context, online=online, asking=asking)
                 (request,) = give_directories([(request, manifest)], config)
                 request = replace(request, warnings=(warning,) if warning else ())
                 choose = _choose_again(manifest, chosen, warning, fit, context, dry_run=dry_run)
                 restored = _restore(choose, request, archives, config, context, online=online)
     report, result = restored
     if result is not None:
-        output.print_restored(result, config.schedule.timezone, as_json=as_json)
+        output.print_restored(result, config.schedule.timezone, as_json=as_json, planned=dry_run and not back)
     elif as_json:
         output.print_json(output.failure_facts(report))
     output.print_problems(report)
@@ -224,6 +225,50 @@ def _nothing_here(directory: Path, source: str | None, config: Config) -> Genera
             "[replicas.NAME] and add --from NAME"
         )
     return GenerationMissing(f"there is no generation in {directory}", "; or ".join(hints))
+
+
+def _tell(
+    manifest: Manifest,
+    request: RestoreRequest,
+    chosen: Wanted,
+    inventory: Inventory,
+    config: Config,
+    context: TaskContext,
+    *,
+    online: bool,
+    asking: bool,
+) -> Wanted:
+    """Show the plan, and have it confirmed where `asking`; return which generation is wanted from then on.
+
+    Raises NotConfirmed.
+    """
+    (request,) = give_directories([(replace(request, dry_run=True), manifest)], config)  # as root, it sees all
+    local = chosen.store in (None, LOCAL_STORE)
+    place = f"local, {context.store.directory}" if local else str(chosen.store)
+    plan = RestorePlan(manifest, request, inventory, place, config.schedule.timezone, online=online)
+    if not asking:
+        print_plan(plan, context.clock())
+        return chosen
+    confirm(plan, context.clock())
+    return replace(chosen, id=manifest.id)  # another may be the newest by now
+
+
+def _restore_to(
+    target: str,
+    manifest: Manifest,
+    warning: str,
+    archives: Archives,
+    config: Config,
+    context: TaskContext,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    new = restore_to_path(manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run)
+    output.print_restored(new, config.schedule.timezone, as_json=as_json)
+    if warning:
+        output.print_warning(warning)
+        sys.exit(DEGRADED_EXIT)
 
 
 def _choose_again(

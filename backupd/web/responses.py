@@ -138,10 +138,15 @@ def _source(source: SourceHistory, figures: SourceFigures | None) -> dict[str, A
         "generation_count": source.generation_count,
         "verified_count": figures.verified if figures else None,
         "stored_bytes": source.stored_bytes,
-        "generations": [asdict(generation) for generation in source.generations],
-        "days": [asdict(day) for day in source.days if day.state != "none"],
-        "points": [asdict(point) for point in source.points],
+        "generations": [_flat(generation) for generation in source.generations],
+        "days": [_flat(day) for day in source.days if day.state != "none"],
+        "points": [_flat(point) for point in source.points],
     }
+
+
+def _flat(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass of plain values
+    """Return the fields of a dataclass as they are: there are too many of these to copy them deeply, as asdict does."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - values of any type become values of JSON

@@ -257,7 +257,7 @@ def test_threads_may_share_one_catalog(catalog: Catalog) -> None:
 
 
 def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path) -> None:
-    writers = [start(EVERYONE_WRITES, path, f"source-{number}", 25) for number in range(4)]
+    writers = [start(EVERYONE_WRITES, path, f"source-{number}", 10) for number in range(4)]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
@@ -267,7 +267,7 @@ def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path
         assert catalog.interrupted_runs() == []
         for number in range(4):
             runs = catalog.runs(source=f"source-{number}", limit=None)
-            assert sorted(int(run.report.notes[0]) for run in runs if run.report) == list(range(25))
+            assert sorted(int(run.report.notes[0]) for run in runs if run.report) == list(range(10))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")

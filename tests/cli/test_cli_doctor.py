@@ -113,7 +113,7 @@ def a_file_for_a_directory(patient: Patient) -> dict[str, str]:
 
 
 def no_room(_patient: Patient) -> dict[str, str]:
-    return {"BACKUPD_SPACE__RESERVE": str(1 << 60)}
+    return {"BACKUPD_SPACE__RESERVE": str(1 << 50)}
 
 
 def a_damaged_catalog(patient: Patient) -> None:

@@ -157,6 +157,21 @@ def test_device_is_not_read(place: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("pattern", [".backupd/quarantine", ".backupd/quarantine/SOURCE"])
+def test_link_in_the_quarantine_makes_no_damaged_copy_remove_directories_elsewhere(place: Path, pattern: str) -> None:
+    """`outside` has directories by the names of older copies, of which the quarantine keeps the first only."""
+    (name,) = (one for one in NAMES if one.pattern == pattern)
+    plant(place, name, link)
+    with (place / "data" / "tasks.db").open("r+b") as database:
+        database.seek(3 * 4096)
+        database.write(b"x" * 4096)
+    ended = command(place)("backup", "--source", "tasks", timeout_s=30)
+    assert ended.code == 1
+    assert "a symbolic link, not a directory" in ended.err
+    assert "nothing is pruned" in ended.err
+    assert command(place)("clean", "--older-than", "0", timeout_s=30).code in {0, 1}
+
+
 def test_pipe_at_the_claim_of_a_source_keeps_the_daemon_from_no_other(tmp_path: Path) -> None:
     hidden = tmp_path / ".backupd"
     hidden.mkdir()

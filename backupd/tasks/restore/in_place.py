@@ -133,11 +133,11 @@ def _rehearse(manifest: Manifest, request: RestoreRequest, run: RestoreRun) -> R
 def _inspect(manifest: Manifest, request: RestoreRequest) -> Target:
     """Check the target before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
     target = Target.inspect(request.path)
-    with target.lease(stopped=request.stopped):
-        pass
     needed = manifest.snapshot.size_bytes + target.bytes_in_use
     require_space(target.path.parent, needed, 0, f"restoring {manifest.id}")
     target.try_ownership(manifest.origin)
+    with target.lease(stopped=request.stopped):  # last: a dry run reports the other obstacles while the app runs
+        pass
     return target
 
 
