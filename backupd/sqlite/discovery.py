@@ -19,7 +19,7 @@ MAX_DEPTH: Final = 5
 BACKUPS: Final = frozenset(("backup", "backups"))
 _MAGIC: Final = b"SQLite format 3\0"  # https://sqlite.org/fileformat2.html §1.3.1
 _NAMED: Final = 20
-_NAME_IT: Final = "set BACKUPD_DATABASE (or path under [sources.NAME]) to the database file itself, such as"
+_NAME_IT: Final = "set BACKUPD_DATABASE (or path under [sources.NAME]) to the path of the database file itself, such as"
 
 
 @dataclass(slots=True)
