@@ -26,6 +26,7 @@ OTHERS = """
   - job_name: backupd-without-token
     static_configs: [{targets: ["%s"]}]
   - job_name: backupd-with-a-wrong-token
+    scrape_interval: 5s  # an answer to a wrong token takes up to 2 s
     authorization: {credentials: wrong}
     static_configs: [{targets: ["%s"]}]
 """
