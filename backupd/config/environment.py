@@ -10,14 +10,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final
 
+from backupd.config.discovery import chosen_database, source_name
 from backupd.config.kinds import absolute_path
 from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 from backupd.formatting import printable
 from backupd.model import is_source_name
+from backupd.sqlite.discovery import is_directory
 from backupd.system.small_file import read_small_file
 
 PREFIX = "BACKUPD_"
@@ -64,6 +66,7 @@ class Setting:
     name: str
     path: KeyPath
     value: str = field(repr=False)
+    found_in: str = ""  # the directory that was named, and has this one database
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,15 @@ def config_file_of(environ: Mapping[str, str]) -> str:
         raise ConfigError(f"environment {CONFIG}: {problem}") from None
 
 
-def read_environment(environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]]) -> Environment:
+def read_environment(
+    environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]], backups: Path | None = None
+) -> Environment:
     """Read every `BACKUPD_*` variable of `environ`; an empty value counts as unset.
 
-    Relative paths start at `directory`. `names` are the pairs (section, name) that a file has chosen:
-    BACKUPD_SOURCES__MY_APP__METHOD means the source "My-App" where there is one. Reads the files that `…_FILE`
-    variables name; service links of Kubernetes and Docker are ignored. Raises nothing.
+    Relative paths start at `directory`; generations are in `backups`, unless that is the default. `names` are the
+    pairs (section, name) that a file has chosen: BACKUPD_SOURCES__MY_APP__METHOD means the source "My-App" where
+    there is one. Reads the files that `…_FILE` variables name; service links of Kubernetes and Docker are ignored.
+    Raises nothing.
     """
     known = set(names)
     found: dict[KeyPath, Setting] = {}
@@ -116,7 +122,7 @@ def read_environment(environ: Mapping[str, str], directory: Path, names: Iterabl
             ignored.append(name)
             continue
         try:
-            setting = _setting(name, environ[name], directory, known)
+            setting = _setting(name, environ[name], directory, known, backups)
         except _Unusable as problem:
             problems.append(f"environment {printable(name)}: {problem}")
             continue
@@ -125,12 +131,14 @@ def read_environment(environ: Mapping[str, str], directory: Path, names: Iterabl
     return Environment(tuple(found.values()), tuple(problems), _note_of(ignored))
 
 
-def _setting(name: str, value: str, directory: Path, known: set[tuple[str, str]]) -> Setting | None:
+def _setting(
+    name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None
+) -> Setting | None:
     if name == CONFIG:
         return None
     if name == DATABASE:
         value = _plain_value(value)
-        return _database(name, value, directory, known) if value else None
+        return _database(name, value, directory, known, backups) if value else None
     key, path, is_file = _resolve(name)
     value = _plain_value(value, is_secret=key.is_secret and not is_file, is_command=path == _COMMAND)
     if not value:
@@ -142,14 +150,17 @@ def _setting(name: str, value: str, directory: Path, known: set[tuple[str, str]]
     return Setting(name, _with_chosen_name(path, known) if ANY in key.path else path, value)
 
 
-def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]]) -> Setting:
-    source = re.sub(r"[^A-Za-z0-9._-]", "-", PurePath(value).stem).lstrip("._-")[:100]
+def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None) -> Setting:
+    named = absolute_path(value, directory)
+    found_in = named if is_directory(Path(named)) else ""
+    database = str(chosen_database(Path(named), backups)) if found_in else named
+    source = source_name(Path(database))
     if not is_source_name(source):
         raise _Unusable("its file name gives no valid source name: set path under [sources.NAME] in a file")
     same = [other for section, other in known if section == "sources" and other.lower() == source.lower()]
     source = same[0] if len(same) == 1 else source
     known.add(("sources", source))
-    return Setting(name, ("sources", source, "path"), absolute_path(value, directory))
+    return Setting(name, ("sources", source, "path"), database, found_in)
 
 
 def _resolve(name: str) -> tuple[Key, KeyPath, bool]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from backupd.config.discovery import Discovery
 from backupd.config.environment import Setting, nearest, read_environment
 from backupd.config.file import Document, lines_of, read_document
 from backupd.config.kinds import is_time_zone
@@ -21,6 +22,7 @@ from backupd.errors import ConfigError
 
 _HINT: Final = "config.example.toml explains every key"
 _LONGEST_PROBLEM: Final = 500
+_BACKUPS_DIR: Final = "BACKUPD_BACKUPS_DIR"
 _ZONEINFO: Final = "/zoneinfo/"
 _NUMBER = "must be a number"
 _WHOLE = "must be a whole number"
@@ -75,11 +77,17 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     """
     here = Path.cwd() if cwd is None else cwd
     document = read_document(config_file, environ, here)
-    environment = read_environment(environ, here, document.chosen_names())
+    backups = environ.get(_BACKUPS_DIR, "").strip() or document.table.get("backups_dir")
+    store = here / backups if isinstance(backups, str) else None
+    environment = read_environment(environ, here, document.chosen_names(), store)
     problems = list(environment.problems)
     if document.problem is not None:  # the keys of the file are unknown, so nothing else can be checked
         raise ConfigError("\n".join([document.problem, *problems]), hint=_HINT)
     chosen = merge(document.table, environment.table())
+    directory = next((setting.found_in for setting in environment.settings if setting.found_in), "")
+    discovery = Discovery.of(chosen, Path(directory) if directory else None, store)
+    if discovery is not None:
+        chosen = merge(chosen, {"sources": {discovery.source: {"path": str(discovery.database)}}})
     tz = environ.get("TZ", "").strip()
     zone = _time_zone_of(tz)
     warning = ""
@@ -87,7 +95,7 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         warning = (
             f"TZ={tz[:60]!r} is not an IANA time zone, so days and times are in UTC: set TZ to one (Europe/Berlin)"
         )
-    defaults = _backups_dir_beside_database(chosen) | ({"schedule": {"timezone": zone}} if zone else {})
+    defaults = _backups_dir_beside_database(chosen, discovery) | ({"schedule": {"timezone": zone}} if zone else {})
     try:
         origin = str(document.file or ENVIRONMENT)
         config = Config.of(merge(defaults, chosen), origin, warning, environment.note, document.skipped)
@@ -95,7 +103,7 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         problems += _explain(error, partial(_place, document, environment.settings, lines_of(document.text)))
     else:
         if not problems:
-            return config
+            return config.with_discovery(discovery)
     lines = [line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…" for line in problems]
     raise ConfigError("\n".join([*lines, *filter(None, [document.skipped])]), hint=_HINT)
 
@@ -109,8 +117,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _backups_dir_beside_database(table: Mapping[str, Any]) -> dict[str, Any]:
+def _backups_dir_beside_database(table: Mapping[str, Any], discovery: Discovery | None) -> dict[str, Any]:
     """Return the default of `backups_dir`: where all databases are in one directory, `backups/` there."""
+    if discovery is not None:
+        return {"backups_dir": str(discovery.directory / "backups")}
     sources = table.get("sources")
     tables = sources.values() if isinstance(sources, Mapping) else ()
     paths = [source.get("path") for source in tables if isinstance(source, Mapping)]

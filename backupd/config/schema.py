@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic.fields import FieldInfo
 
 from backupd.config import kinds, sections
+from backupd.config.discovery import Discovery
 from backupd.config.ownership import exposure
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
@@ -67,6 +68,7 @@ class Config(sections.Table):
     _skipped: str = PrivateAttr("")
     _digest_of_secrets: str = PrivateAttr("")
     _ping_helper: PingHelper | None = PrivateAttr(None)
+    _discovery: Discovery | None = PrivateAttr(None)
 
     @field_validator("sources")
     @classmethod
@@ -182,6 +184,21 @@ class Config(sections.Table):
         copy = self.model_copy()
         copy._ping_helper = helper  # noqa: SLF001 - of its own class
         return copy
+
+    @property
+    def discovery(self) -> Discovery | None:
+        """How the only source was found, where a directory was named; None where it is a file."""
+        return self._discovery
+
+    def with_discovery(self, discovery: Discovery | None) -> Self:
+        """Return a copy whose source was found so; where its database is another than before, that is the source."""
+        copy = self.model_copy()
+        copy._discovery = discovery  # noqa: SLF001 - of its own class
+        if discovery is None or [source.path for source in self.sources.values()] == [discovery.database]:
+            return copy
+        (section,) = self.sources.values()
+        found = {discovery.source: section.model_copy(update={"path": discovery.database})}
+        return copy.model_copy(update={"sources": found})
 
     @property
     def note(self) -> str:

@@ -21,7 +21,10 @@ class Table(BaseModel):
 class SourceSection(Table):
     """One SQLite database of the app; its name becomes the first part of file names."""
 
-    path: kinds.FilePath = Field(description="The live database file.", examples=["/app/data/tasks.db"])
+    path: kinds.FilePath = Field(
+        description="The live database file; of the only source also a directory, below which exactly one database is.",
+        examples=["/app/data/tasks.db"],
+    )
     method: Literal["backup", "vacuum"] = Field(
         "backup",
         description='"backup" copies page by page, byte for byte; "vacuum" then rewrites the checked copy '

@@ -53,7 +53,8 @@ def serve(config: Config) -> NoReturn:
         planned_tasks(config), limits(config), retention_rule(config), config.pings, context, context.clock()
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
-    daemon = Daemon(scope.planned, queues, context, OwnerHandover(config, context.log).ready, on_end=run_ended.set)
+    handover = OwnerHandover(config, context.log)
+    daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
     server = _server(config, StatusService(scope, daemon.alive), context)
     options = notification_options(config)
     notifier = Notifier(
@@ -77,24 +78,24 @@ def serve(config: Config) -> NoReturn:
     restart = daemon.run()
     notifier.stop()
     server.stop(_HTTP_STOP_S)
-    context.log.info(
-        Event.DAEMON_STOPPED, "the owner of the databases has changed: restarting" if restart else "stopped"
-    )
+    context.log.info(Event.DAEMON_STOPPED, f"{handover.reason}: restarting" if restart else "stopped")
     context.log.close()
     sys.stdout.flush()
     if restart:
-        relaunch_with(config, os.environ)
+        relaunch_with(handover.config, os.environ)
     os._exit(0)
 
 
 class OwnerHandover:
-    """Whether the daemon should restart as the owner of databases that did not exist at its start.
+    """Whether the daemon should restart: with a database that has been found since, or as the owner of databases.
 
-    Files that root made until then are handed over first: the new user could not write them.
+    `config` and `reason` are for the restart. Files that root made until then are handed over first: another user
+    could not write them.
     """
 
     def __init__(self, config: Config, log: EventLog) -> None:
-        self._config, self._log = config, log
+        self.config, self._log = config, log
+        self.reason = "the owner of the databases has changed"
         self._last_error = ""
 
     def ready(self) -> bool:
@@ -102,20 +103,25 @@ class OwnerHandover:
 
         An obstacle to the former is logged once.
         """
+        discovery = self.config.discovery
+        if discovery is not None and (found := discovery.again()) != discovery:
+            self.config = self.config.with_discovery(found)
+            self.reason = f"the database {found.database} was found"
+            return True
         try:
-            identity = identity_for(self._config, os.environ)
+            identity = identity_for(self.config, os.environ)
         except ConfigError:
             return True
         if identity is None:
             return False
         try:
             become_root_again()
-            hand_over_backups(self._config, identity)
+            hand_over_backups(self.config, identity)
         except ConfigError as error:
             if error.message != self._last_error:
                 self._log.error(Event.RUN_FAILED, error.message, hint=error.hint)
             self._last_error = error.message
-            become_owner_of_backups(self._config, os.environ)
+            become_owner_of_backups(self.config, os.environ)
             return False
         return True
 

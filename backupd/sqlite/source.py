@@ -10,6 +10,7 @@ from pathlib import Path
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
+from backupd.sqlite.discovery import not_one_database
 from backupd.sqlite.permissions import Permissions
 from backupd.system.links import LINK_HINT, foreign_link, stat_without_links
 from backupd.system.mounts import current_mounts, mount_of
@@ -167,7 +168,10 @@ def _stat(path: Path, named: Path) -> os.stat_result:
         kind = "a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file"
         hint = "configure the path of the database file itself"
         mount = mount_of(str(path), current_mounts())
-        if mount is not None and mount.point == str(path):
+        is_mounted = mount is not None and mount.point == str(path)
+        if stat.S_ISDIR(state.st_mode) and not (is_mounted and path.suffix):
+            raise not_one_database(path)
+        if is_mounted:
             hint += "; Docker creates a directory in place of a missing file to be mounted: mount its directory"
         raise SourceUnusable(f"{path} is {kind}", hint)
     return state

@@ -1,16 +1,25 @@
 """The one-click template: CapRover's own rules, its traps, and a configuration that is valid whatever is filled in."""
 
+import base64
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import yaml
 from caprover import defaults, deployed, form_accepts, ids_in_order, template_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from backupd.config import Config, load_config
+from backupd.config.sections import RetentionSection, ScheduleSection
 from backupd.privileges import Owner, decide_identity
+from backupd.stores.sftp.auth import load_key
+from backupd.stores.sftp.host_keys import PinnedKeys
+from backupd.stores.sftp.url import SftpAddress, parse_address
 from support.containers import HARDENED, ROOT
 
 pytestmark = pytest.mark.no_cover
@@ -18,15 +27,28 @@ pytestmark = pytest.mark.no_cover
 HERE = ROOT / "deploy" / "caprover"
 FILE = HERE / "backupd.yml"
 OPTIONAL = {
+    *("$$cap_database_file", "$$cap_offsite_url", "$$cap_offsite_host_key", "$$cap_offsite_private_key"),
+    *("$$cap_backup_schedule", "$$cap_offsite_schedule"),
+    *("$$cap_keep_daily", "$$cap_keep_weekly", "$$cap_keep_monthly"),
     *("$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"),
     *("$$cap_notify_urls", "$$cap_daily_ping"),
 }
-REQUIRED = {"$$cap_image": "registry.example.com:5000/backupd", "$$cap_source_path": "/var/lib/docker/volumes/x/_data"}
+REQUIRED = {"$$cap_source_path": "/var/lib/docker/volumes/x/_data"}  # without a default
+KEY = Ed25519PrivateKey.generate()
+KEY_FILE = KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 FILLED = {
     "$$cap_image": "ghcr.io/example/backupd",
     "$$cap_app_version": "1.2.3-rc.1",
     "$$cap_source_path": "/var/lib/docker/volumes/captain--my-app-data/_data",
     "$$cap_database_file": "gitea/gitea.db",
+    "$$cap_offsite_url": "sftp://backup@nas.example:2222/backups/my-app",
+    "$$cap_offsite_host_key": KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
+    "$$cap_offsite_private_key": base64.b64encode(KEY_FILE).decode(),
+    "$$cap_backup_schedule": "0 */6 * * *",
+    "$$cap_offsite_schedule": "sun 05:00",
+    "$$cap_keep_daily": "14",
+    "$$cap_keep_weekly": "8",
+    "$$cap_keep_monthly": "12",
     "$$cap_timezone": "Europe/Berlin",
     "$$cap_token": "s3cret/+~=s3cret",
     "$$cap_notify_urls": "tgram://123456:A-b_c/987,mailtos://me%40home:p%21@smtp.example.com?to=a@b.c",
@@ -181,9 +203,13 @@ def test_volume_is_host_path(variables: dict[str, dict[str, str]], value: str) -
 
 def test_configuration_with_defaults_is_valid(template: Any) -> None:
     made = deployed(template, {**defaults(template), **REQUIRED})
-    assert service_of(made)["image"] == f"registry.example.com:5000/backupd:{defaults(template)['$$cap_app_version']}"
+    assert service_of(made)["image"] == f"registry.example.com/backupd:{defaults(template)['$$cap_app_version']}"
+    assert environ_of(made)["BACKUPD_DATABASE"] == "/app/data/"  # a directory: its database is found
     config = config_of(made)
-    assert {name: source.path for name, source in config.sources.items()} == {"tasks": Path("/app/data/tasks.db")}
+    assert [source.path for source in config.sources.values()] == [Path("/app/data")]
+    assert config.replicas == {}
+    assert config.retention == RetentionSection()
+    assert config.schedule == ScheduleSection(timezone="Etc/UTC")
     assert config.backups_dir == Path("/backups")
     assert config.schedule.timezone == "Etc/UTC"
     assert config.http.token is None
@@ -208,6 +234,55 @@ def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     assert len(config.notify.urls) == 2
     assert list(config.pings) == ["daily"]
     assert running_as(made) == (1000, 100)
+    assert (config.schedule.backup, config.schedule.replicate) == ("0 */6 * * *", "sun 05:00")
+    assert (config.retention.daily, config.retention.weekly, config.retention.monthly) == (14, 8, 12)
+
+
+def test_off_site_fields_are_an_address_a_host_key_and_a_key_to_log_in_with(template: Any) -> None:
+    offsite = config_of(deployed(template, FILLED)).replicas["offsite"]
+    address = parse_address(offsite.url)
+    assert address == SftpAddress("nas.example", 2222, "backup", "/backups/my-app")
+    assert offsite.private_key is not None
+    key = load_key(offsite.private_key.get_secret_value())
+    assert f"{key.get_name()} {key.get_base64()}" == FILLED["$$cap_offsite_host_key"]  # the test has one for both
+    assert PinnedKeys.read("offsite", offsite.host_key, None)
+
+
+@pytest.mark.parametrize("url", ["sftp://nas.example", "sftp://nas.example/", "nas:/backups", "file:/backups", "/x"])
+def test_off_site_copies_need_a_directory_of_another_host(variables: dict[str, dict[str, str]], url: str) -> None:
+    assert not form_accepts(variables["$$cap_offsite_url"], url)
+
+
+def test_capabilities_are_those_of_the_hardened_container(template: Any) -> None:
+    added = {option.removeprefix("--cap-add=") for option in HARDENED if option.startswith("--cap-add=")}
+    assert set(service_of(template, "$$cap_appname")["cap_add"]) == added
+
+
+@pytest.mark.parametrize("service", ["my-backup", "srv-captain--my-backup"])
+def test_commands_find_the_container_before_and_after_1_15(template: Any, service: str) -> None:
+    end = deployed(template, FILLED)["caproverOneClickApp"]["instructions"]["end"]
+    patterns = re.findall("'name=([^']+)'", end)
+    assert len(patterns) == 2
+    for pattern in patterns:
+        assert re.search(pattern, f"{service}.1.x0y1z2")
+        assert not re.search(pattern, f"{service}-db.1.x0y1z2")
+        assert not re.search(pattern, f"other-{service}.1.x0y1z2")
+
+
+# --- The repository ---
+
+
+def test_repository_has_the_layout_that_caprover_fetches(tmp_path: Path) -> None:
+    command = [sys.executable, HERE / "repository.py", tmp_path, "ghcr.io/example/backupd"]
+    subprocess.run(command, check=True, timeout=60)
+    app = json.loads((tmp_path / "dist/v4/apps/backupd").read_text())
+    assert app == yaml.safe_load((tmp_path / "public/v4/apps/backupd.yml").read_text())
+    assert defaults(app)["$$cap_image"] == "ghcr.io/example/backupd"
+    (listed,) = json.loads((tmp_path / "dist/v4/list").read_text())["oneClickApps"]
+    assert set(listed) == {"name", "displayName", "description", "isOfficial", "logoUrl"}
+    assert (listed["name"], listed["logoUrl"], listed["isOfficial"]) == ("backupd", "backupd.png", False)
+    for tree in ("public", "dist"):
+        assert (tmp_path / tree / "v4/logos/backupd.png").read_bytes() == (HERE / "logo.png").read_bytes()
 
 
 def test_template_runs_as_owner_of_database(template: Any) -> None:

@@ -1,0 +1,123 @@
+"""A directory in the place of a database means the one database below it; the choice never changes silently."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from backupd.config import load_config
+from backupd.daemon.main import OwnerHandover
+from backupd.log import null_log
+from support.command import Backupd
+
+
+def make_database(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as app:
+        app.execute("CREATE TABLE task(id)")
+    return path
+
+
+def paths_of(environ: dict[str, str], cwd: Path, file: Path | None = None) -> dict[str, str]:
+    config = load_config(file, environ, cwd)
+    return {name: str(source.path) for name, source in config.sources.items()}
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_source_is_named_after_the_file_that_was_found(tmp_path: Path, end: str) -> None:
+    database = make_database(tmp_path / "data" / "app" / "gitea.db")
+    environ = {"BACKUPD_DATABASE": f"{tmp_path}/data{end}", "BACKUPD_SOURCES__GITEA__METHOD": "vacuum"}
+    assert paths_of(environ, tmp_path) == {"gitea": str(database)}
+    config = load_config(None, environ, tmp_path)
+    assert config.backups_dir == tmp_path / "data" / "backups"
+    assert config.sources["gitea"].method == "vacuum"
+
+
+def test_named_source_keeps_its_name(tmp_path: Path) -> None:
+    database = make_database(tmp_path / "data" / "x.db")
+    file = tmp_path / "config.toml"
+    file.write_text('[sources.shop]\npath = "data"\n')
+    assert paths_of({}, tmp_path, file) == {"shop": str(database)}
+
+
+def test_directory_of_one_of_several_sources_is_not_searched(tmp_path: Path) -> None:
+    make_database(tmp_path / "data" / "x.db")
+    file = tmp_path / "config.toml"
+    file.write_text('backups_dir = "b"\n[sources.shop]\npath = "data"\n[sources.other]\npath = "other.db"\n')
+    assert paths_of({}, tmp_path, file) == {"shop": f"{tmp_path}/data", "other": f"{tmp_path}/other.db"}
+
+
+def test_backup_of_a_directory_backs_up_its_database(backupd: Backupd, database: Path) -> None:
+    answer = backupd("backup", "--json", BACKUPD_DATABASE=str(database.parent))
+    assert answer.code == 0, answer
+    assert backupd("verify").code == 0
+
+
+def test_several_databases_are_refused_and_all_are_listed(backupd: Backupd, database: Path) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    make_database(database.with_name("cache.db"))
+    answer = backupd("backup", **there)
+    assert answer.code != 0
+    assert f"2 databases in the directory {database.parent}: cache.db, tasks.db" in answer.err
+    assert "BACKUPD_DATABASE" in answer.err
+    doctor = backupd("doctor", **there)
+    assert doctor.code != 0
+    assert "cache.db, tasks.db" in doctor.out
+    assert "cache.db, tasks.db" in json.dumps(backupd("status", "--json", **there).json)
+    assert backupd("backup").code == 0  # named
+
+
+def test_chosen_database_stays_when_another_appears(backupd: Backupd, database: Path) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    assert backupd("backup", **there).code == 0
+    make_database(database.with_name("cache.db"))
+    assert backupd("backup", **there).code == 0
+    assert {row["source"] for row in backupd("list", "--json").json} == {"tasks"}
+    doctor = backupd("doctor", **there)
+    assert f"1 database in {database.parent} without a backup: cache.db" in doctor.out
+
+
+def test_other_database_in_place_of_the_chosen_one_is_no_backup_of_it(backupd: Backupd, database: Path) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    assert backupd("backup", **there).code == 0
+    for path in database.parent.glob("tasks.db*"):
+        path.unlink()
+    other = make_database(database.with_name("other.db"))
+    answer = backupd("backup", **there)
+    assert answer.code != 0
+    assert f"no database at {database}" in answer.err
+    assert backupd("backup", BACKUPD_DATABASE=str(other)).code == 0  # named on purpose
+    assert backupd("backup", **there).code == 0  # and chosen from then on
+
+
+def test_lost_database_is_restored_to_where_it_was(backupd: Backupd, database: Path) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    assert backupd("backup", **there).code == 0
+    for path in database.parent.glob("tasks.db*"):
+        path.unlink()
+    assert backupd("restore", **there).code == 0
+    assert database.is_file()
+
+
+def test_generation_of_a_database_elsewhere_is_not_chosen(backupd: Backupd, tmp_path: Path) -> None:
+    assert backupd("backup").code == 0
+    other = make_database(tmp_path / "other" / "x.db")
+    (tmp_path / "empty").mkdir()
+    backups = {"BACKUPD_BACKUPS_DIR": backupd.environ["BACKUPD_BACKUPS_DIR"]}
+    assert paths_of({"BACKUPD_DATABASE": str(other.parent), **backups}, tmp_path) == {"x": str(other)}
+    empty = {"BACKUPD_DATABASE": str(tmp_path / "empty"), **backups}
+    assert paths_of(empty, tmp_path) == {"empty": str(tmp_path / "empty")}
+
+
+def test_daemon_looks_again_until_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    config = load_config(None, {"BACKUPD_DATABASE": str(tmp_path / "data")}, tmp_path)
+    handover = OwnerHandover(config, null_log())
+    assert not handover.ready()
+    database = make_database(tmp_path / "data" / "tasks.db")
+    assert handover.ready()
+    assert {name: source.path for name, source in handover.config.sources.items()} == {"tasks": database}
+    assert handover.config.backups_dir == tmp_path / "data" / "backups"
+    assert not handover.ready()
