@@ -91,13 +91,7 @@ def _example(directory: Path, *databases: str) -> str:
 
 def _look(directory: Directory, without: Collection[Path], names: Collection[str], found: Contents, depth: int) -> None:
     below: list[str] = []
-    try:
-        entries = sorted(directory.names(MAX_FILES))
-    except UnexpectedFile:  # too many
-        found.files += MAX_FILES
-        found.too_many, found.complete = True, False
-        return
-    for name in entries:
+    for name in _entries(directory, found):
         path = directory.path_of(name)
         if Path(path) in without or name.endswith(SIDE_SUFFIXES) or name.startswith(".") or KEPT in name:
             continue
@@ -120,6 +114,15 @@ def _look(directory: Directory, without: Collection[Path], names: Collection[str
                 _look(child, without, names, found, depth - 1)
         except OSError:
             found.complete = False
+
+
+def _entries(directory: Directory, found: Contents) -> list[str]:
+    try:
+        return sorted(directory.names(MAX_FILES))
+    except UnexpectedFile:  # too many
+        found.files += MAX_FILES
+        found.too_many, found.complete = True, False
+        return []
 
 
 def _count(directory: Directory, name: str, state: os.stat_result, found: Contents) -> None:
