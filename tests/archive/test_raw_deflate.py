@@ -30,7 +30,7 @@ def by_zlib(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize("piece", PIECES, ids=len)
 @pytest.mark.parametrize("level", [5, 7, 12])
-def test_what_one_library_compresses_both_decompress(by_zlib: ModuleType, piece: bytes, level: int) -> None:
+def test_data_of_one_deflate_library_is_decompressed_by_both(by_zlib: ModuleType, piece: bytes, level: int) -> None:
     for packer in (by_zlib, raw_deflate):
         for unpacker in (by_zlib, raw_deflate):
             assert unpacker.decompress(packer.compress(piece, level), max(len(piece), 1)) == piece
@@ -38,7 +38,7 @@ def test_what_one_library_compresses_both_decompress(by_zlib: ModuleType, piece:
 
 
 @pytest.mark.parametrize("piece", [piece for piece in PIECES if len(piece) > 1], ids=len)
-def test_damaged_cut_or_too_long_data_are_refused_by_both(by_zlib: ModuleType, piece: bytes) -> None:
+def test_damaged_truncated_or_extended_data_is_refused_by_both_libraries(by_zlib: ModuleType, piece: bytes) -> None:
     body = raw_deflate.compress(piece, 6)
     for module in (by_zlib, raw_deflate):
         for damaged, most_bytes in ((body[:-1], len(piece)), (body, len(piece) - 1), (b"\xff" * 50, len(piece))):
@@ -46,7 +46,7 @@ def test_damaged_cut_or_too_long_data_are_refused_by_both(by_zlib: ModuleType, p
                 module.decompress(damaged, most_bytes)
 
 
-def test_backup_without_deflate_is_verified_and_gunzip_restores_it(tmp_path: Path) -> None:
+def test_backup_without_deflate_library_is_verified_and_restored_by_gunzip(tmp_path: Path) -> None:
     database = tmp_path / "tasks.db"
     subprocess.run(["sqlite3", database, "CREATE TABLE task(id); INSERT INTO task VALUES (42)"], check=True)
     without = "import sys; sys.modules['deflate'] = None; from backupd.__main__ import main; main()"

@@ -20,7 +20,7 @@ def private() -> Iterator[Volumes]:
         yield made
 
 
-def test_restore_and_undo_in_a_private_directory_work_as_its_owner(private: Volumes) -> None:
+def test_restore_and_undo_in_private_directory_run_as_owner(private: Volumes) -> None:
     beside = {"BACKUPD_BACKUPS_DIR": str(private.data / "backups")}
     assert private.backupd("backup", **beside).code == 0
     spend(private.database)
@@ -31,7 +31,7 @@ def test_restore_and_undo_in_a_private_directory_work_as_its_owner(private: Volu
     assert owners == {(APP, GROUP)}
 
 
-def test_root_that_stays_root_is_told_which_capability_a_private_directory_takes(private: Volumes) -> None:
+def test_root_without_dac_override_is_reported_for_private_directory(private: Volumes) -> None:
     (private.data / ".tasks.db.restore").write_text("{")
     answer = private.backupd("restore", "--undo", PUID="0")
     assert answer.code == 1
@@ -66,7 +66,7 @@ def lost() -> Iterator[Volumes]:
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["backups beside the database", "backups elsewhere"])
-def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(lost: Volumes, beside: bool) -> None:
+def test_new_volume_gets_recorded_owner_of_directory_and_app_writes(lost: Volumes, beside: bool) -> None:
     environ = {"BACKUPD_BACKUPS_DIR": str(lost.data / "backups")} if beside else {}
     (lost.data / "lost+found").mkdir(mode=0o700)
     planned = lost.backupd("restore", "--from", "offsite", "--dry-run", **environ)
@@ -81,7 +81,7 @@ def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(
     assert lost.backupd("backup", **environ).code == 0
 
 
-def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner() -> None:
+def test_new_volume_is_restored_from_backups_owned_by_app() -> None:
     with volumes() as made:
         made.backups.chmod(0o755)
         assert made.backupd("backup").code == 0
@@ -99,7 +99,7 @@ def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner()
         assert made.as_app(WRITES).out == "1\n"
 
 
-def test_the_daemon_reads_backups_of_the_app_while_its_database_is_missing() -> None:
+def test_daemon_reads_backups_of_app_while_database_is_missing() -> None:
     with volumes() as made:
         made.backups.chmod(0o755)
         assert made.backupd("backup").code == 0
@@ -111,7 +111,7 @@ def test_the_daemon_reads_backups_of_the_app_while_its_database_is_missing() -> 
         assert "lacks the rights" not in answer.err
 
 
-def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_said(lost: Volumes) -> None:
+def test_directory_with_other_files_keeps_owner_and_missing_rights_of_app_are_reported(lost: Volumes) -> None:
     (lost.data / "uploads").mkdir()
     for arguments in (["--dry-run"], []):
         answer = lost.backupd("restore", "--from", "offsite", *arguments)

@@ -19,8 +19,6 @@ from paramiko import common, sftp
 
 from backupd.errors import ReplicaFailed, ReplicaUnreachable
 from backupd.stores.sftp.connection import Timeouts, connection_errors
-from backupd.stores.sftp.files import list_directory
-from backupd.stores.sftp.paramiko_internals import EndReached
 from backupd.stores.sftp.store import SftpStore
 from backupd.tasks.replica import replica_errors
 from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
@@ -94,15 +92,13 @@ MANY_ATTRIBUTES = struct.pack(">II", paramiko.SFTPAttributes.FLAG_EXTENDED, EVER
 @pytest.mark.parametrize(
     ("action", "request_name"), [("open", "lstat"), ("manifests", "lstat"), ("publish", "lstat"), ("probe", "stat")]
 )
-def test_a_count_of_attributes_that_are_not_there_is_refused(
-    faulty: FaultySftpServer, action: str, request_name: str
-) -> None:
+def test_attribute_count_beyond_packet_is_refused(faulty: FaultySftpServer, action: str, request_name: str) -> None:
     faulty.set_faults(to(request_name, sent(sftp.CMD_ATTRS, MANY_ATTRIBUTES)))
     assert_bounded(measured(faulty, action, SHORT), "protocol")
 
 
 @pytest.mark.parametrize("attributes", [b"", MANY_ATTRIBUTES], ids=["entries", "attributes of an entry"])
-def test_a_count_of_entries_that_are_not_there_is_refused(faulty: FaultySftpServer, attributes: bytes) -> None:
+def test_entry_count_beyond_packet_is_refused(faulty: FaultySftpServer, attributes: bytes) -> None:
     body = struct.pack(">I", 1) + text(b"a") + text(b"a") + attributes if attributes else struct.pack(">I", EVERY)
     faulty.set_faults(to("readdir", sent(sftp.CMD_NAME, body)))
     assert_bounded(measured(faulty, "list", SHORT), "protocol")
@@ -115,7 +111,7 @@ def extension_info(session: FaultySftpSession, _number: int) -> None:
     session.sock.get_transport()._send_message(message)
 
 
-def test_a_count_of_extensions_that_are_not_there_is_refused(faulty: FaultySftpServer) -> None:
+def test_extension_count_beyond_packet_is_refused(faulty: FaultySftpServer) -> None:
     faulty.set_faults(to("opendir", extension_info))
     assert_bounded(measured(faulty, "list", SHORT))
 
@@ -129,7 +125,7 @@ def questions(transport: paramiko.Transport) -> None:
     transport._send_message(message)
 
 
-def test_a_count_of_questions_that_are_not_there_is_refused(faulty: FaultySftpServer) -> None:
+def test_prompt_count_beyond_packet_is_refused(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(allowed="keyboard-interactive", login=questions))
     assert_bounded(measured(faulty, "list", SHORT, password="secret of mine"))
 
@@ -156,91 +152,23 @@ def told(faulty: FaultySftpServer, action: str, faults: SftpFaults, operation_s:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_answer_that_drips_ends_at_the_limit_of_the_operation(faulty: FaultySftpServer, action: str) -> None:
+def test_slowly_dripping_response_ends_at_operation_timeout(faulty: FaultySftpServer, action: str) -> None:
     began = time.monotonic()
     found = told(faulty, action, SftpFaults(drip_s=0.2), operation_s=0.6)
     assert re.search("longer than [124] s", found), found
     assert time.monotonic() - began < MAX_SECONDS
 
 
-Cut = Callable[[FaultySftpSession, paramiko.Channel], object]
-
-
-def close_transport(session: FaultySftpSession, _client: paramiko.Channel) -> None:
-    """End the connection instead of answering."""
-    session.sock.get_transport().close()
-    session.is_mute = True
-
-
-def refuse_requests(_session: FaultySftpSession, client: paramiko.Channel) -> None:
-    """Answer, and let the client find out when it sends its next request: paramiko raises EOFError then."""
-    client.shutdown_write()
-
-
-def requested(faulty: FaultySftpServer, action: str, cut: Cut | None = None, last: int = 0) -> tuple[str, list[str]]:
-    """Return the error of `action` and what it requested, where `cut` is done at the request numbered `last`."""
-    for name in ("sqlite3.gz", "manifest.json"):
-        (faulty.files / f"{ID}.{name}").write_bytes(bytes(10_000))
-    (faulty.files / "SHA256SUMS").unlink(missing_ok=True)
-    marker = faulty.files / f".backupd/removing/{ID}.manifest.json"
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_bytes(b"{}")
-    requests: list[str] = []
-
-    def answer(session: FaultySftpSession, name: str, _number: int) -> bool:
-        requests.append(name)
-        if cut and len(requests) == last:
-            cut(session, connection.client.get_channel())
-        return session.is_mute
-
-    with sftp_connection(faulty, faulty.port) as connection:
-        faulty.set_faults(SftpFaults(answer=answer))
-        try:
-            with replica_errors("there"), connection_errors("there"):
-                ACTIONS[action](SftpStore("there", "/backups", lambda: SENDER, connection))
-        except ReplicaUnreachable as error:
-            return error.message, requests
-        finally:
-            faulty.set_faults(SftpFaults())
-    return "", requests
-
-
-ONE_AFTER_ANOTHER = ("list", "open", "recover", "remove", "space")  # others send several requests at once
-
-
-@pytest.mark.parametrize(
-    ("action", "cut"),
-    [(action, close_transport) for action in ACTIONS] + [(action, refuse_requests) for action in ONE_AFTER_ANOTHER],
-)
-def test_lost_connection_at_any_request_is_no_answer(faulty: FaultySftpServer, action: str, cut: Cut) -> None:
-    """What is cut off is not taken for a short listing, a missing file or a damaged archive."""
-    (faulty.files / ".backupd" / SENDER).mkdir(parents=True)
-    error, requests = requested(faulty, action)
-    assert not error
-    for number in range(1, len(requests) + 1):
-        missing = requests[number - 1 if cut is close_transport else number :]
-        error, seen = requested(faulty, action, cut, number)
-        assert "connection" in error or set(missing) <= {"close"}, (number, seen, missing)
-
-
-def test_request_that_cannot_be_sent_is_not_the_end_of_a_listing(faulty: FaultySftpServer) -> None:
-    with sftp_connection(faulty, faulty.port) as connection:
-        connection.client.get_channel().shutdown_write()
-        with pytest.raises(EOFError) as raised:
-            list(list_directory(connection.client, "/backups"))
-    assert not isinstance(raised.value, EndReached)
-
-
-def test_a_login_that_drips_ends_at_the_limit_of_the_operation(faulty: FaultySftpServer) -> None:
+def test_slowly_dripping_login_ends_at_operation_timeout(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(drip_s=0.5))
     assert_bounded(measured(faulty, "list", SHORT), "longer than 3 s")
 
 
-def test_an_archive_may_take_as_long_as_its_bytes_take_on_a_slow_line() -> None:
+def test_slow_archive_transfer_has_time_in_proportion_to_size() -> None:
     assert Timeouts().limit_s(1 << 30) - Timeouts().limit_s(0) == 1 << 15  # 32 KiB a second
 
 
-def test_a_listing_without_an_end_ends(faulty: FaultySftpServer) -> None:
+def test_endless_listing_ends(faulty: FaultySftpServer) -> None:
     names = count()
 
     def more(session: FaultySftpSession, number: int) -> None:
@@ -254,7 +182,7 @@ def test_a_listing_without_an_end_ends(faulty: FaultySftpServer) -> None:
     assert_bounded(measured(faulty, "list", Timeouts(4, 2, 50)), "entries", max_seconds=45)
 
 
-def test_long_names_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_long_names_use_bounded_memory(faulty: FaultySftpServer) -> None:
     entries = (text(b"x" * 50_000 + b".manifest.json") + text(b"") + bytes(4)) * 4
     faulty.set_faults(to("readdir", sent(sftp.CMD_NAME, struct.pack(">I", 4) + entries)))
     (faulty.files / ".backupd/removing").mkdir(parents=True)
@@ -285,12 +213,12 @@ def flood(kind: int) -> Callable[[FaultySftpSession, int], None]:
 
 
 @pytest.mark.parametrize("kind", [common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA], ids=["data", "errors"])
-def test_more_data_than_the_window_allows_is_refused(faulty: FaultySftpServer, kind: int) -> None:
+def test_data_beyond_window_is_refused(faulty: FaultySftpServer, kind: int) -> None:
     faulty.set_faults(to("opendir", flood(kind)))
     assert_bounded(measured(faulty, "list", SHORT))
 
 
-def test_handles_that_nobody_asked_for_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_unrequested_handles_use_bounded_memory(faulty: FaultySftpServer) -> None:
     def handles(session: FaultySftpSession, _number: int) -> None:
         for at in range(FLOOD_BYTES >> 17):
             handle = at.to_bytes(4, "big") * (1 << 15)
@@ -300,7 +228,7 @@ def test_handles_that_nobody_asked_for_fill_no_memory(faulty: FaultySftpServer) 
     assert_bounded(measured(faulty, "list", SHORT))
 
 
-def test_answers_larger_than_what_was_asked_for_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_responses_larger_than_requested_use_bounded_memory(faulty: FaultySftpServer) -> None:
     (faulty.files / f"{ID}.sqlite3.gz").write_bytes(b"")
     with (faulty.files / f"{ID}.sqlite3.gz").open("wb") as sparse:
         sparse.truncate(1 << 30)
@@ -315,7 +243,7 @@ def test_answers_larger_than_what_was_asked_for_fill_no_memory(faulty: FaultySft
     assert_bounded(measured(faulty, "open", SHORT))
 
 
-def test_a_packet_larger_than_any_is_refused(faulty: FaultySftpServer) -> None:
+def test_oversized_packet_is_refused(faulty: FaultySftpServer) -> None:
     def huge(session: FaultySftpSession, _number: int) -> None:
         session.sock.sendall(struct.pack(">I", (16 << 20) - 1))
         for _ in range(16):
@@ -330,7 +258,7 @@ def test_a_packet_larger_than_any_is_refused(faulty: FaultySftpServer) -> None:
 
 @pytest.mark.parametrize("code", [sftp.SFTP_FAILURE, sftp.SFTP_EOF, sftp.SFTP_PERMISSION_DENIED, 99])
 @pytest.mark.parametrize("action", sorted(ACTIONS.keys() - {"space"}))
-def test_a_long_text_of_an_error_becomes_one_short_line(faulty: FaultySftpServer, action: str, code: int) -> None:
+def test_long_error_text_becomes_one_short_line(faulty: FaultySftpServer, action: str, code: int) -> None:
     words = b"no\n\x1b[2Jforged: all is well\r\xff\xfe" + b"x " * 60_000
     body = struct.pack(">I", code) + text(words) + text(b"en")
 
@@ -342,7 +270,7 @@ def test_a_long_text_of_an_error_becomes_one_short_line(faulty: FaultySftpServer
     assert (found != "", found.isprintable(), len(found) < 400) == (True, True, True), found
 
 
-def test_a_long_list_of_methods_of_logging_in_becomes_one_short_line(faulty: FaultySftpServer) -> None:
+def test_long_list_of_login_methods_becomes_one_short_line(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(allowed=",".join(f"method\n{at}" for at in range(20_000))))
     assert_bounded(measured(faulty, "list", SHORT, password="secret of mine"), "refuses the login")
 
@@ -417,7 +345,7 @@ def long_version(connection: socket.socket) -> None:
         (long_version, "trust"),
     ],
 )
-def test_what_answers_before_any_login_costs_little(
+def test_messages_before_login_use_bounded_memory(
     faulty: FaultySftpServer, send: Callable[[socket.socket], None], action: str
 ) -> None:
     with raw_server(faulty, send) as server:

@@ -105,7 +105,7 @@ def fixture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreFix
 # --- Publishing, listing, reading ---
 
 
-def test_a_new_store_is_empty(fixture: StoreFixture) -> None:
+def test_new_store_is_empty(fixture: StoreFixture) -> None:
     assert fixture.store.list() == ()
     assert fixture.names() == set()
 
@@ -135,7 +135,7 @@ def test_published_files_are_archive_and_manifest_with_mode_0600(fixture: StoreF
     assert [oct(path.stat().st_mode) for path in fixture.paths(ID)] == ["0o100600", "0o100600"]
 
 
-def test_a_manifest_above_the_limit_is_read_up_to_one_byte_more(fixture: StoreFixture) -> None:
+def test_manifest_above_limit_is_read_up_to_one_byte_more(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     fixture.paths(ID)[1].write_bytes(b"x" * (MANIFEST_MAX_BYTES + 1000))
     assert len(fixture.store.manifest(ID)) == MANIFEST_MAX_BYTES + 1
@@ -162,7 +162,7 @@ def test_manifests_read_together_are_independent_of_missing_and_invalid_ones(fix
             assert read() == wanted[key]
 
 
-def test_a_missing_generation_raises_generation_missing(fixture: StoreFixture) -> None:
+def test_missing_generation_raises_generation_missing(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     for key in (IDS[1], f"{ID}-2"):
         with pytest.raises(GenerationMissing, match=key):
@@ -175,7 +175,7 @@ def test_a_missing_generation_raises_generation_missing(fixture: StoreFixture) -
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["archive alone", "manifest alone"])
-def test_an_archive_or_a_manifest_alone_is_not_listed(fixture: StoreFixture, part: int) -> None:
+def test_archive_or_manifest_alone_is_not_listed(fixture: StoreFixture, part: int) -> None:
     fixture.publish(ID)
     fixture.paths(ID)[part].unlink()
     assert fixture.store.list() == ()
@@ -255,7 +255,7 @@ def test_special_files_are_never_read(fixture: StoreFixture, plant: str) -> None
 # --- Removing ---
 
 
-def test_a_removed_generation_is_gone_and_the_others_stay(fixture: StoreFixture) -> None:
+def test_removed_generation_is_gone_and_others_are_kept(fixture: StoreFixture) -> None:
     for key in IDS:
         fixture.publish(key)
     fixture.store.remove(IDS[1])
@@ -265,7 +265,7 @@ def test_a_removed_generation_is_gone_and_the_others_stay(fixture: StoreFixture)
         fixture.store.open(IDS[1])
 
 
-def test_removing_a_missing_generation_changes_nothing(fixture: StoreFixture) -> None:
+def test_removal_of_missing_generation_changes_nothing(fixture: StoreFixture) -> None:
     fixture.publish(IDS[1])
     before = fixture.names()
     fixture.store.remove(ID)
@@ -273,7 +273,7 @@ def test_removing_a_missing_generation_changes_nothing(fixture: StoreFixture) ->
     assert fixture.names() == before
 
 
-def test_a_removed_id_can_be_published_again(fixture: StoreFixture) -> None:
+def test_removed_id_can_be_published_again(fixture: StoreFixture) -> None:
     fixture.publish(ID, b"first")
     fixture.store.remove(ID)
     fixture.publish(ID, b"second")
@@ -297,7 +297,7 @@ HOSTILE_IDS = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_IDS, ids=repr)
-def test_an_id_that_is_a_path_is_refused(fixture: StoreFixture, hostile: str) -> None:
+def test_id_that_is_a_path_is_refused(fixture: StoreFixture, hostile: str) -> None:
     with pytest.raises(GenerationMissing):
         fixture.store.manifest(hostile)
     with pytest.raises(GenerationMissing):
@@ -309,7 +309,7 @@ def test_an_id_that_is_a_path_is_refused(fixture: StoreFixture, hostile: str) ->
     HOSTILE_IDS,
     ids=repr,
 )
-def test_removing_an_id_that_is_a_path_removes_nothing(fixture: StoreFixture, hostile: str) -> None:
+def test_removal_of_id_that_is_a_path_removes_nothing(fixture: StoreFixture, hostile: str) -> None:
     above, inside = fixture.files.parent, fixture.files / "inside"
     inside.mkdir()
     for directory in (above, fixture.files, inside):
@@ -333,7 +333,7 @@ def sha256sum(directory: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_real_sha256sum_accepts_the_checksums(fixture: StoreFixture) -> None:
+def test_sha256sum_accepts_checksums(fixture: StoreFixture) -> None:
     for key in IDS:
         fixture.publish(key)
     fixture.store.write_checksums(digests(fixture))
@@ -342,7 +342,7 @@ def test_the_real_sha256sum_accepts_the_checksums(fixture: StoreFixture) -> None
     assert done.stdout.splitlines() == [f"{key}{ARCHIVE_SUFFIX}: OK" for key in IDS]
 
 
-def test_the_real_sha256sum_finds_the_archive_that_changed(fixture: StoreFixture) -> None:
+def test_sha256sum_finds_changed_archive(fixture: StoreFixture) -> None:
     for key in IDS:
         fixture.publish(key)
     fixture.store.write_checksums(digests(fixture))
@@ -352,7 +352,7 @@ def test_the_real_sha256sum_finds_the_archive_that_changed(fixture: StoreFixture
     assert f"{IDS[1]}{ARCHIVE_SUFFIX}: FAILED" in done.stdout
 
 
-def test_new_checksums_replace_the_old_ones(fixture: StoreFixture) -> None:
+def test_new_checksums_replace_old_ones(fixture: StoreFixture) -> None:
     for key in IDS:
         fixture.publish(key)
     fixture.store.write_checksums(digests(fixture))
@@ -366,7 +366,7 @@ def test_new_checksums_replace_the_old_ones(fixture: StoreFixture) -> None:
     assert (fixture.files / "SHA256SUMS").read_bytes() == b""
 
 
-def test_a_link_named_sha256sums_is_replaced_and_not_followed(fixture: StoreFixture) -> None:
+def test_link_named_sha256sums_is_replaced_and_not_followed(fixture: StoreFixture) -> None:
     fixture.publish(ID)
     outside = fixture.files.parent / "outside"
     outside.write_bytes(b"mine")
@@ -399,13 +399,13 @@ def test_foreign_files_are_never_touched(fixture: StoreFixture) -> None:
     assert (fixture.files / "deeper" / f"{ID}{ARCHIVE_SUFFIX}").read_bytes() == b"moved away by hand"
 
 
-def test_free_space_is_that_of_the_file_system_or_unknown(fixture: StoreFixture) -> None:
+def test_free_space_is_that_of_file_system_or_unknown(fixture: StoreFixture) -> None:
     free = fixture.store.free_space()
     assert free is None or abs(free - shutil.disk_usage(fixture.files).free) < 1 << 30
 
 
 @pytest.mark.parametrize("fixture", [kind for kind in KINDS if kind != "directory"], indirect=True)
-def test_archive_that_became_a_link_is_not_sent(fixture: StoreFixture) -> None:  # the local store takes no path
+def test_archive_replaced_by_link_is_not_sent(fixture: StoreFixture) -> None:  # the local store takes no path
     fixture.work.mkdir()
     (fixture.work / "secret").write_bytes(b"what only root may read")
     (fixture.work / "archive.part").symlink_to(fixture.work / "secret")
