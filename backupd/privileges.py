@@ -317,7 +317,10 @@ def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config)
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return request  # without that capability root could not write to the directory of another user
     database = real_path(request.path)
-    rights = plan_permissions(database, manifest.origin, config.backups_dir)
+    try:
+        rights = plan_permissions(database, manifest.origin, config.backups_dir)
+    except PermissionError:  # another restore has just given the directory away
+        return request
     if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before the directory becomes inaccessible
             gid = rights.uid if rights.gid is None else rights.gid

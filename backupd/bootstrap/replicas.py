@@ -149,7 +149,7 @@ def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool
     directory of this moment is seen too: by a link, a mount or a server of this host. Raises OSError.
     """
     store, name = context.store, replica.name
-    usable = store.hidden.exists() and store.writable()
+    usable = store.writable() and store.hidden.exists()
     if usable and not reading and context.identities.own() is None and not store.list():
         context.identity()  # a store that lost it has it recovered with its pins
     if not _has_identity(replica, reading=reading):
