@@ -19,7 +19,7 @@ from backupd.system.small_file import read_small_file
 
 ALL_SECRETS: Final[tuple[KeyPath, ...]] = ((),)
 REPLICAS: Final = "replicas"
-_WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
+_WITHOUT_EFFECT_ON_RUNS: Final = {"docs_url", "schedule", "http", "health", "notify", "app", "pings"}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
 _DIGEST_BYTES: Final = 2
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.config import Config, load_config, secrets_of
+from backupd.config import Config, config_digest, load_config, secrets_of, to_toml
 from backupd.config.schema import all_keys
 from backupd.errors import ConfigError
 
@@ -164,3 +164,22 @@ def test_database_at_url_is_refused_with_path_to_write(value: str, told: str, tm
     first, second = caught.value.message.split("\n")
     assert first.startswith(f"{file}:1: sources.tasks.path: {told}")
     assert second.startswith(f"{file}:2: backups_dir: {told}")
+
+
+# --- Address of the documentation ---
+
+
+@pytest.mark.parametrize("url", ["https://wiki.example/backupd", "https://wiki.example/backupd/"])
+def test_address_of_documentation_is_kept_without_slash_at_its_end(url: str) -> None:
+    assert load(DOCS_URL=url).docs_url == "https://wiki.example/backupd"
+
+
+@pytest.mark.parametrize("url", ["/docs", "https://wiki.example/b?page=1", "https://wiki.example/b#top"])
+def test_address_of_documentation_to_which_no_page_can_be_added_is_refused(url: str) -> None:
+    assert "environment BACKUPD_DOCS_URL: must be" in refusal(DOCS_URL=url)
+
+
+def test_address_of_documentation_is_shown_and_changes_no_run() -> None:
+    one, other = load(), load(DOCS_URL="https://wiki.example/backupd")
+    assert config_digest(one) == config_digest(other)
+    assert 'docs_url = "https://wiki.example/backupd"' in to_toml(other)
