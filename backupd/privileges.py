@@ -73,9 +73,7 @@ def drop_privileges(config: Config, environ: Mapping[str, str]) -> Identity | No
     return identity
 
 
-ROOT_HINT = (
-    f"set {PUID} to the number of the app's user where the app does not run as root: a fault then has fewer rights"
-)
+ROOT_HINT = f"set {PUID} to the number of the app's user if the app does not run as root: a fault then has fewer rights"
 
 
 def runs_as_root(environ: Mapping[str, str]) -> str:

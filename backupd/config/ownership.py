@@ -1,4 +1,4 @@
-"""Whose configuration is obeyed: it names commands to run and hosts to send copies to."""
+"""Which configuration files are trusted: they name commands to run and hosts to send copies to."""
 
 import os
 import stat

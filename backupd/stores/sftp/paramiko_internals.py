@@ -1,7 +1,7 @@
 """All that backupd uses of paramiko beside its public API, and why each; no other module of backupd may.
 
-paramiko believes a server: it keeps what exceeds a window, reads packets of any size, and loops as often as a count
-says. Here every size and count is checked before it costs anything.
+paramiko trusts the server: it keeps data beyond a window, reads packets of any size, and loops as often as a count
+says. Here every size and count is checked before memory is allocated.
 
 paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py checks the installed version.
 
