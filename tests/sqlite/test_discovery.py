@@ -1,4 +1,4 @@
-"""The one database below a directory is found, whatever a neighbour has planted there."""
+"""The only database below a directory is found beside any planted files."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""The page and /api/status as the real server sends them: states, languages, headers, and what strangers wrote."""
+"""The page and /api/status as the real server sends them: states, languages, headers, and foreign text."""
 
 import json
 import re
