@@ -24,7 +24,7 @@ _NAME_IT: Final = "set BACKUPD_DATABASE (or path under [sources.NAME]) to the pa
 
 
 @dataclass(slots=True)
-class Contents:
+class DirectoryContents:
     """What was found in one directory and below."""
 
     databases: list[str] = field(default_factory=list)
@@ -34,13 +34,13 @@ class Contents:
     complete: bool = True  # everything was looked at
 
 
-def contents_of(path: Path, without: Collection[Path], *, names: Collection[str] = ()) -> Contents:
+def contents_of(path: Path, without: Collection[Path], *, names: Collection[str] = ()) -> DirectoryContents:
     """Return what is in the directory `path` and below, but for the paths `without` and directories called as `names`.
 
     Hidden files, side files and databases that a restore kept are left out. Looks at 10,000 files and 5 directories
     deep. Raises OSError where the directory itself cannot be read.
     """
-    found = Contents()
+    found = DirectoryContents()
     with rights_of_owner(path.stat(), readable=os.access(path, os.R_OK)), Directory.open(path) as directory:
         _look(directory, without, names, found, MAX_DEPTH)
     found.databases.sort()
@@ -91,7 +91,9 @@ def _example(directory: Path, *databases: str) -> str:
     return f"{_NAME_IT} {databases[0] if databases else directory / 'FILE'}"
 
 
-def _look(directory: Directory, without: Collection[Path], names: Collection[str], found: Contents, depth: int) -> None:
+def _look(
+    directory: Directory, without: Collection[Path], names: Collection[str], found: DirectoryContents, depth: int
+) -> None:
     below: list[str] = []
     for name in _entries(directory, found):
         path = directory.path_of(name)
@@ -118,7 +120,7 @@ def _look(directory: Directory, without: Collection[Path], names: Collection[str
             found.complete = False
 
 
-def _entries(directory: Directory, found: Contents) -> list[str]:
+def _entries(directory: Directory, found: DirectoryContents) -> list[str]:
     try:
         return sorted(directory.names(MAX_FILES))
     except UnexpectedFile:  # too many
@@ -127,7 +129,7 @@ def _entries(directory: Directory, found: Contents) -> list[str]:
         return []
 
 
-def _count(directory: Directory, name: str, state: os.stat_result, found: Contents) -> None:
+def _count(directory: Directory, name: str, state: os.stat_result, found: DirectoryContents) -> None:
     with open(directory.open_file(name), "rb", buffering=0) as stream:
         is_database = stream.read(len(_MAGIC)) == _MAGIC
     if is_database:
