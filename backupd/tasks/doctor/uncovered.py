@@ -1,11 +1,11 @@
 """Find what lies beside the databases and is in no backup: other databases, and files such as uploads."""
 
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from backupd.errors import BackupdError
 from backupd.formatting import counted, human_bytes
-from backupd.sqlite.discovery import Contents, contents_of, is_directory
+from backupd.sqlite.discovery import Contents, contents_of, is_directory, names_of
 from backupd.tasks.doctor import Finding
 
 _NAMED = 3
@@ -14,7 +14,7 @@ _NAMED = 3
 def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Finding]:
     """Yield a finding for the other databases and one for the other files in each directory of `databases`.
 
-    Looks at 10,000 files and 5 directories deep, through no link; what is in `backups` is left out. It is advice: each
+    Looks at 10,000 names and 5 directories deep, through no link; what is in `backups` is left out. It is advice: each
     is `ok`.
     """
     ours = {path.resolve() for path in databases} | {backups.resolve()}
@@ -23,7 +23,7 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
         if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
             try:
                 found = contents_of(path, ours)
-            except OSError:  # an unreadable directory is a finding of the source
+            except BackupdError:  # an unreadable directory is a finding of the source
                 continue
             yield from _findings(path, found)
 
@@ -31,9 +31,8 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
 def _findings(path: Path, found: Contents) -> Iterator[Finding]:
     least = "" if found.complete else "at least "
     if found.databases:
-        names = ", ".join(os.path.relpath(database, path) for database in found.databases[:_NAMED])
-        more = f" and {len(found.databases) - _NAMED} more" if len(found.databases) > _NAMED else ""
-        detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}{more}"
+        names = names_of(found, path, _NAMED)
+        detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}"
         yield Finding("not backed up", ok=True, detail=detail, hint="add each that matters: [sources.NAME] path = …")
     if found.files:
         size = f", {human_bytes(found.size_bytes)}" if found.complete else ""
