@@ -31,11 +31,11 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
                 for time in (taken_at + timedelta(minutes=1), taken_at - timedelta(minutes=1))
             ]
             assert [facts.get("generation") for facts in found] == [key, before]
-    oldest = manifest_of(context, keys[-1]).taken_at
+    oldest = manifest_of(context, keys[-1]).taken_at.astimezone(AUCKLAND)
     asked = (oldest - timedelta(minutes=1)).replace(second=59)
     assert found[-1]["error"] == (
-        f"there is no verified generation at or before {asked:%F %T} UTC; "
-        f"the oldest is {keys[-1]}, taken at {oldest:%F %T} UTC"
+        f"there is no verified generation at or before {asked:%F %T %Z}; "
+        f"the oldest is {keys[-1]}, taken at {oldest:%F %T %Z}"
     )
 
 
@@ -85,4 +85,4 @@ def test_a_time_that_the_clock_showed_twice_means_the_second(typed: Keyboard, ge
     assert generation
     arguments = ("restore", "--at", "2020-10-25 02:30", "--to", target, "--json")
     answer = typed(*arguments, BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin")
-    assert "at or before 2020-10-25 01:30:59 UTC" in answer.json["error"]
+    assert "at or before 2020-10-25 02:30:59 CET" in answer.json["error"]
