@@ -64,7 +64,7 @@ def written_span(span: timedelta) -> str:
 
 
 def local_time(at: datetime, zone: tzinfo, *, seconds: bool = False) -> str:
-    """Return a time in `zone` with the short name of that, to the minute or second: `2026-11-25 05:00 CET`."""
+    """Return a time in `zone` with the short name of the zone, to the minute or second: `2026-11-25 05:00 CET`."""
     with suppress(OverflowError):  # the last hours of the year 9999, which only a forged log line contains
         at = at.astimezone(zone)
     return f"{at:%F %T %Z}" if seconds else f"{at:%F %H:%M %Z}"

@@ -126,7 +126,7 @@ def minute_text(at: datetime, zone: str) -> str:
 
 
 def print_restored(result: RestoreResult, zone: str, *, as_json: bool, planned: bool = False) -> None:
-    """Print what a restore did, or would do; if its plan was `planned` and printed before, what that lacks."""
+    """Print the result of a restore, or its plan; after a plan that was `planned` and printed, only further facts."""
     if as_json:
         print_json(result)
         return

@@ -80,7 +80,7 @@ def is_directory(path: Path) -> bool | None:
 
 
 def app_files(directory: Path) -> Contents | None:
-    """Return what is below `directory` but for backups, None where that cannot be looked through."""
+    """Return what is below `directory` but for backups, None where that cannot be searched."""
     try:
         return contents_of(directory, (), names=BACKUPS)
     except BackupdError:
@@ -98,15 +98,17 @@ def not_one_database(directory: Path) -> BackupdError:
     try:
         found = contents_of(directory, (), names=BACKUPS)
     except BackupdError as error:
-        what = f"{directory} is a directory that cannot be looked through: {error.message}"
+        what = f"{directory} is a directory that cannot be searched: {error.message}"
         return SourceUnusable(what, f"{error.hint}; or {_example(directory)}")
     databases = found.databases
     if found.too_many:
-        what = f"{directory} has more than {MAX_NAMES} files and directories: its database is not looked for"
+        what = f"{directory} has more than {MAX_NAMES} files and directories: backupd does not search it for a database"
         return SourceUnusable(what, _example(directory, *databases))
     if not databases:
-        what = f"{directory} is a directory without an SQLite database, {MAX_DEPTH} directories deep"
-        hint = "start the app, which makes it; check that the right volume is mounted; an encrypted one is not found: "
+        what = f"{directory} is a directory without a SQLite database, {MAX_DEPTH} directories deep"
+        hint = (
+            "start the app, which creates it; check that the right volume is mounted; an encrypted one is not found: "
+        )
         return SourceMissing(what, hint + _example(directory))
     if len(databases) == 1:
         return SourceUnusable(f"{directory} is a directory", _example(directory, *databases))

@@ -21,10 +21,10 @@ def test_daemon_waits_for_the_database_of_an_empty_volume_and_stays_with_it(
         path.unlink()
     there = {"BACKUPD_DATABASE": str(volume)}
     with running_daemon(backupd, program=("-c", OFTEN), **there) as daemon:
-        daemon.wait_for(f"{volume} is a directory without an SQLite database")
+        daemon.wait_for(f"{volume} is a directory without a SQLite database")
         missing = json.loads(daemon.ask("/api/status")[1])
         assert missing["state"] != "healthy"
-        assert "without an SQLite database" in daemon.ask("/")[1]
+        assert "without a SQLite database" in daemon.ask("/")[1]
         assert backupd("doctor", **there).code == 1
         make_bank(database)
         daemon.wait_for(f"the database {database} was found: restarting")
