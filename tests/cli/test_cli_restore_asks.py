@@ -13,7 +13,7 @@ from support.directories import beside, sha256
 from support.generations import backdated
 
 pytestmark = pytest.mark.cover_processes
-QUESTION = "Restore it? Type yes to go on:"
+QUESTION = "Restore it? Type yes to continue:"
 
 
 def plain(text: str) -> str:

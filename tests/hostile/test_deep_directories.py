@@ -59,4 +59,4 @@ def test_deep_directories_in_staging_are_kept_and_reported(backupd: Backupd, bac
     assert backupd("backup").code == 0
     nest(backups / ".backupd" / "staging" / "run-planted")
     backupd("backup")
-    assert "directories in each other" in (backups / "backup.log").read_text()
+    assert "nested directories" in (backups / "backup.log").read_text()

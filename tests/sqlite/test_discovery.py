@@ -48,7 +48,7 @@ def test_directory_without_database_is_reported_missing_with_hint(data: Path) ->
     assert find_database(data) is None
     error = not_one_database(data)
     assert isinstance(error, SourceMissing)
-    assert error.message == f"{data} is a directory without an SQLite database, 5 directories deep"
+    assert error.message == f"{data} is a directory without a SQLite database, 5 directories deep"
     assert f"{data}/FILE" in error.hint
 
 
@@ -83,8 +83,10 @@ def test_directory_with_more_files_than_limit_has_no_certain_database(
 ) -> None:
     monkeypatch.setattr(discovery, "MAX_FILES", 10)
     database = make_database(data / "0.db")
-    for number in range(20):
-        (data / f"{number}.jpg").touch()
+    for name in ("a", "b"):
+        (data / name).mkdir()
+        for number in range(9):
+            (data / name / f"{number}.jpg").touch()
     assert find_database(data) is None
     error = not_one_database(data)
     assert "more than 10 files" in error.message

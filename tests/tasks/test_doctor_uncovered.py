@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.tasks.doctor.uncovered import find_uncovered
+from backupd.tasks.doctor.local import find_uncovered
 
 
 def make_database(path: Path) -> Path:
