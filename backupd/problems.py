@@ -74,7 +74,7 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
 }
 
 
-# The passage of the runbook on each kind; what is late depends on the task, what failed on the cause as well.
+# The section of the runbook on each kind; that of a late task depends on the task, that of a failure on its cause.
 _TOPICS: Final[Mapping[ProblemKind, Topic]] = {
     "store": "unhealthy",
     "catalog": "catalog-broken",
@@ -227,7 +227,7 @@ class Problem:
 
     @property
     def topic(self) -> Topic:
-        """The passage of the runbook on it, for `runbook_address`."""
+        """The section of the runbook on it, for `runbook_address`."""
         if self.kind == "late":
             return _TOPICS_OF_TASKS.get(str(self.task), "unhealthy")
         if self.kind == "failed":

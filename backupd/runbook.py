@@ -1,4 +1,4 @@
-"""The address of the runbook's passage on a topic, which the page, messages and the terminal link to."""
+"""The address of the runbook's section on a topic, to which the page, messages and the terminal link."""
 
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ Topic = Literal[
     "never-succeeded",
     "clock-wrong",
     "runs-failing",
+    "runs-degraded",
     "generation-damaged",
     "free-space",
     "undelivered",
@@ -27,5 +28,5 @@ Topic = Literal[
 
 
 def runbook_address(topic: Topic, language: Literal["en", "es"] = "en", docs_url: str = DOCS_URL) -> str:
-    """Return the absolute address of the passage on `topic`, in `language`, below `docs_url` (setting `docs_url`)."""
+    """Return the absolute address of the section on `topic`, in `language`, below `docs_url` (setting `docs_url`)."""
     return f"{docs_url}/{_PAGES[language]}#{topic}"

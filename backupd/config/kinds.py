@@ -47,7 +47,7 @@ class WithheldSecret(SecretStr):
 
     def get_secret_value(self) -> NoReturn:
         """Raise RuntimeError: the starter of this process did not know that it needs the secret."""
-        raise RuntimeError("a secret is needed that this process was not given")
+        raise RuntimeError("this process was started without the secret that it needs")
 
 
 def absolute_path(text: str, directory: Path) -> str:

@@ -44,7 +44,7 @@ class Config(sections.Table):
     docs_url: kinds.DocsUrl = Field(
         DOCS_URL,
         description="Address of the directory that contains runbook.md and runbook.es.md, to which the status page and "
-        "messages link: your own copy of docs/, where the project's is out of reach.",
+        "messages link: your own copy of docs/, if that of the project cannot be reached.",
     )
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()

@@ -1,4 +1,4 @@
-"""`backupd restore` typed at a terminal is one decision: the plan, one question, and nothing before the answer."""
+"""`backupd restore` on a terminal: the plan, one question, and no change before the answer."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from support.directories import beside, sha256
 from support.generations import backdated
 
 pytestmark = pytest.mark.cover_processes
-QUESTION = "Restore it? Type yes to go on:"
+QUESTION = "Restore it? Type yes to continue:"
 
 
 def plain(text: str) -> str:

@@ -1,13 +1,16 @@
-"""`backupd restore` in the container of the README: root with few rights, and a directory that is the app's alone."""
+"""`backupd restore` in the container of the README: root with few capabilities, and a private directory of the app."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from support.bank import spend, transfers
+from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
+from support.faulty_sftp_session import FaultySftpSession
 from support.hardened import APP, GROUP, Volumes, volumes
 
 pytestmark = pytest.mark.root
@@ -120,3 +123,44 @@ def test_directory_with_other_files_keeps_owner_and_missing_rights_of_app_are_re
         assert f"chown {APP}:{GROUP} {lost.data}" in answer.err
     assert lost.data.stat().st_uid == 0
     assert "readonly" in lost.as_app(WRITES).err
+
+
+@pytest.fixture
+def sftp(lost: Volumes, tmp_path: Path) -> Iterator[tuple[Volumes, FaultySftpServer]]:
+    """The same copy at an SFTP host; the backups of the fresh volume are beside the database."""
+    with running_faulty_sftp(tmp_path / "host") as server:
+        shutil.copytree(lost.backups.parent / "offsite", server.files, dirs_exist_ok=True)
+        environ = {
+            "BACKUPD_BACKUPS_DIR": str(lost.data / "backups"),
+            "BACKUPD_REPLICAS__OFFSITE__URL": server.url,
+            "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": server.host_key(),
+            "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY": server.key.read_text(),
+        }
+        yield replace(lost, environ=environ), server
+
+
+def test_volume_given_away_by_other_restore_at_any_request_is_restored_as_its_owner(
+    sftp: tuple[Volumes, FaultySftpServer],
+) -> None:
+    """Of two init containers that start together, one gives the new volume to the app while the other looks at it."""
+    fresh, server = sftp
+    requests = 0
+
+    def give_away(_session: FaultySftpSession, _name: str, _number: int) -> bool:
+        nonlocal requests
+        requests += 1
+        if requests == at:
+            for path in (*fresh.data.rglob("*"), fresh.data):
+                os.chown(path, APP, GROUP)
+            fresh.data.chmod(0o750)
+        return False
+
+    for at in (1, 4):
+        shutil.rmtree(fresh.data)
+        fresh.data.mkdir(mode=0o755)
+        (fresh.data / "backups/.backupd").mkdir(parents=True, mode=0o700)
+        requests = 0
+        server.set_faults(SftpFaults(answer=give_away))
+        answer = fresh.backupd("restore", "--if-missing", "--from", "offsite")
+        assert (answer.code, requests >= at) == (0, True), f"{at}: {answer.out}{answer.err}"
+        assert fresh.as_app(WRITES).out == "1\n"

@@ -1,4 +1,4 @@
-"""On a real terminal people get tables, colours and progress; in a pipe plain lines."""
+"""Tables, colours and progress on a real terminal; plain lines in a pipe."""
 
 import re
 from dataclasses import replace
@@ -83,6 +83,6 @@ def test_terminal_user_is_asked_before_restore_of_older_generation(
     (backups / f"{generation}{MANIFEST_SUFFIX}").write_bytes(b"{}")
     ended, said = on_terminal(backupd, "restore", "latest", "--to", str(target), typing=typing)
     assert (ended, target.exists()) == (code, code == 3), said
-    question = plain(said).partition("Use the older one all the same?")[0]
+    question = plain(said).partition("Use the older generation?")[0]
     assert generation in question
     assert older in question

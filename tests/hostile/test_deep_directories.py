@@ -1,4 +1,4 @@
-"""Directories in each other, 1,500 deep, where backupd cleans up or looks around: they end no start and no backup."""
+"""Directories nested 1,500 deep, where backupd cleans up or searches: they end no start and no backup."""
 
 import os
 import subprocess
@@ -59,4 +59,4 @@ def test_deep_directories_in_staging_are_kept_and_reported(backupd: Backupd, bac
     assert backupd("backup").code == 0
     nest(backups / ".backupd" / "staging" / "run-planted")
     backupd("backup")
-    assert "directories in each other" in (backups / "backup.log").read_text()
+    assert "nested directories" in (backups / "backup.log").read_text()

@@ -1,4 +1,4 @@
-"""A replica that is the local store, whatever leads there, neither counts as another place nor loses anything."""
+"""A replica that is the local store by any route is refused: it is no off-site copy, and loses nothing."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -133,7 +133,7 @@ def test_cloned_volume_is_read_and_never_written(
     assert backupd("verify", "--all", "--store", "nas", **replica).code == 0
     for command in (("replicate",), ("remove", "tasks-20200101-0400", "--store", "nas", "--force")):
         answer = backupd(*command, **replica)
-        assert (answer.code, "another backupd keeps its backups" in answer.err) == (78, True), answer
+        assert (answer.code, "is the local store of another backupd" in answer.err) == (78, True), answer
     assert contents(clone) == before
     (clone / ".backupd/identity").unlink()  # as the hint says: no backupd uses it any more
     assert backupd("replicate", **replica).code == 0
@@ -149,7 +149,7 @@ def test_disk_of_lost_machine_is_read_and_never_written(
     assert backupd("restore", "--from", "nas", "--to", tmp_path / "restored.db", **replica).code == 0
     assert backupd("list", "--store", "nas", **replica).code == 0
     answer = backupd("replicate", "--adopt", **replica)
-    assert (answer.code, "another backupd keeps its backups" in answer.err) == (78, True), answer
+    assert (answer.code, "is the local store of another backupd" in answer.err) == (78, True), answer
     assert contents(lost) == before
 
 

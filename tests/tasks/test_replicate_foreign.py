@@ -1,4 +1,4 @@
-"""Two stores and one replica: neither takes the copies of the other for its own, and nothing of either is removed."""
+"""Two stores and one replica: neither counts the copies of the other, and none of them are removed."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -252,3 +252,22 @@ def test_identity_survives_loss_of_catalog_and_is_recovered_from_generations(
         path.unlink()
     (one.home / "backups" / ".backupd" / "identity").write_text("damaged")
     assert one.context.identity() != known
+
+
+def test_older_copies_of_store_adopted_by_local_generation_are_pinned_at_replica(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect]
+) -> None:
+    lost, new = machine("lost"), machine("new")
+    new.backs_up("tasks", days=-3)
+    (oldest,) = lost.backs_up("tasks")
+    make_bank(lost.home / "other.db", rows=5)
+    (lost.home / "other.db").replace(lost.home / "tasks.db")
+    (old,) = lost.backs_up("tasks", days=1)
+    assert replicate_to(connect(lost), lost.context).details.sent == (old, oldest)
+    for path in lost.context.store.directory.glob(f"{old}*"):
+        path.replace(new.context.store.directory / path.name)
+    new.now += timedelta(days=9)
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == ()
+    assert new.context.pins.all().keys() == {old, oldest}
+    assert new.context.pins.release(oldest)
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == (oldest,)

@@ -162,7 +162,7 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
         entries += count
         if entries > _MAX_ENTRIES:
             raise ReplicaFailed(
-                f"{path} has more than {_MAX_ENTRIES:,} entries", "remove there what backupd did not send"
+                f"{path} has more than {_MAX_ENTRIES:,} entries", "remove the files there that backupd did not send"
             )
         for _ in range(count):
             name, _long_name = response.get_string(), response.get_string()

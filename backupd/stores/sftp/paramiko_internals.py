@@ -1,7 +1,7 @@
 """All that backupd uses of paramiko beside its public API, and why each; no other module of backupd may.
 
-paramiko believes a server: it keeps what exceeds a window, reads packets of any size, and loops as often as a count
-says. Here every size and count is checked before it costs anything.
+paramiko trusts the server: it keeps data beyond a window, reads packets of any size, and loops as often as a count
+says. Here every size and count is checked before memory is allocated.
 
 paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py checks the installed version.
 
@@ -21,8 +21,7 @@ paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.p
 import errno
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, cast
 
@@ -173,25 +172,24 @@ class NamingClient(SFTPClient):
         if n > _MAX_SFTP_BYTES:
             raise ProtocolViolated(f"it sends a packet of {n} bytes")
         parent: Any = super()
-        with self._lost_errors():
+        try:
             data: bytes = parent._read_all(n)  # noqa: SLF001 - see the module
+        except (OSError, EOFError) as error:
+            raise self._lost(error) from error
         return data
 
     def _write_all(self, out: bytes) -> None:
         parent: Any = super()
-        with self._lost_errors():
-            parent._write_all(out)  # noqa: SLF001 - see the module
-
-    @contextmanager
-    def _lost_errors(self) -> Iterator[None]:
-        """Raise ConnectionLost where a packet ends in the middle, and close the connection: its rest could follow."""
         try:
-            yield
+            parent._write_all(out)  # noqa: SLF001 - see the module
         except (OSError, EOFError) as error:
-            if channel := self.get_channel():
-                channel.get_transport().close()
-            silent = isinstance(error, TimeoutError)
-            raise ConnectionLost("the server does not answer" if silent else "it was closed") from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> ConnectionLost:
+        """Close the connection, in which the rest of a packet could follow, and return the error for that."""
+        if channel := self.get_channel():
+            channel.get_transport().close()
+        return ConnectionLost("the server does not answer" if isinstance(error, TimeoutError) else "it was closed")
 
     def _read_packet(self) -> tuple[int, bytes]:
         parent: Any = super()
