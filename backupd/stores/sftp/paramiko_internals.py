@@ -142,7 +142,7 @@ class ConnectionLost(SSHException):
 
 
 class EndReached(EOFError):
-    """The server says that a file or a listing ends; a plain EOFError says that the connection does."""
+    """The server says that a file or a listing ends."""
 
 
 class OperationUnsupported(OSError):
