@@ -1,4 +1,4 @@
-"""The page's languages: which one is chosen, and that each says everything."""
+"""The languages of the page: the choice, and complete translations."""
 
 import ast
 import re
