@@ -72,7 +72,7 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _daemon_metrics(self._status)
         yield from _health_metrics(self._status.health)
-        yield from _task_metrics(self._status.tasks)
+        yield from _task_metrics(self._status.tasks, self._status.restores)
         yield from _source_metrics(self._status.sources)
         yield from _message_metrics(self._status.messages)
         yield from _ping_metrics(self._status.pings)
@@ -100,11 +100,12 @@ def _health_metrics(health: Health) -> Iterator[Metric]:
     )
 
 
-def _task_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
+def _task_metrics(tasks: tuple[TaskFigures, ...], restores: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     labels = ("task", "source")
     rows = [((task.task, task.source), task) for task in tasks]
     outcomes = dict.fromkeys(get_args(Outcome), 0)
-    yield _counter("backupd_runs", labels, [(values, {**outcomes, **task.runs}) for values, task in rows])
+    runs = [(values, task.runs) for values, task in rows] + [(("restore", name), of) for name, of in restores.items()]
+    yield _counter("backupd_runs", labels, [(values, {**outcomes, **counts}) for values, counts in runs])
     yield from _gauges(
         labels,
         rows,
