@@ -173,6 +173,11 @@ class Status:
     next_runs: tuple[NextRun, ...] = ()
     restores: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by source, then by outcome
 
+    @property
+    def runs_known(self) -> bool:
+        """Whether the catalog could be read, or there was none yet: a count of 0 is then true."""
+        return self.migrations_ok or bool(self.next_runs)
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
