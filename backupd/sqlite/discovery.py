@@ -27,7 +27,7 @@ _NAME_IT: Final = "set BACKUPD_DATABASE (or path under [sources.NAME]) to the pa
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class DirectoryContents:
     """What was found in one directory, whose path without links is `real`, and below: databases, and other files.
 
     With `too_many` names some were not looked at; `complete` is whether everything was.
@@ -46,7 +46,7 @@ class Contents:
         return Path(self.databases[0]) if len(self.databases) == 1 and not self.too_many else None
 
 
-def contents_of(path: Path, without: Collection[Path], *, names: Collection[str] = ()) -> Contents:
+def contents_of(path: Path, without: Collection[Path], *, names: Collection[str] = ()) -> DirectoryContents:
     """Return what is in the directory `path` and below, but for the paths `without` and directories called as `names`.
 
     Hidden files, side files and databases that a restore kept are left out. Looks at 10,000 names and 5 directories
@@ -56,7 +56,7 @@ def contents_of(path: Path, without: Collection[Path], *, names: Collection[str]
         path=str(path), without=[*map(str, without)], names=[*names], kept=KEPT, most=MAX_NAMES, depth=MAX_DEPTH
     )
     with WorkerProcess[LookReply]("discovery", request, "/", time.monotonic() + _LOOK_S) as worker:
-        return Contents(**worker.result())
+        return DirectoryContents(**worker.result())
 
 
 def is_directory(path: Path) -> bool | None:
@@ -79,7 +79,7 @@ def is_directory(path: Path) -> bool | None:
     return found[0] if found else None
 
 
-def app_files(directory: Path) -> Contents | None:
+def app_files(directory: Path) -> DirectoryContents | None:
     """Return what is below `directory` but for backups, None where that cannot be searched."""
     try:
         return contents_of(directory, (), names=BACKUPS)
@@ -116,7 +116,7 @@ def not_one_database(directory: Path) -> BackupdError:
     return SourceUnusable(what, _example(directory, *databases))
 
 
-def names_of(found: Contents, directory: Path, limit: int) -> str:
+def names_of(found: DirectoryContents, directory: Path, limit: int) -> str:
     """Return the first `limit` databases that were `found` below `directory` as text, and how many more there are."""
     names = ", ".join(printable(os.path.relpath(database, directory)) for database in found.databases[:limit])
     return f"{names} and {len(found.databases) - limit} more" if len(found.databases) > limit else names

@@ -1,4 +1,4 @@
-"""`backupd log`: backup.log for people, chosen by time and level, read along, whatever somebody wrote into it."""
+"""`backupd log`: lines of backup.log selected by time and level, followed, and safe for a terminal."""
 
 import json
 import re

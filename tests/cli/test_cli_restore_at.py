@@ -1,4 +1,4 @@
-"""`backupd restore --at`: what a time means, and what is said of it."""
+"""`backupd restore --at`: the meaning of a time, and how it is printed."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The notifier: real runs, a real catalog, the real Apprise, real servers, and a clock that a test sets."""
+"""The notifier with real runs, catalog, Apprise and servers, and a clock set by the test."""
 
 import json
 import threading

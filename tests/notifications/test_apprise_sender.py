@@ -1,4 +1,4 @@
-"""Messages get to real services through the real Apprise, in a process of its own that keeps its secrets."""
+"""Messages reach real services through the real Apprise, in a separate process that keeps its secrets."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Every surface says the same of the same site: status, /health, page, JSON, metrics, messages, and the daily ping."""
+"""Status, /health, page, JSON, metrics, messages and the daily ping report the same problems."""
 
 import shutil
 from collections.abc import Callable

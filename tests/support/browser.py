@@ -85,7 +85,7 @@ class Browser:
             page.on("request", lambda request: requests.append(request.url))
             response = page.goto(url)
             assert response is not None
-            told = _told(page)
+            told = _page_facts(page)
             if picture:
                 _save(page, picture, whole=height is None)
             violations = self._axe.run(page).response["violations"]
@@ -109,7 +109,7 @@ def _save(page: playwright.Page, picture: Path, *, whole: bool) -> None:
     picture.write_bytes(b64decode(answer["data"]))
 
 
-def _told(page: playwright.Page) -> dict[str, Any]:
+def _page_facts(page: playwright.Page) -> dict[str, Any]:
     told: dict[str, Any] = page.evaluate(
         """() => ({
             language: document.documentElement.lang,

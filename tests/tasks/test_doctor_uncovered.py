@@ -1,4 +1,4 @@
-"""`doctor` names what lies beside the databases and is in no backup."""
+"""`doctor` names databases and files beside the sources that no backup covers."""
 
 import os
 import re

@@ -13,7 +13,7 @@ from backupd.formatting import counted, human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
-from backupd.sqlite.discovery import Contents, contents_of, is_directory, names_of
+from backupd.sqlite.discovery import DirectoryContents, contents_of, is_directory, names_of
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
@@ -84,7 +84,7 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
             yield from _uncovered_findings(path, found)
 
 
-def _uncovered_findings(path: Path, found: Contents) -> Iterator[Finding]:
+def _uncovered_findings(path: Path, found: DirectoryContents) -> Iterator[Finding]:
     least = "" if found.complete else "at least "
     if found.databases:
         names = names_of(found, path, _UNCOVERED_NAMED)
