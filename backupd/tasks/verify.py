@@ -130,6 +130,15 @@ def verify(
         detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
         refused = isinstance(error, ReplicaFailed)
         return VerificationResult(generation, store.name, False, detail, duration_s, unreadable=refused)  # noqa: FBT003
+    except OSError:
+        if store is not context.store:
+            raise
+        found = digest_archive(inventory.manifests[generation], context.store)
+        if found.sound:  # so it was the work directory
+            raise
+        detail = found.detail
+        if not found.damaged:
+            return VerificationResult(generation, store.name, sound=False, detail=detail, duration_s=0, unreadable=True)
     sound, duration_s = detail == "sound", round(time.monotonic() - began, 3)
     result = VerificationResult(generation, store.name, sound, detail, duration_s, damaged=not sound)
     if result.sound:

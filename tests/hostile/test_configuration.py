@@ -296,6 +296,8 @@ def test_command_with_pipe_in_place_of_secret_ends_at_once(backupd: Backupd, tmp
         ("REPLICAS__X__URL", "file:/mnt/%2e%2e/etc", "has '..' in it"),
         ("REPLICAS__X__URL", "/mnt/../etc", "has '..' in it"),
         ("REPLICAS__X__URL", "sftp://u:hunter2@nas/x", "must not contain a password"),
+        ("REPLICAS__X__URL", "sftp://u%3Ahunter2@nas/x", "user name that no account has"),
+        ("REPLICAS__X__URL", "sftp://u%0Ahunter2@nas/x", "user name that no account has"),
         ("REPLICAS__X__URL", "u:hunter2@nas/x", "must not contain a password"),
         ("REPLICAS__X__URL", "u:hunter2@nas:/x", "must not contain a password"),
         ("REPLICAS__X__URL", "//u:hunter2@nas/x", "must not contain a password"),
