@@ -2,7 +2,9 @@
 
 import errno
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -223,3 +225,27 @@ def test_rename_that_is_confirmed_and_not_done_is_no_copy(
     faulty.set_faults(SftpFaults())
     replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert complete_generations(faulty.files) == {newest, older, later}
+
+
+def test_copy_that_app_plants_in_catalog_is_ignored_or_reported(
+    environ: dict[str, str], backups: Path, newest: str
+) -> None:
+    """The catalog is in the app's volume: a planted row stops no command."""
+    planted = ("x", "../../etc", "tasks-\x1b[2J", "", "tasks-99999999-9999")
+    with closing(sqlite3.connect(backups / ".backupd" / "catalog.sqlite3")) as catalog:
+        for key in planted:
+            catalog.execute(
+                "INSERT INTO copy VALUES (?, 'offsite', 'present', '2026-01-01T00:00:00.000000+00:00')", (key,)
+            )
+            columns = "source, taken_at, snapshot_bytes, archive_bytes, snapshot_sha256, archive_sha256, verification"
+            catalog.execute(
+                f"INSERT INTO generation SELECT ?, {columns} FROM generation WHERE id = ?",
+                (key, newest),
+            )
+        catalog.commit()
+    for command in (("list", "--store", "offsite"), ("verify", "--store", "offsite"), ("drill", "--from", "offsite")):
+        answer = run_here(environ, *command)
+        assert (answer.code, "\x1b" in answer.out + answer.err) in ((0, False), (3, False)), (command, answer)
+    answer = run_here(environ, "replicate")
+    assert answer.code in (0, 3), answer
+    assert run_here(environ, "replicate").code == 0
