@@ -287,6 +287,13 @@ class Catalog:
         with self._unit.reading() as session:
             return frozenset(session.scalars(query))
 
+    def sent(self, store: str) -> frozenset[str]:
+        """Return the ids of the generations that were sent to `store`, and that nobody removed there by command."""
+        known = CopyRow.generation == GenerationRow.id  # a copy of another store may have been checked
+        query = select(CopyRow.generation).join(GenerationRow, known).where(CopyRow.store == store)
+        with self._unit.reading() as session:
+            return frozenset(session.scalars(query))
+
     def archive_digests(self, ids: Collection[str]) -> dict[str, str]:
         """Return the SHA-256 of the archives of these `ids`, also of those that only the report of a run remembers."""
         sha256 = func.json_extract(_readable_report(), "$.archive_sha256")

@@ -48,7 +48,7 @@ def said(sidecar: Container, text: str, timeout_s: float = 60) -> None:
 
 
 def healthy(sidecar: Container, timeout_s: float = 60) -> None:
-    wait_until(lambda: sidecar.get(HEALTH)[0] == 200, "health", timeout_s)
+    sidecar.answers(HEALTH, timeout_s)
 
 
 def sh(sidecar: Container, script: str) -> str:
