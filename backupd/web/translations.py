@@ -37,8 +37,8 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "timeout.text": Phrase(
         "The disk with the backups has not responded for {seconds} s. This page tries again every {minutes} min; if it "
         "still fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
-        "El disco de las copias no responde desde hace {seconds} s. Esta página lo intenta de nuevo cada {minutes} min; "
-        "si sigue igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
+        "El disco de las copias no responde desde hace {seconds} s. Esta página lo reintenta cada {minutes} min; si "
+        "sigue igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
     ),
     # Errors.
     "error.401.title": Phrase("Token required", "Se requiere el token"),
