@@ -26,7 +26,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 _PACKAGE = Path(__file__).parents[1] / "backupd"
-_SLOW = frozenset({"e2e", "faults"})
+_SLOW = ("e2e", "faults")
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
 _COVERED_TIERS = frozenset({"daemon", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
@@ -51,13 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:
     """Yield `items` so that each of so many processes, which get equal parts of them, begins with slow ones.
 
-    What is left at the end, when there is nothing to share any more, is then short. Of the slow ones some wait for
-    containers and others compute, in turn.
+    What is left at the end, when there is nothing to share any more, is then short. A third of the processes get those
+    that mainly wait for containers, since each needs its images and volumes first; the others get those that compute.
     """
-    slow = sorted((item for item in items if item.path.parent.name in _SLOW), key=lambda item: item.name)
+    waiting, computing = ([item for item in items if item.path.parent.name == folder] for folder in _SLOW)
     others = iter([item for item in items if item.path.parent.name not in _SLOW])
-    for number in range(processes):
-        own = slow[number::processes]
+    few = max(1, processes // 3)
+    many = max(1, processes - few)
+    for own in (*(waiting[n::few] for n in range(few)), *(computing[n::many] for n in range(many))):
         yield from own
         yield from islice(others, max(0, len(items) // processes - len(own)))
     yield from others

@@ -35,10 +35,10 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     ),
     "timeout.title": Phrase("The disk does not respond", "El disco no responde"),
     "timeout.text": Phrase(
-        "The disk with the backups has not responded for {seconds} s. Reload the page in a minute; if it still "
-        "fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
-        "El disco de las copias no responde desde hace {seconds} s. Recargue la página en un minuto; si sigue "
-        "igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
+        "The disk with the backups has not responded for {seconds} s. This page tries again every {minutes} min; if it "
+        "still fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
+        "El disco de las copias no responde desde hace {seconds} s. Esta página lo reintenta cada {minutes} min; si "
+        "sigue igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
     ),
     # Errors.
     "error.401.title": Phrase("Token required", "Se requiere el token"),
