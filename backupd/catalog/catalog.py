@@ -289,7 +289,7 @@ class Catalog:
             return frozenset(session.scalars(query))
 
     def sent(self, store: str) -> frozenset[str]:
-        """Return the ids of the generations that were sent to `store`, and that nobody removed there by command."""
+        """Return the ids of the generations that were sent to `store`, and that no command has removed there."""
         known = CopyRow.generation == GenerationRow.id  # a copy of another store may have been checked
         query = select(CopyRow.generation).join(GenerationRow, known).where(CopyRow.store == store)
         query = query.order_by(CopyRow.since.desc()).limit(_MOST_SENT)

@@ -38,8 +38,8 @@ _probes: "dict[str, _Probe]" = {}  # those that have no answer yet
 def responding_stat(path: "Path | str") -> os.stat_result:
     """Return the state of the file at `path`; links are followed.
 
-    Raises TimeoutError where its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks at a time,
-    so that a dead mount holds no more of them, whoever waits for it.
+    Raises TimeoutError where its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks for each path,
+    and all callers wait for it: a dead mount holds no more threads.
     """
     text = os.fspath(path)
     probe = _probes.get(text)
@@ -61,7 +61,7 @@ def responds(path: "Path | str") -> bool:
 
 
 class _Probe:
-    """A thread that asks for the state of a file, which may take for ever."""
+    """A thread that asks for the state of a file, which may never return."""
 
     def __init__(self, path: str) -> None:
         import threading  # child processes import this module

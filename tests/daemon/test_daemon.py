@@ -242,7 +242,7 @@ def test_late_volume_does_not_end_the_daemon(backupd: Backupd, tmp_path: Path) -
         wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 200)
 
 
-def test_broken_configuration_stops_the_start_and_says_what_to_change(backupd: Backupd) -> None:
+def test_broken_configuration_stops_start_with_hint(backupd: Backupd) -> None:
     answer = backupd("serve", BACKUPD_SCHEDULE__BACKUP="25:00")
     assert answer.code == 78
     assert "BACKUPD_SCHEDULE__BACKUP" in answer.err

@@ -183,7 +183,7 @@ class Crashing(Sender):
         raise Crash
 
 
-def test_crash_before_saving_sends_the_message_again_with_the_same_reference(harness: NotifierHarness) -> None:
+def test_crash_before_saving_sends_message_again_with_same_reference(harness: NotifierHarness) -> None:
     with recording_server() as there:
         harness.sender = Crashing()
         notifying(harness, there.url("/", "json")).restart().run_once()

@@ -94,7 +94,7 @@ def test_new_disk_is_accepted_where_operator_says_so(
     assert run_here(environ, "replicate").code == 0
 
 
-def test_newest_copy_that_is_gone_is_named_and_passed_over_only_where_operator_accepts_it(
+def test_missing_newest_copy_is_named_and_skipped_only_where_operator_accepts(
     environ: dict[str, str], there: Path, newest: str, older: str, tmp_path: Path
 ) -> None:
     remove_copy(there, newest)

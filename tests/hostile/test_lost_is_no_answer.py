@@ -63,7 +63,7 @@ def unanswered(name: str, which: int = 1) -> SftpFaults:
 @pytest.mark.parametrize(
     "name", ["fsetstat", "fsync@openssh.com", "limits@openssh.com", "rename", "statvfs@openssh.com"]
 )
-def test_request_that_is_never_answered_makes_replica_unreachable_and_what_was_sent_stays(
+def test_request_without_response_makes_replica_unreachable_and_sent_data_are_kept(
     faulty: FaultySftpServer, archive: Path, name: str
 ) -> None:
     """Each may be refused, and then its lack is done without: but here nobody has refused anything."""
@@ -103,7 +103,7 @@ def test_end_of_file_is_no_answer_but_to_reading(faulty: FaultySftpServer) -> No
         replica.list()
 
 
-def test_remote_hash_that_is_lost_with_the_connection_is_told_as_that(faulty: FaultySftpServer, archive: Path) -> None:
+def test_remote_hash_lost_with_connection_is_connection_error(faulty: FaultySftpServer, archive: Path) -> None:
     def lost(_command: str) -> bytes | None:
         faulty.hang_up()
         return None
@@ -116,7 +116,7 @@ def test_remote_hash_that_is_lost_with_the_connection_is_told_as_that(faulty: Fa
 
 
 @pytest.mark.parametrize("kind", [sftp.CMD_EXTENDED_REPLY, sftp.CMD_STATUS])
-def test_free_space_that_is_not_told_is_not_zero(faulty: FaultySftpServer, kind: int) -> None:
+def test_unreported_free_space_is_not_zero(faulty: FaultySftpServer, kind: int) -> None:
     def empty(session: FaultySftpSession, name: str, number: int) -> bool:
         if name != "statvfs@openssh.com":
             return False

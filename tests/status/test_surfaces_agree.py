@@ -148,7 +148,7 @@ def store_gone(context: TaskContext, _order: BackupRequest) -> None:
         (store_gone, {"store": "unhealthy"}),
     ],
 )
-def test_all_surfaces_show_the_same_problems(
+def test_all_surfaces_show_same_problems(
     order: BackupRequest,
     context: TaskContext,
     arrange: Callable[[TaskContext, BackupRequest], None],
