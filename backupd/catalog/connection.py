@@ -6,9 +6,11 @@ by `database.require_schema`, which accepts no schema but ours.
 """
 
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -19,11 +21,14 @@ from urllib.parse import quote
 
 from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
 from backupd.system.os_errors import lacks_inodes
+from backupd.system.small_file import open_regular
 
 LOCK_TIMEOUT_S: Final = 5.0
 # Until all statements of a unit of work, or of a rebuild, must have ended.
 UNIT_S: Final = 60.0
 REBUILD_S: Final = 3600.0
+_RESERVED_BYTE: Final = 0x40000001  # https://sqlite.org/fileformat2.html#the_lock_byte_page
+_held: Final[dict[tuple[int, int], tuple[int, bool]]] = {}  # by device and inode: descriptor, and whether it is locked
 SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 _STEPS_PER_CHECK: Final = 100_000
@@ -89,6 +94,8 @@ def connect(path: Path, *pragmas: str, limit_s: float = UNIT_S, lenient: bool = 
     before = require_regular_file(path)
     for suffix in SIDE_FILES:  # SQLite would wait for a pipe
         require_regular_file(path.with_name(path.name + suffix))
+    if before is not None:
+        _disregard_journals(path, before)
     uri = f"file://{quote(os.fsencode(path))}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
     try:
@@ -100,6 +107,42 @@ def connect(path: Path, *pragmas: str, limit_s: float = UNIT_S, lenient: bool = 
         connection.close()
         raise
     return connection
+
+
+def _disregard_journals(path: Path, identity: tuple[int, int]) -> None:
+    """Make SQLite believe that another process writes to the file, for as long as this process lives.
+
+    Then it plays no journal back: whoever can put one beside the catalog names any file in it as its super-journal,
+    which SQLite would remove (https://sqlite.org/atomiccommit.html §5). A catalog is in WAL mode and never has one.
+    The descriptor stays open: closing it would release all locks of this process on that file. Raises TimeoutError
+    where another process holds that lock, CatalogForeign for a journal on a file system without such locks, OSError.
+    """
+    if identity not in _held:
+        descriptor = open_regular(path)
+        try:
+            is_locked = _lock_reserved(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        state = os.fstat(descriptor)
+        _held[state.st_dev, state.st_ino] = (descriptor, is_locked)
+    if identity not in _held:
+        raise _replaced(path)
+    journal = path.with_name(f"{path.name}-journal")
+    if not _held[identity][1] and os.path.lexists(journal):
+        raise CatalogForeign(f"{journal} is beside the catalog, which never has one", hint="remove it")
+
+
+def _lock_reserved(descriptor: int) -> bool:
+    """Share the lock of a writer in rollback mode; False on a file system without locks. Raises TimeoutError."""
+    lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, _RESERVED_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+    except (BlockingIOError, PermissionError):
+        raise TimeoutError(errno.ETIMEDOUT, "another program writes to it in rollback mode") from None
+    except OSError:
+        return False
+    return True
 
 
 def _defend(connection: sqlite3.Connection, deadline: float, *, lenient: bool) -> None:
@@ -128,8 +171,12 @@ def _require_opened(connection: sqlite3.Connection, path: Path, identity: tuple[
     connection.text_factory = bytes  # a path may not be UTF-8
     opened: bytes = connection.execute("PRAGMA database_list").fetchone()[2]
     connection.text_factory = str
-    if opened != os.fsencode(path.parent.resolve() / path.name) or require_regular_file(path) != identity:
-        raise CatalogUnavailable(f"the catalog {path} was replaced while it was opened", hint="try again")
+    if opened != os.fsencode(Path(os.path.realpath(path.parent), path.name)) or require_regular_file(path) != identity:
+        raise _replaced(path)
+
+
+def _replaced(path: Path) -> CatalogUnavailable:
+    return CatalogUnavailable(f"the catalog {path} was replaced while it was opened", hint="try again")
 
 
 def require_regular_file(path: Path) -> tuple[int, int] | None:

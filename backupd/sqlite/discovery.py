@@ -29,6 +29,7 @@ class Contents:
 
     databases: list[str] = field(default_factory=list)
     files: int = 0
+    directories: int = 0
     size_bytes: int = 0
     too_many: bool = False  # not all files were looked at
     complete: bool = True  # everything was looked at
@@ -37,8 +38,8 @@ class Contents:
 def contents_of(path: Path, without: Collection[Path], *, names: Collection[str] = ()) -> Contents:
     """Return what is in the directory `path` and below, but for the paths `without` and directories called as `names`.
 
-    Hidden files, side files and databases that a restore kept are left out. Looks at 10,000 files and 5 directories
-    deep. Raises OSError where the directory itself cannot be read.
+    Hidden files, side files and databases that a restore kept are left out. Looks at 10,000 files, at as
+    many directories, and 5 directories deep. Raises OSError where the directory itself cannot be read.
     """
     found = Contents()
     with rights_of_owner(path.stat(), readable=os.access(path, os.R_OK)), Directory.open(path) as directory:
@@ -107,13 +108,23 @@ def _look(directory: Directory, without: Collection[Path], names: Collection[str
         except OSError:  # it was removed, or belongs to another user
             found.complete = False
     for name in below:
-        try:
-            if not depth:
-                raise NotADirectoryError(name)
-            with _access(directory, name), directory.child(name) as child:
-                _look(child, without, names, found, depth - 1)
-        except OSError:
-            found.complete = False
+        _look_below(directory, name, without, names, found, depth)
+
+
+def _look_below(
+    above: Directory, name: str, without: Collection[Path], names: Collection[str], found: Contents, depth: int
+) -> None:
+    if found.directories >= MAX_FILES:
+        found.too_many, found.complete = True, False
+        return
+    found.directories += 1
+    try:
+        if not depth:
+            raise NotADirectoryError(name)
+        with _access(above, name), above.child(name) as directory:
+            _look(directory, without, names, found, depth - 1)
+    except OSError:
+        found.complete = False
 
 
 def _entries(directory: Directory, found: Contents) -> list[str]:

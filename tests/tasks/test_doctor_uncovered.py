@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite import discovery
 from backupd.tasks.doctor.uncovered import find_uncovered
 
 
@@ -71,3 +72,18 @@ def test_directory_of_more_files_than_are_looked_at_is_counted_from_below(data: 
     for number in range(10_001):
         (data / "uploads" / str(number)).touch()
     assert findings(data) == [f"at least 10000 other files in {data}"]
+
+
+def test_more_directories_than_are_looked_at_end_no_doctor(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "MAX_FILES", 20)
+    for above in range(10):
+        for below in range(10):
+            (data / "uploads" / str(above) / str(below)).mkdir(parents=True)
+    found = discovery.contents_of(data, ())
+    assert (found.directories, found.too_many, found.complete) == (20, True, False)
+
+
+def test_databases_that_are_links_to_each_other_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "tasks.db").symlink_to("other.db")
+    (tmp_path / "other.db").symlink_to("tasks.db")
+    assert [*find_uncovered([tmp_path / "tasks.db"], tmp_path / "tasks.db")] == []

@@ -317,7 +317,7 @@ def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills:
     place.with_name(".tasks.db.backupd-drill.part").write_text("half")
     state = place.stat()
     place.with_name(".tasks.db.backupd-drill").write_text(json.dumps([state.st_dev, state.st_ino]))
-    AppDatabase(place, ()).require_free()
+    AppDatabase(place, ()).require_usable()
     assert drilled(drills, place_at=place, command=("test", "-f", str(place))).outcome == "done"
 
 

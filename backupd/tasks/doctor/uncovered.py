@@ -17,8 +17,8 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
     Looks at 10,000 files and 5 directories deep, through no link; what is in `backups` is left out. It is advice: each
     is `ok`.
     """
-    ours = {path.resolve() for path in databases} | {backups.resolve()}
-    directories = {path.resolve() if is_directory(path) else path.resolve().parent for path in databases}
+    ours = {_real(path) for path in (*databases, backups)}
+    directories = {_real(path) if is_directory(path) else _real(path).parent for path in databases}
     for path in sorted(directories):
         if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
             try:
@@ -26,6 +26,10 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
             except OSError:  # an unreadable directory is a finding of the source
                 continue
             yield from _findings(path, found)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises RuntimeError for links that lead to each other
 
 
 def _findings(path: Path, found: Contents) -> Iterator[Finding]:
