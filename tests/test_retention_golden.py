@@ -1,6 +1,6 @@
-"""What retention decides about typical and odd histories, pinned by golden files.
+"""Retention decisions about typical and odd histories, pinned by golden files.
 
-After a change that is meant, write the golden files anew and read the difference, line by line:
+After an intended change, write the golden files again and read the difference, line by line:
 
     python tests/test_retention_golden.py --write-golden && git diff tests/golden/retention
 """
@@ -227,7 +227,7 @@ def as_text(case: Case) -> str:
 
 
 def write_golden() -> None:
-    """Write each golden file anew, and take away those without a case."""
+    """Write all golden files again, and remove those without a case."""
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for path in GOLDEN.glob("*.txt"):
         path.unlink()
@@ -236,11 +236,11 @@ def write_golden() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_plan_is_the_one_in_the_golden_file(name: str) -> None:
+def test_plan_matches_golden_file(name: str) -> None:
     assert as_text(CASES[name]) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
-def test_each_golden_file_has_a_case() -> None:
+def test_each_golden_file_has_case() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from hashlib import sha256
 
-from backupd.formatting import counted, human_duration, printable
+from backupd.formatting import counted, human_duration, local_time, printable
 from backupd.model import Severity
 from backupd.notifications.planner import Notice
 
@@ -112,6 +112,6 @@ def _lines(notice: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
     if notice.since is not None:
         local, lasted = notice.since.astimezone(zone), human_duration(max(0.0, (now - notice.since).total_seconds()))
         word, ago = ("began", " ago") if notice.label == "resolved" else ("since", "")
-        yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{ago})"
+        yield f"{word}: {local:%a} {local_time(local, zone)} ({lasted}{ago})"
     if notice.next_step:
         yield f"next: {notice.next_step}"

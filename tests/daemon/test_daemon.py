@@ -1,4 +1,4 @@
-"""The daemon from outside: it begins by itself, tells the truth, catches up, and ends when it is told to."""
+"""The daemon from outside: it starts by itself, reports its state, catches up, and stops when asked."""
 
 import json
 import os
@@ -212,7 +212,7 @@ def test_backup_beside_a_writing_app_is_consistent(backupd: Backupd, tmp_path: P
     assert is_balanced(restored)
 
 
-def test_docker_logs_and_backup_log_have_the_same_sentences(backupd: Backupd, backups: Path) -> None:
+def test_docker_logs_and_backup_log_have_same_messages(backupd: Backupd, backups: Path) -> None:
     with running_daemon(backupd) as daemon:
         daemon.wait_for("scrub of tasks: done")
         daemon.stop()

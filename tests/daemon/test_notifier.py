@@ -1,4 +1,4 @@
-"""The notifier: real runs, a real catalog, the real Apprise, real servers, and a clock that a test sets."""
+"""The notifier with real runs, catalog, Apprise and servers, and a clock set by the test."""
 
 import json
 import threading
@@ -157,7 +157,7 @@ def test_refused_message_is_kept_retried_and_shown(harness: NotifierHarness) -> 
         (failed,) = events(harness.context, "message.failed")
         assert "json://[secret] (URL 2) did not accept the message" in failed
         assert "Failed to send JSON POST notification" in failed
-        (finding,) = examine_messages("tasks", harness.context)
+        (finding,) = examine_messages("tasks", harness.context, UTC)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
         figures = read_status(StatusScope((), LIMITS, RULE, {}, harness.context, harness.clock())).messages
@@ -168,7 +168,7 @@ def test_refused_message_is_kept_retried_and_shown(harness: NotifierHarness) -> 
         harness.restart().run_once()
         assert [asked.path for asked in there.requests[2:]] == ["/hunter2/"], "only the channel that refused it"
         assert len({asked.json["message"] for asked in there.requests}) == 1
-    assert list(examine_messages("tasks", harness.context)) == []
+    assert list(examine_messages("tasks", harness.context, UTC)) == []
 
 
 class Crash(BaseException):
@@ -381,7 +381,7 @@ def test_defect_is_logged_once_and_the_next_minute_comes(harness: NotifierHarnes
     assert events(harness.context, "notification.failed") == ["notifications failed: ZeroDivisionError: "]
 
 
-def test_without_channels_there_is_no_thread(harness: NotifierHarness) -> None:
+def test_notifier_without_channels_starts_no_thread(harness: NotifierHarness) -> None:
     assert harness.notifier is not None
     harness.notifier.start()
     assert not harness.notifier._thread.is_alive()

@@ -1,4 +1,4 @@
-"""The runbook: both languages have the same commands, each of them works, and no alert is left unexplained."""
+"""The runbook: both languages have the same commands, each command works, and every alert is explained."""
 
 import re
 import shlex

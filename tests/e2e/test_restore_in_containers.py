@@ -1,4 +1,4 @@
-"""Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from the SFTP host."""
+"""Restores in real containers: an idle app in another one is detected, and a lost volume comes back from SFTP."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -97,5 +97,7 @@ def test_init_container_restores_lost_volume_and_keeps_existing_one(
     assert unreachable.code != 0
     with ThreadPoolExecutor() as pool:
         both = [*pool.map(lambda _: lab.backupd(fresh, *at_start, options=options, **host.environ), range(2))]
-    assert [answer.code for answer in both] == [0, 0], both
+    assert [answer.code for answer in both] == [0, 0], "".join(
+        f"{answer.code}: {answer.out}{answer.err}" for answer in both
+    )
     assert tasks(lab.app(fresh)) == 20

@@ -1,4 +1,4 @@
-"""Something else at every name of the store: nothing hangs, nothing outside is touched, and the truth is told.
+"""Foreign objects at every name of the store: nothing blocks, nothing outside is touched, and each is reported.
 
 The names are those of backupd's own table, which a run under strace(1) shows to be complete.
 """
@@ -123,7 +123,7 @@ def plant(place: Path, name: StoreName, how: Callable[[Path, StoreName], None]) 
 
 @pytest.mark.parametrize("how", [link, pipe])
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.pattern)
-def test_whatever_is_planted_at_a_name_delays_no_run_and_leads_nowhere(
+def test_planted_file_at_any_name_delays_no_run_and_is_not_followed(
     place: Path, name: StoreName, how: Callable[[Path, StoreName], None]
 ) -> None:
     path = plant(place, name, how)
@@ -141,7 +141,7 @@ def test_whatever_is_planted_at_a_name_delays_no_run_and_leads_nowhere(
 
 
 @pytest.mark.parametrize("pattern", ["SHA256SUMS", ".backupd/identity", ".backupd/holds/SOURCE.json"])
-def test_huge_file_is_not_read_to_its_end(place: Path, pattern: str) -> None:
+def test_huge_file_is_not_read_to_end(place: Path, pattern: str) -> None:
     (name,) = (one for one in NAMES if one.pattern == pattern)
     plant(place, name, huge)
     change(place / "data" / "tasks.db")
@@ -161,7 +161,7 @@ def test_device_is_not_read(place: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", [".backupd/quarantine", ".backupd/quarantine/SOURCE"])
-def test_link_in_the_quarantine_makes_no_damaged_copy_remove_directories_elsewhere(place: Path, pattern: str) -> None:
+def test_link_in_quarantine_removes_no_directories_elsewhere(place: Path, pattern: str) -> None:
     """`outside` has directories by the names of older copies, of which the quarantine keeps the first only."""
     (name,) = (one for one in NAMES if one.pattern == pattern)
     plant(place, name, link)
@@ -175,7 +175,7 @@ def test_link_in_the_quarantine_makes_no_damaged_copy_remove_directories_elsewhe
     assert command(place)("clean", "--older-than", "0", timeout_s=30).code in {0, 1}
 
 
-def test_pipe_at_the_claim_of_a_source_keeps_the_daemon_from_no_other(tmp_path: Path) -> None:
+def test_pipe_in_place_of_claim_blocks_only_that_source(tmp_path: Path) -> None:
     hidden = tmp_path / ".backupd"
     hidden.mkdir()
     os.mkfifo(hidden / "daemon-tasks.lock")
@@ -193,7 +193,7 @@ def test_pipe_at_the_claim_of_a_source_keeps_the_daemon_from_no_other(tmp_path: 
 NO_TIMES = ("99999999T999999Z", "99991231T235959Z-" + "9" * 217, "\u0662" * 8 + "T031500Z", "20261125T031500Z-01")
 
 
-def test_names_that_no_restore_gives_keep_nobody_from_restore_and_undo(place: Path) -> None:
+def test_restore_and_undo_work_beside_names_that_no_restore_gives(place: Path) -> None:
     for name in NO_TIMES:
         (place / "data" / f"tasks.db.pre-restore-{name}").write_text("not a database")
     change(place / "data" / "tasks.db")
@@ -205,7 +205,7 @@ def test_names_that_no_restore_gives_keep_nobody_from_restore_and_undo(place: Pa
     assert found[0] == found[2] != found[1]
 
 
-def test_last_name_of_an_old_database_is_refused_in_words(place: Path) -> None:
+def test_restore_is_refused_where_last_name_of_old_database_is_taken(place: Path) -> None:
     last = place / "data" / "tasks.db.pre-restore-99991231T235959Z-9999"
     last.write_text("not a database")
     ended = command(place)("restore", "latest", "--source", "tasks", timeout_s=30)
@@ -213,7 +213,7 @@ def test_last_name_of_an_old_database_is_refused_in_words(place: Path) -> None:
     assert f"no name is left for the old database after {last}" in ended.err
 
 
-def test_links_that_lead_to_each_other_end_no_doctor(place: Path) -> None:
+def test_doctor_reports_other_sources_beside_link_loop(place: Path) -> None:
     (place / "data" / "tasks.db").unlink()
     (place / "data" / "tasks.db").symlink_to("tasks.db")
     told = command(place)("doctor", timeout_s=30)
@@ -223,7 +223,7 @@ def test_links_that_lead_to_each_other_end_no_doctor(place: Path) -> None:
     assert "ok     source other" in told.out
 
 
-def test_name_of_damaged_copy_does_not_control_the_terminal(place: Path) -> None:
+def test_control_characters_in_name_of_damaged_copy_are_escaped(place: Path) -> None:
     (place / "backups" / ".backupd" / "quarantine" / "tasks" / "\x1b]0;evil\x07").mkdir(parents=True)
     for arguments in (["doctor"], ["clean", "--older-than", "0", "--dry-run"]):
         told = command(place)(*arguments, timeout_s=30)
@@ -231,9 +231,7 @@ def test_name_of_damaged_copy_does_not_control_the_terminal(place: Path) -> None
         assert "\x1b" not in told.out + told.err
 
 
-def test_lock_of_identity_that_is_held_delays_a_run_for_a_minute_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_lock_of_identity_ends_run_after_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = tmp_path / ".backupd"
     hidden.mkdir()
     assert state._LOCK_S <= 60
@@ -251,7 +249,7 @@ def change(database: Path) -> None:
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
 
 
-def test_names_in_the_table_are_those_in_the_documentation() -> None:
+def test_names_in_table_match_documentation() -> None:
     marker = "<!-- generated: python -m backupd.stores.names -->\n"
     assert (ROOT / "docs" / "generations.md").read_text().partition(marker)[2] == names_table()
 
@@ -280,7 +278,7 @@ _STRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s", "300", "-o"]
 _MADE = re.compile(r"O_CREAT|^mkdir|^rename|^link")
 
 
-def test_every_name_that_commands_give_in_the_store_is_in_the_table(place: Path, tmp_path: Path) -> None:
+def test_every_name_given_by_commands_is_in_table(place: Path, tmp_path: Path) -> None:
     journal, store = tmp_path / "strace", str(place / "backups")
     calls = "openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat"
     subprocess.run(

@@ -59,7 +59,7 @@ def secrets_of(app: Volumes) -> set[int]:
 
 
 @pytest.mark.parametrize("name", RENAMES)
-def test_what_an_app_renames_to_a_name_of_the_store_stays_roots(app: Volumes, name: str) -> None:
+def test_file_of_root_renamed_to_name_of_store_stays_with_root(app: Volumes, name: str) -> None:
     secrets = secrets_of(app)
     done = app.as_app(f"import os, sys; os.chdir(os.path.dirname(sys.argv[1]))\n{RENAMES[name]}")
     assert done.code == 0, done
@@ -71,7 +71,7 @@ def test_what_an_app_renames_to_a_name_of_the_store_stays_roots(app: Volumes, na
         assert not any(path.is_dir() or path.read_bytes() for path in given), given
 
 
-def test_private_database_of_root_in_directory_of_app_stays_private(app: Volumes) -> None:
+def test_archive_of_private_database_of_root_stays_with_root(app: Volumes) -> None:
     make_bank(app.data / "roots.db", rows=7)
     (app.data / "roots.db").chmod(0o600)
     assert app.as_app("import os, sys; os.rename(os.path.dirname(sys.argv[1]) + '/roots.db', sys.argv[1])").code == 0
@@ -82,7 +82,7 @@ def test_private_database_of_root_in_directory_of_app_stays_private(app: Volumes
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_database_of_another_app_is_disclosed_to_no_owner_of_the_store(app: Volumes, mode: int) -> None:
+def test_archive_of_another_app_is_not_given_to_owner_of_store(app: Volumes, mode: int) -> None:
     others = app.data.parent / "others"
     others.mkdir(mode=0o700)
     make_bank(others / "other.db")
@@ -95,7 +95,7 @@ def test_database_of_another_app_is_disclosed_to_no_owner_of_the_store(app: Volu
     assert owners == {"tasks": APP, "other": 0}
 
 
-def test_damaged_copy_of_another_app_is_disclosed_to_no_owner_of_the_store(app: Volumes) -> None:
+def test_damaged_copy_of_another_app_is_not_given_to_owner_of_store(app: Volumes) -> None:
     others = app.data.parent / "others"
     others.mkdir(mode=0o755)
     damaged = others / "other.db"

@@ -1,4 +1,4 @@
-"""The swap on a file system without hard links (FAT, SMB): the name is never without a database, if that can be had."""
+"""The swap on a file system without hard links (FAT, SMB): the database exists at each step, if possible."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
+def test_new_database_replaces_old_one_without_hard_links_and_old_one_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)
@@ -85,7 +85,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
+def test_swap_killed_at_any_rename_is_finished_or_reverted(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)
@@ -96,14 +96,14 @@ def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
         part.write_text("new")
         code = killed(target, part, monkeypatch, at)
         assert target.exists() or not exchanging
-        healed = recover_swap(target)
+        recovery = recover_swap(target)
         with DatabasePlace.open(target) as opened:
             sweep_parts(opened)  # as the next restore does
         assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
         for kept in kept_databases(target):
             kept.unlink()
         if not code:
-            assert (healed, at > 3) == (None, True)
+            assert (recovery, at > 3) == (None, True)
             return
 
 
@@ -124,7 +124,7 @@ def killed(target: Path, part: Path, monkeypatch: pytest.MonkeyPatch, at: int) -
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
+def test_process_opening_during_rename_without_hard_links_reverts_swap(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)

@@ -1,4 +1,4 @@
-"""The page's languages: which one is chosen, and that each says everything."""
+"""The languages of the page: the choice, and complete translations."""
 
 import ast
 import re
@@ -41,12 +41,12 @@ ROOM = Path(page.__file__).parent
         ("x" * 5000 + ",es", "en"),
     ],
 )
-def test_the_language_that_the_browser_likes_best_is_spoken(header: str, language: str) -> None:
+def test_preferred_language_of_browser_is_chosen(header: str, language: str) -> None:
     assert choose_language(header) == language
 
 
 @pytest.mark.parametrize("key", TRANSLATIONS)
-def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
+def test_phrase_has_same_placeholders_in_each_language(key: str) -> None:
     phrase = TRANSLATIONS[key]
     assert Phrase._fields == LANGUAGES
     assert all(text.strip() for text in phrase)
@@ -55,13 +55,13 @@ def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
     assert all(text.count("`") % 2 == 0 for text in phrase)
 
 
-def test_no_two_phrases_have_one_name() -> None:
+def test_phrase_keys_are_unique() -> None:
     source = ast.parse(Path(translations.__file__).read_text())
     (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
     assert len(table.keys) == len(TRANSLATIONS)
 
 
-def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
+def test_each_phrase_is_used_and_each_used_phrase_exists() -> None:
     template = (ROOM / "page.html").read_text()
     code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
     named = set(re.findall(r"translate\(\s*'([^']+)'\s*[,)]", template)) | set(
@@ -70,7 +70,7 @@ def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
     assert named <= TRANSLATIONS.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
-    families |= {"advice", "unread", "error"}
+    families |= {"advice", "unread", "error", "state"}
     for key in TRANSLATIONS:
         by_family = key.partition(".")[0] in families
         by_value = key in retention_words()
@@ -91,17 +91,21 @@ def retention_words() -> set[str]:
     }
 
 
-def test_every_reason_and_every_problem_has_its_phrase() -> None:
+def test_every_reason_and_problem_has_phrase() -> None:
     assert retention_words() <= TRANSLATIONS.keys()
     assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= TRANSLATIONS.keys()
     for task in ("backup", "replicate", "drill"):
-        assert {f"problem.never.{task}", f"problem.late.{task}", f"unset.{task}"} <= TRANSLATIONS.keys()
+        assert {
+            f"{part}.{task}" for part in ("problem.never", "problem.late", "unset", "state.never", "state.late")
+        } <= TRANSLATIONS.keys()
     kinds = set(get_args(ProblemKind)) - {"never", "late"}
     assert {f"problem.{kind}" for kind in kinds} <= TRANSLATIONS.keys()
+    assert {f"state.{kind}" for kind in kinds - {"failed"}} <= TRANSLATIONS.keys()
+    assert {f"state.failed.{task}" for task in get_args(Task)} <= TRANSLATIONS.keys()
     assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= TRANSLATIONS.keys()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
+def test_missing_placeholder_is_error(language: Language) -> None:
     with pytest.raises(KeyError):
         Localizer(language, UTC).translate("problem.failed", task="backup")
