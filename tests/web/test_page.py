@@ -43,7 +43,7 @@ HOSTILE = (
         (
             "failing",
             "The database of tasks is missing · 2 more below",
-            "check [sources.tasks] path and the volume mount",
+            "check the path and that the right volume is mounted",
         ),
         ("empty", "No copy is left to restore", "makes one now, or shows why it fails"),
         ("first-day", "The first backup starts within two minutes", "Nothing to do: it starts by itself"),

@@ -144,7 +144,7 @@ def test_chart_values_are_reachable_by_keyboard_and_charts_can_be_skipped(browse
         page.goto(address(site))
         page.locator(".skip").first.focus()
         page.keyboard.press("Tab")
-        name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        name = page.evaluate("document.activeElement.querySelector('title').textContent")
         shown = page.locator(".spot:focus text").evaluate("spot => getComputedStyle(spot).opacity")
         hidden = page.locator(".spot text").last.evaluate("spot => getComputedStyle(spot).opacity")
         page.locator(".skip").first.focus()

@@ -47,7 +47,10 @@ def test_json_has_figures_of_page() -> None:
         "generation tasks-20261101-0700 is damaged and no longer counts",
     )
     assert facts["problems"][0]["detail"] == "nas.example:22 does not answer: timed out"
-    assert facts["tasks"][2]["hint"] == "check the address, the firewall and whether it is up"
+    assert (
+        facts["tasks"][2]["hint"]
+        == "backupd tries again; if it keeps failing, check the host, its port, and the network between"
+    )
     source = facts["sources"][0]
     assert (source["source"], source["generation_count"], source["frozen"]) == ("tasks", 10, False)
     assert {day["state"] for day in source["days"]} == {"verified", "degraded", "failed", "missed"}

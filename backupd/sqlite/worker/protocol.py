@@ -176,7 +176,7 @@ class LookRequest(TypedDict):
 
 
 class LookReply(TypedDict):
-    """The fields of `discovery.Contents`."""
+    """The fields of `discovery.DirectoryContents`."""
 
     real: str
     databases: list[str]
