@@ -212,7 +212,6 @@ def _import_all() -> None:
 def _warm_up() -> None:
     """Run two commands; afterwards there is again one thread, no signal handler and no open file."""
     from backupd.__main__ import main
-    from backupd.catalog import connection as catalog_connection
 
     files = len([*Path("/proc/self/fd").iterdir()])
     caught = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -233,9 +232,6 @@ def _warm_up() -> None:
     for number, handler in caught.items():
         signal.signal(number, handler)
     gc.collect()
-    for descriptor, _ in catalog_connection._held.values():  # of the catalog that is gone
-        os.close(descriptor)
-    catalog_connection._held.clear()
     assert threading.active_count() == 1
     assert len([*Path("/proc/self/fd").iterdir()]) == files
 
