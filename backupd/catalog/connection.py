@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
+from backupd.system.fs import OPEN_FILES
 from backupd.system.os_errors import lacks_inodes
 from backupd.system.small_file import UnexpectedFile, open_regular
 
@@ -227,6 +228,18 @@ def _require_opened(connection: sqlite3.Connection, path: Path, identity: tuple[
     connection.text_factory = str
     if opened != os.fsencode(Path(os.path.realpath(path.parent), path.name)) or require_regular_file(path) != identity:
         raise _replaced(path)
+    if not _is_open_twice(identity):
+        raise _replaced(path)
+
+
+def _is_open_twice(identity: tuple[int, int] | None) -> bool:
+    """Tell whether SQLite has the file of this `identity` open, beside `_hold`; nothing of the file is read before."""
+    found = 0
+    for opened in Path(OPEN_FILES).iterdir():
+        with suppress(OSError):  # that of the listing, or of another thread
+            state = os.fstat(int(opened.name))
+            found += (state.st_dev, state.st_ino) == identity
+    return found > 1
 
 
 def _replaced(path: Path) -> CatalogUnavailable:
