@@ -168,12 +168,17 @@ class ContainerLab:
         self._stack.callback(docker, "network", "rm", name, check=False)
         return name
 
+    def reserved(self) -> Container:
+        """Return the name of a container that the test starts by itself; it is gone when the block ends."""
+        container = Container(self._name("container"))
+        self._stack.callback(docker, "rm", "--force", "--volumes", container.name, check=False)
+        return container
+
     def start(
         self, image: str, *command: str, options: Sequence[str] = (), environ: Mapping[str, str] | None = None
     ) -> Container:
         """Start a container in the background."""
-        container = Container(self._name("container"))
-        self._stack.callback(docker, "rm", "--force", "--volumes", container.name, check=False)
+        container = self.reserved()
         docker("run", "--detach", "--name", container.name, _LABEL, *options, *_env(environ), image, *command)
         return container
 
