@@ -165,7 +165,7 @@ class ReplicaUnreachable(TemporaryError, kind="unreachable"):
 
 
 class CopyUnreadable(ReplicaUnreachable):
-    """The replica answers, and does not let the manifest of a copy be read: that is not damage, and may pass."""
+    """The replica responds, but the manifest of a copy cannot be read: that is not damage, and may be temporary."""
 
 
 class Terminated(BackupdError, exit_code=143, kind="interrupted"):

@@ -83,7 +83,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What becomes of the log: a file of `max_bytes` (0: of any size) gets a number, and `kept` of those stay.
+    """How the log is rotated: a file of `max_bytes` (0: no limit) is renamed, and `kept` old files are kept.
 
     With `json` the console shows the JSON lines of the file, else plain ones.
     """

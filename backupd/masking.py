@@ -1,7 +1,7 @@
-"""The one mask of secrets: every text that leaves (log, catalog, page, messages, pings, terminal) passes it.
+"""Mask secrets in all output: log, catalog, page, messages, pings and terminal.
 
-A secret is masked as it is, as other programs quote or print it, in upper or lower case, and where it was cut off at
-the beginning or end of a text.
+A secret is masked unchanged, as other programs quote or print it, in upper or lower case, and truncated at the
+beginning or end of a text.
 """
 
 import json

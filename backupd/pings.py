@@ -1,7 +1,7 @@
 """Pings: each run reports its start and end to an outside monitor, which raises an alarm when they stop.
 
-`python -m backupd.pings` pings for a process that reads what a stranger can write, and so does not get the URLs. It
-ends when its standard input closes.
+`python -m backupd.pings` pings for a process that reads untrusted files and therefore has no URLs. It ends
+when its standard input closes.
 """
 
 import json
@@ -239,11 +239,11 @@ class PingHelper:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __reduce__(self) -> tuple[type["PingHelper"], tuple[Mapping[str, Monitor], int, int]]:
-        """Leave the lock out where this goes to another process."""
+        """Return the state without the lock, which cannot be sent to another process."""
         return PingHelper, (self.monitors, self.to, self.back)
 
     def send(self, monitor: Monitor, ping: Ping) -> str:
-        """Let that process ping; return the error, empty when the ping was accepted."""
+        """Ping through that process; return the error, empty when the ping was accepted."""
         name = next(name for name, known in self.monitors.items() if known is monitor)
         request = json.dumps({"monitor": name, "ping": asdict(ping)}).encode() + b"\n"
         with self.lock:

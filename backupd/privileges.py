@@ -73,9 +73,7 @@ def drop_privileges(config: Config, environ: Mapping[str, str]) -> Identity | No
     return identity
 
 
-ROOT_HINT = (
-    f"set {PUID} to the number of the app's user where the app does not run as root: a fault then has fewer rights"
-)
+ROOT_HINT = f"set {PUID} to the number of the app's user if the app does not run as root: a fault then has fewer rights"
 
 
 def runs_as_root(environ: Mapping[str, str]) -> str:
@@ -317,7 +315,10 @@ def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config)
     if os.geteuid() != 0 or not (follows_owner(os.environ) or may_override_rights()):
         return request  # without that capability root could not write to the directory of another user
     database = real_path(request.path)
-    rights = plan_permissions(database, manifest.origin, config.backups_dir)
+    try:
+        rights = plan_permissions(database, manifest.origin, config.backups_dir)
+    except PermissionError:  # another restore has just given the directory away
+        return request
     if rights is not None and rights.uid is not None and not request.dry_run:
         if follows_owner(os.environ):  # before the directory becomes inaccessible
             gid = rights.uid if rights.gid is None else rights.gid

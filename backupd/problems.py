@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
 from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, MANIFEST_SUFFIX, Task
+from backupd.runbook import Topic
 
 # `store` and `catalog` concern everything; `missing` to `shrunk` the source `subject`; `never`, `future` and `late` the
 # latest success of `task` for `subject`; `failed` the last `runs` runs of `task` for `subject`, the last by `cause`;
@@ -71,6 +72,30 @@ CAUSES: Final[Mapping[ErrorKind, str]] = {
     "timeout": "it exceeded its time limit",
     "interrupted": "it was killed",
 }
+
+
+# The section of the runbook on each kind; that of a late task depends on the task, that of a failure on its cause.
+_TOPICS: Final[Mapping[ProblemKind, Topic]] = {
+    "store": "unhealthy",
+    "catalog": "catalog-broken",
+    "missing": "source-unusable",
+    "unusable": "source-unusable",
+    "damaged": "pruning-held",
+    "unreadable": "pruning-held",
+    "shrunk": "pruning-held",
+    "never": "never-succeeded",
+    "future": "clock-wrong",
+    "generation": "generation-damaged",
+    "manifest": "generation-damaged",
+    "access": "generation-damaged",
+    "archive": "generation-damaged",
+}
+_TOPICS_OF_TASKS: Final[Mapping[str, Topic]] = {
+    "backup": "backup-too-old",
+    "replicate": "replica-too-old",
+    "drill": "drill-too-old",
+}
+_TOPICS_OF_CAUSES: Final[Mapping[str, Topic]] = {"no-space": "free-space", "denied": "keys"}
 
 
 class _Texts(NamedTuple):
@@ -199,6 +224,15 @@ class Problem:
     def advice(self) -> str:
         """Return what to do next, for the operator alone: in the words of the run where it depends on the cause."""
         return self.hint if self.hint and self.kind in _KINDS_WITH_HINT else self.next_step
+
+    @property
+    def topic(self) -> Topic:
+        """The section of the runbook on it, for `runbook_address`."""
+        if self.kind == "late":
+            return _TOPICS_OF_TASKS.get(str(self.task), "unhealthy")
+        if self.kind == "failed":
+            return _TOPICS_OF_CAUSES.get(str(self.cause), "runs-failing")
+        return _TOPICS[self.kind]
 
     @property
     def resolved(self) -> str:

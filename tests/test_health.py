@@ -59,14 +59,14 @@ def aged(age: timedelta, task: Task = "backup", subject: str = "tasks") -> Fresh
     return Freshness(task, subject, NOW - age, LIMIT.total_seconds())
 
 
-def test_all_is_well_when_every_proof_is_young_enough() -> None:
+def test_health_with_young_checks_is_healthy() -> None:
     health = judged(WELL, aged(HOUR, "replicate", "nas"), aged(HOUR, "drill", "local"))
     assert health.healthy
     assert (health.reasons, health.warnings, health.checked_at) == ((), (), NOW)
     assert len(health.freshness) == 3
 
 
-def test_nothing_that_is_watched_is_well() -> None:
+def test_health_without_limits_is_healthy() -> None:
     assert judged().healthy
 
 
@@ -85,7 +85,7 @@ def test_nothing_that_is_watched_is_well() -> None:
         (aged(-400 * DAY, "drill", "nas"), "the last proven restore from nas is dated in the future: check the clock"),
     ],
 )
-def test_each_reason_is_told_in_words(standing: Freshness, reason: str) -> None:
+def test_each_reason_has_its_sentence(standing: Freshness, reason: str) -> None:
     health = judged(WELL, standing)
     assert not health.healthy
     assert health.reasons == (reason,)
@@ -102,12 +102,12 @@ def test_each_reason_is_told_in_words(standing: Freshness, reason: str) -> None:
     ],
     ids=str,
 )
-def test_exactly_the_limit_is_well_and_any_more_is_not(age: timedelta, within: bool) -> None:
+def test_age_at_limit_is_healthy_and_beyond_is_not(age: timedelta, within: bool) -> None:
     assert within_limit(aged(age), NOW) is within
     assert judged(aged(age)).healthy is within
 
 
-def test_proof_of_another_zone_is_as_old_as_its_instant() -> None:
+def test_age_is_independent_of_time_zone() -> None:
     elsewhere = replace(aged(LIMIT), last_at=(NOW - LIMIT).astimezone(ZoneInfo("Asia/Kathmandu")))
     assert within_limit(elsewhere, NOW)
 
@@ -137,9 +137,7 @@ def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold, head
         ("corrupt", "the database of tasks is damaged: nothing is pruned"),
     ],
 )
-def test_source_that_one_backup_found_missing_refused_or_damaged_is_unhealthy_at_once(
-    kind: ErrorKind, headline: str
-) -> None:
+def test_source_missing_refused_or_damaged_in_one_backup_is_unhealthy_at_once(kind: ErrorKind, headline: str) -> None:
     health = judged(WELL, failures=(failed(kind),))
     assert health.reasons == (headline,)
     (problem,) = health.problems
@@ -147,7 +145,7 @@ def test_source_that_one_backup_found_missing_refused_or_damaged_is_unhealthy_at
     assert (problem.detail, problem.hint) == ("no database at /data/tasks.db", "look at /data")
 
 
-def test_restore_comes_from_a_replica_where_nothing_is_left_here_and_is_not_named_where_there_is_no_copy() -> None:
+def test_restore_hint_names_replica_if_local_store_is_empty_and_nothing_without_copies() -> None:
     gone = replace(WELL, last_at=None)
     missing = (failed("missing"),)
     elsewhere = judged(gone, aged(HOUR, "replicate", "nas"), failures=missing).problems[0]
@@ -168,7 +166,7 @@ def test_restore_comes_from_a_replica_where_nothing_is_left_here_and_is_not_name
     ],
 )
 @pytest.mark.parametrize("kind", ["busy", "no-space", "unreachable", "denied", "unproven", "interrupted", "other"])
-def test_failure_that_may_pass_is_a_warning_until_it_repeats(
+def test_transient_failure_is_warning_until_repeated(
     kind: ErrorKind, runs: int, ago: timedelta, unhealthy: bool
 ) -> None:
     health = judged(WELL, failures=(failed(kind, runs=runs, ago=ago),))
@@ -177,11 +175,11 @@ def test_failure_that_may_pass_is_a_warning_until_it_repeats(
 
 @pytest.mark.parametrize("task", ["replicate", "drill", "prune", "scrub"])
 @pytest.mark.parametrize("kind", list(SOURCE_ERRORS))
-def test_what_another_task_finds_damaged_or_missing_is_no_source(task: Task, kind: ErrorKind) -> None:
+def test_damage_found_by_other_task_is_no_problem_of_source(task: Task, kind: ErrorKind) -> None:
     assert judged(WELL, failures=(failed(kind, task=task),)).healthy
 
 
-def test_failures_are_told_with_their_cause_and_how_often() -> None:
+def test_failures_are_reported_with_cause_and_count() -> None:
     health = judged(
         WELL,
         failures=(
@@ -193,7 +191,7 @@ def test_failures_are_told_with_their_cause_and_how_often() -> None:
     assert health.warnings == ("the drill of tasks failed: the restored copy did not pass",)
 
 
-def test_damage_that_a_hold_tells_is_told_once() -> None:
+def test_damage_under_hold_is_reported_once() -> None:
     assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("corrupt"),)).problems) == 1
     assert len(judged(WELL, holds=(UNREADABLE,), failures=(failed("unusable"),)).problems) == 1
     assert len(judged(WELL, holds=(CORRUPT,), failures=(failed("missing"),)).problems) == 2
@@ -206,7 +204,7 @@ def test_damaged_generation_is_a_warning() -> None:
     assert "tasks-20261101-0300 is damaged" in health.warnings[0]
 
 
-def test_refused_generation_is_a_warning_with_its_next_step() -> None:
+def test_refused_generation_is_warning_with_next_step() -> None:
     first, second, third = "tasks-20261101-0300", "tasks-20261102-0300", "tasks-20261103-0300"
     refused = (
         RefusedGeneration(first, "tasks", "/data/x.manifest.json is not JSON", "manifest"),
@@ -227,7 +225,7 @@ def test_refused_generation_is_a_warning_with_its_next_step() -> None:
     ]
 
 
-def test_what_could_not_be_looked_at_is_unhealthy_and_claims_nothing_else() -> None:
+def test_unreadable_state_is_unhealthy_without_other_claims() -> None:
     never = replace(WELL, last_at=None)
     store = Health.of(HealthFacts((never,), store_unreadable=True), NOW)
     assert store.reasons == ("the directory of the backups cannot be read",)
@@ -264,7 +262,7 @@ _FAILURES = st.builds(
     st.booleans(),
     st.none() | st.just(UNUSABLE),
 )
-def test_nothing_that_strangers_may_read_holds_a_path_and_only_warnings_are_healthy(
+def test_public_health_text_has_no_path_and_only_warnings_are_healthy(
     freshness: list[Freshness],
     holds: list[Hold],
     failures: list[Failure],
@@ -296,15 +294,13 @@ def test_nothing_that_strangers_may_read_holds_a_path_and_only_warnings_are_heal
         ("* * * * *", "Europe/Berlin", 2 * HOUR + timedelta(minutes=1)),
     ],
 )
-def test_limit_is_the_longest_gap_and_a_twelfth_but_two_hours_more_at_least(
-    text: str, name: str, limit: timedelta
-) -> None:
+def test_limit_is_longest_gap_plus_twelfth_but_at_least_two_hours(text: str, name: str, limit: timedelta) -> None:
     assert health_limit(Schedule.parse(text, ZoneInfo(name)), NOW) == limit
 
 
 @pytest.mark.parametrize("text", ["04:00", "sun 02:30", "0 6 L * *", "0 */8 * * *"])
 @pytest.mark.parametrize("name", ["Australia/Lord_Howe", "Antarctica/Troll"])
-def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: str) -> None:
+def test_backup_one_hour_late_is_within_limit(text: str, name: str) -> None:
     """Also when the clocks go back: whoever does all by schedule is not called unwell."""
     schedule = Schedule.parse(text, ZoneInfo(name))
     limit = health_limit(schedule, NOW).total_seconds()
@@ -339,9 +335,9 @@ def test_backup_that_is_an_hour_late_is_never_beyond_the_limit(text: str, name: 
         (400 * 86400, "400 d"),
     ],
 )
-def test_duration_reads_in_the_unit_that_leaves_two_digits(seconds: float, said: str) -> None:
+def test_duration_is_in_unit_with_two_digits(seconds: float, said: str) -> None:
     assert human_duration(seconds) == human_age(seconds) == said
 
 
-def test_age_in_the_future_reads_in_so_much_time() -> None:
+def test_future_age_reads_in_duration() -> None:
     assert (human_age(-26 * 3600), human_age(-1)) == ("in 26 h", "in 1 s")

@@ -121,11 +121,11 @@ def runs(daemon: SimulatedDaemon, ticks: Iterable[datetime], *, ends: str = "wel
         ),
     ],
 )
-def test_plan(history: TaskHistory, now: datetime, due: Due) -> None:
+def test_next_run_follows_history(history: TaskHistory, now: datetime, due: Due) -> None:
     assert plan_next_run(DAILY, history, now) == due
 
 
-def test_waits_double_from_two_minutes_to_an_hour() -> None:
+def test_retry_intervals_double_from_two_minutes_to_an_hour() -> None:
     waits = [plan_next_run(DAILY, TaskHistory(None, (DUE,) * n), DUE).at - DUE for n in (*range(1, 9), 5000)]
     assert waits == [n * MINUTE for n in (2, 4, 8, 16, 32, 60, 60, 60, 60)]
 
@@ -137,31 +137,31 @@ def test_waits_double_from_two_minutes_to_an_hour() -> None:
 @pytest.mark.parametrize(
     "schedule", [DAILY, Schedule.parse("04:00", ZoneInfo("America/Santiago"))], ids=["UTC", "Santiago"]
 )
-def test_downtime_is_made_up_for_once(down: timedelta, schedule: Schedule) -> None:
+def test_downtime_over_due_time_is_followed_by_one_run(down: timedelta, schedule: Schedule) -> None:
     due = schedule.following(DUE)
     daemon = ticking(due - DAY, schedule=schedule)
     up_again = due + down - MINUTE
     assert runs(daemon, minutes(up_again, schedule.following(up_again) - MINUTE, 7 * MINUTE)) == [up_again]
 
 
-def test_downtime_between_two_due_times_needs_nothing() -> None:
+def test_downtime_between_due_times_causes_no_run() -> None:
     assert runs(ticking(DUE), minutes(DUE + 20 * HOUR, TOMORROW - MINUTE)) == []
 
 
-def test_crash_in_the_middle_is_made_up_for_at_the_next_start() -> None:
+def test_crashed_run_is_repeated_at_next_start() -> None:
     daemon = ticking(YESTERDAY)
     assert runs(daemon, [DUE], ends="never") == [DUE]
     assert runs(daemon, minutes(DUE + 5 * MINUTE, TOMORROW - MINUTE, 5 * MINUTE)) == [DUE + 5 * MINUTE]
 
 
-def test_crash_that_was_noted_as_a_failure_at_the_start_is_made_up_for_after_a_pause() -> None:
+def test_crash_recorded_as_failure_is_retried_after_interval() -> None:
     daemon = ticking(YESTERDAY)
     restart = DUE + 5 * MINUTE
     daemon.failed.append(restart)
     assert runs(daemon, minutes(restart, TOMORROW - MINUTE)) == [restart + 2 * MINUTE]
 
 
-def test_failing_backup_is_tried_ever_more_rarely_and_again_at_once_when_it_is_due_anew() -> None:
+def test_failing_backup_is_retried_with_growing_intervals_and_at_next_due_time() -> None:
     tries = runs(ticking(YESTERDAY), minutes(DUE, TOMORROW + MINUTE), ends="badly")
     after = [tried - DUE for tried in tries]
     assert after[:8] == [n * MINUTE for n in (0, 2, 6, 14, 30, 62, 122, 182)]
@@ -169,19 +169,19 @@ def test_failing_backup_is_tried_ever_more_rarely_and_again_at_once_when_it_is_d
     assert tries[-1] == TOMORROW
 
 
-def test_first_success_after_failures_ends_the_tries() -> None:
+def test_first_success_after_failures_ends_retries() -> None:
     daemon = ticking(YESTERDAY)
     runs(daemon, minutes(DUE, DUE + HOUR), ends="badly")
     assert runs(daemon, minutes(DUE + HOUR, TOMORROW)) == [DUE + 62 * MINUTE, TOMORROW]
 
 
-def test_run_that_began_before_the_due_time_does_not_stand_for_it() -> None:
+def test_run_started_before_due_time_does_not_count_for_it() -> None:
     """Its snapshot is from before; `succeeded_at` is when a run began, however long it took."""
     daemon = ticking()
     assert runs(daemon, [DUE - MINUTE, DUE + 30 * MINUTE, DUE + HOUR]) == [DUE - MINUTE, DUE + 30 * MINUTE]
 
 
-def test_backups_in_the_repeated_hour_are_not_made_again_and_again() -> None:
+def test_backup_in_repeated_hour_is_not_repeated() -> None:
     name = "Europe/Berlin"
     schedule = Schedule.parse("02:30", ZoneInfo(name))
     first_pass = local("2026-10-25 02:30", name)
@@ -190,20 +190,20 @@ def test_backups_in_the_repeated_hour_are_not_made_again_and_again() -> None:
 
 
 @pytest.mark.parametrize("jump", [3 * MINUTE, 3 * HOUR, DAY + HOUR, 366 * DAY + HOUR], ids=str)
-def test_clock_that_jumps_ahead_over_a_due_time_brings_one_backup(jump: timedelta) -> None:
+def test_clock_jump_over_due_time_causes_one_backup(jump: timedelta) -> None:
     daemon = ticking(YESTERDAY)
     landed = DUE - MINUTE + jump
     assert runs(daemon, [DUE - MINUTE, landed, landed + MINUTE, landed + 2 * MINUTE]) == [landed]
 
 
 @pytest.mark.parametrize("jump", [MINUTE, 9 * MINUTE], ids=str)
-def test_clock_that_is_set_back_by_minutes_over_a_due_time_brings_no_second_backup(jump: timedelta) -> None:
+def test_clock_set_back_by_minutes_over_due_time_causes_no_second_backup(jump: timedelta) -> None:
     daemon = ticking(DUE)
     assert runs(daemon, minutes(DUE - jump, TOMORROW - MINUTE)) == []
 
 
 @pytest.mark.parametrize("jump", [DAY, 366 * DAY], ids=str)
-def test_clock_that_was_wrong_for_a_while_brings_one_backup_and_then_goes_on(jump: timedelta) -> None:
+def test_temporarily_wrong_clock_causes_one_backup(jump: timedelta) -> None:
     """What was dated in the future neither keeps off the next backup nor makes one each minute."""
     daemon = ticking(YESTERDAY)
     ahead = runs(daemon, minutes(DUE - HOUR + jump, DUE - HOUR + jump + 10 * MINUTE))
@@ -211,19 +211,19 @@ def test_clock_that_was_wrong_for_a_while_brings_one_backup_and_then_goes_on(jum
     assert runs(daemon, minutes(DUE - HOUR, DUE + HOUR)) == [DUE]
 
 
-def test_clock_that_is_set_back_by_a_year_brings_one_backup_and_the_next_at_its_due_time() -> None:
+def test_clock_set_back_by_a_year_causes_one_backup_and_next_at_due_time() -> None:
     daemon = ticking(DUE)
     back = DUE + HOUR - 365 * DAY
     assert runs(daemon, minutes(back, back + DAY)) == [back, back + 23 * HOUR]
 
 
-def test_clock_that_starts_in_1970_and_is_set_right_brings_one_backup_of_the_right_time() -> None:
+def test_clock_corrected_from_1970_causes_one_backup() -> None:
     daemon = ticking(YESTERDAY)
     power_on = datetime(1970, 1, 1, tzinfo=UTC)
     assert runs(daemon, [power_on, power_on + MINUTE, DUE + HOUR, DUE + HOUR + MINUTE]) == [power_on, DUE + HOUR]
 
 
-def test_success_in_the_future_would_run_each_minute_were_the_one_before_it_not_looked_for() -> None:
+def test_future_success_alone_would_run_each_minute() -> None:
     """Why TaskHistory wants the last success that is not dated in the future."""
     future = TaskHistory(DUE + 366 * DAY)
     assert all(plan_next_run(DAILY, future, now).at <= now for now in minutes(DUE, DUE + HOUR))
@@ -252,7 +252,7 @@ def situations(draw: st.DrawFn) -> tuple[Schedule, TaskHistory, datetime]:
 
 @given(situations(), st.timedeltas(timedelta(), 40 * HOUR))
 @settings(deadline=None, max_examples=60)
-def test_plan_stands_until_a_run_ends(situation: tuple[Schedule, TaskHistory, datetime], passed: timedelta) -> None:
+def test_plan_is_stable_until_run_ends(situation: tuple[Schedule, TaskHistory, datetime], passed: timedelta) -> None:
     """What is due stays due, and what is not is due exactly when it was told."""
     schedule, history, now = situation
     told = plan_next_run(schedule, history, now)
@@ -266,7 +266,7 @@ def test_plan_stands_until_a_run_ends(situation: tuple[Schedule, TaskHistory, da
 
 @given(situations())
 @settings(deadline=None, max_examples=60)
-def test_success_now_ends_it_until_the_next_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
+def test_success_now_delays_next_run_until_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     done = TaskHistory(now, history.failed_at)
     assert plan_next_run(schedule, done, now) == Due(schedule.following(now), "by schedule")
@@ -274,14 +274,14 @@ def test_success_now_ends_it_until_the_next_due_time(situation: tuple[Schedule, 
 
 @given(situations())
 @settings(deadline=None, max_examples=60)
-def test_nothing_waits_longer_than_for_the_next_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
+def test_next_run_is_never_after_next_due_time(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     assert plan_next_run(schedule, history, now).at <= schedule.following(now)
 
 
 @given(situations())
 @settings(deadline=None, max_examples=60)
-def test_failure_never_brings_the_next_try_forward(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
+def test_failure_never_advances_next_run(situation: tuple[Schedule, TaskHistory, datetime]) -> None:
     schedule, history, now = situation
     failed = TaskHistory(history.succeeded_at, (*history.failed_at, now))
     assert plan_next_run(schedule, failed, now).at > now

@@ -197,18 +197,18 @@ def _lines(decision: PublicationDecision) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_decision_is_as_the_golden_file_says(name: str) -> None:
+def test_decision_matches_golden_file(name: str) -> None:
     decision = decide(CASES[name])
     assert rendered(CASES[name], decision) == (GOLDEN / f"{name}.txt").read_text()
     assert decide(CASES[name]).action == decision.action, "deciding changes nothing"
 
 
-def test_a_case_stands_for_each_golden_file() -> None:
+def test_each_golden_file_has_case() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_nothing_is_released_that_is_held_or_refused(name: str) -> None:
+def test_held_or_refused_capture_releases_nothing(name: str) -> None:
     decision = decide(CASES[name])
     assert decision.release == (decision.hold is None and decision.error is None)
     assert (decision.error is not None) == (decision.action in {"quarantine", "refuse"})

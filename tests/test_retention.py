@@ -25,21 +25,21 @@ from backupd.model import CLOCK_TOLERANCE, Hold, Pin, RetentionPlan, RetentionPo
 from backupd.retention import FUTURE, plan_retention
 
 
-def test_a_policy_that_keeps_nothing_is_refused_with_a_hint() -> None:
+def test_policy_that_keeps_nothing_is_refused_with_hint() -> None:
     with pytest.raises(PolicyEmpty, match="keeps nothing") as refused:
         plan_retention(every(DAY, 3), NOTHING, NOW)
     assert "to 1 or more" in refused.value.hint
 
 
 @pytest.mark.parametrize("rule", numbers(DEFAULT))
-def test_a_negative_count_is_refused_by_name_even_beside_a_good_one(rule: str) -> None:
+def test_negative_count_is_refused_by_name_beside_valid_one(rule: str) -> None:
     policy = replace(RetentionPolicy(last=1, daily=1), **{rule: -1})
     with pytest.raises(PolicyEmpty, match=f"{rule} = -1") as refused:
         plan_retention([], policy, NOW)
     assert "none below 0" in refused.value.hint
 
 
-def test_a_negative_window_is_refused_and_a_window_alone_is_a_policy() -> None:
+def test_negative_window_is_refused_and_window_alone_is_policy() -> None:
     with pytest.raises(PolicyEmpty, match="within = -60s"):
         plan_retention([], replace(DEFAULT, within=timedelta(minutes=-1)), NOW)
     plan = plan_retention(every(DAY, 5), replace(NOTHING, within=timedelta(days=1)), NOW)
@@ -47,7 +47,7 @@ def test_a_negative_window_is_refused_and_a_window_alone_is_a_policy() -> None:
     assert {removed.reason for removed in plan.remove} == {"older than the window of 24h"}
 
 
-def test_the_window_ends_with_its_last_microsecond() -> None:
+def test_window_ends_with_last_microsecond() -> None:
     edge = taken(NOW - DEFAULT.within)
     beyond = replace(edge, id=f"{edge.id}-2", taken_at=edge.taken_at - timedelta(microseconds=1))
     plan = plan_retention([taken(NOW), edge, beyond], replace(DEFAULT, daily=1, weekly=0), NOW)
@@ -55,18 +55,18 @@ def test_the_window_ends_with_its_last_microsecond() -> None:
     assert (reasons[edge.id], reasons[beyond.id]) == (("within 48h",), ("window-start 48h",))
 
 
-def test_a_window_keeps_the_state_that_it_began_with_however_old_that_is() -> None:
+def test_window_keeps_state_at_its_start_at_any_age() -> None:
     good, broken = taken(NOW - 31 * DAY), taken(NOW)
     assert plan_retention([good, broken], replace(NOTHING, last=1, within=timedelta(hours=1)), NOW).remove == ()
 
 
-def test_a_label_cannot_write_to_the_terminal_by_way_of_a_reason() -> None:
+def test_label_in_reason_has_no_control_characters() -> None:
     only = taken(NOW)
     pin = Pin(only.id, NOW, None, "made by hand", "\x1b[2Jv2\n")
     assert plan_retention([only], DEFAULT, NOW, pins={only.id: pin}).keep[0].reasons[-1].isprintable()
 
 
-def test_an_empty_policy_is_refused_under_a_hold_too() -> None:
+def test_empty_policy_under_hold_is_refused() -> None:
     with pytest.raises(PolicyEmpty):
         plan_retention(every(DAY, 3), NOTHING, NOW, hold=CORRUPT_HOLD)
 
@@ -77,26 +77,26 @@ def test_two_sources_in_one_plan_are_refused() -> None:
         plan_retention([*every(DAY, 2), other], DEFAULT, NOW)
 
 
-def test_a_hold_of_another_source_is_refused() -> None:
+def test_hold_of_another_source_is_refused() -> None:
     with pytest.raises(ValueError, match="one source at a time, not for tasks, users"):
         plan_retention(every(DAY, 2), DEFAULT, NOW, hold=replace(CORRUPT_HOLD, source="users"))
 
 
-def test_one_generation_given_twice_is_refused_for_its_removal_would_take_the_kept_one_along() -> None:
+def test_generation_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="share an id"):
         plan_retention(every(DAY, 2) * 2, DEFAULT, NOW)
 
 
 @pytest.mark.parametrize("hold", [None, CORRUPT_HOLD])
-def test_nothing_to_decide_gives_an_empty_plan(hold: Hold | None) -> None:
+def test_no_generations_give_empty_plan(hold: Hold | None) -> None:
     assert plan_retention([], DEFAULT, NOW, hold=hold) == RetentionPlan((), ())
 
 
-def test_generations_may_come_from_an_iterator() -> None:
+def test_generations_may_come_from_iterator() -> None:
     assert plan_retention(iter(every(DAY, 20)), DEFAULT, NOW) == plan_retention(every(DAY, 20), DEFAULT, NOW)
 
 
-def test_one_backup_after_a_month_off_pushes_out_one_day_and_one_week_and_no_more() -> None:
+def test_backup_after_a_month_without_removes_one_day_and_one_week_at_most() -> None:
     """offen/docker-volume-backup#631: there, every older backup was deleted, "as intended"."""
     before = plan_retention(every(DAY, 60, LAST_NIGHT - 31 * DAY), DEFAULT, NOW)
     after = plan_retention([*survivors(before), taken(NOW)], DEFAULT, NOW)
@@ -105,14 +105,14 @@ def test_one_backup_after_a_month_off_pushes_out_one_day_and_one_week_and_no_mor
     assert removed_ids(after) == {"tasks-20261016-0300", "tasks-20261004-0300"}
 
 
-def test_the_tolerance_for_a_clock_that_runs_ahead_ends_with_the_tenth_minute() -> None:
+def test_tolerance_for_clock_ahead_ends_with_tenth_minute() -> None:
     edge = taken(NOW + CLOCK_TOLERANCE)
     beyond = replace(edge, taken_at=edge.taken_at + timedelta(microseconds=1))
     assert FUTURE not in plan_retention([edge], DEFAULT, NOW).keep[0].reasons
     assert FUTURE in plan_retention([beyond], DEFAULT, NOW).keep[0].reasons
 
 
-def test_a_day_that_comes_back_after_midnight_still_has_one_slot() -> None:
+def test_day_repeated_after_midnight_has_one_slot() -> None:
     """St. John's put its clocks back at 00:01 until 2011: Sunday began, was Saturday again, began again."""
     zone = ZoneInfo("America/St_Johns")
     midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC)  # 00:00 NDT, one minute before 23:01 NST

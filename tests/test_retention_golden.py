@@ -236,11 +236,11 @@ def write_golden() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_plan_is_the_one_in_the_golden_file(name: str) -> None:
+def test_plan_matches_golden_file(name: str) -> None:
     assert as_text(CASES[name]) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
-def test_each_golden_file_has_a_case() -> None:
+def test_each_golden_file_has_case() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
 
 

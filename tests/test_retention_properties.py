@@ -102,7 +102,7 @@ def pin_some(case: Case, random: Random) -> Case:
 
 
 @holds_for_any(cases)
-def test_each_rule_holds_just_the_newest_of_its_newest_periods(case: Case) -> None:
+def test_each_rule_holds_newest_of_its_newest_periods(case: Case) -> None:
     plan = case.plan()
     ranked = countable(case)
     assert held_under("last", plan) == {generation.id for generation in ranked[: case.policy.last]}
@@ -114,7 +114,7 @@ def test_each_rule_holds_just_the_newest_of_its_newest_periods(case: Case) -> No
 
 
 @holds_for_any(cases)
-def test_each_generation_either_stays_or_goes_and_says_why(case: Case) -> None:
+def test_each_generation_is_kept_or_removed_with_reason(case: Case) -> None:
     plan = case.plan()
     decided = survivors(plan) + [removed.generation for removed in plan.remove]
     assert len(decided) == len(case.generations)
@@ -125,14 +125,14 @@ def test_each_generation_either_stays_or_goes_and_says_why(case: Case) -> None:
 
 
 @holds_for_any(cases)
-def test_both_lists_are_newest_first(case: Case) -> None:
+def test_kept_and_removed_lists_are_newest_first(case: Case) -> None:
     plan = case.plan()
     for generations in (survivors(plan), [removed.generation for removed in plan.remove]):
         assert generations == sorted(generations, key=age, reverse=True)
 
 
 @holds_for_any(cases)
-def test_the_reason_of_a_removal_is_true(case: Case) -> None:
+def test_reason_of_removal_is_true(case: Case) -> None:
     """Either a newer one of that very period holds a slot, or newer ones hold all the slots there are."""
     plan = case.plan()
     slots = {reason: kept.generation for kept in plan.keep for reason in kept.reasons}
@@ -151,13 +151,13 @@ def test_the_reason_of_a_removal_is_true(case: Case) -> None:
 
 
 @holds_for_any(cases)
-def test_the_newest_verified_one_stays_under_any_policy(case: Case) -> None:
+def test_newest_verified_generation_is_kept_under_any_policy(case: Case) -> None:
     ranked = countable(case) or countable(replace(case, now=NOW + 10 * DAY))
     assert held_under(LAST_VERIFIED, case.plan()) == {generation.id for generation in ranked[:1]}
 
 
 @holds_for_any(cases)
-def test_damaged_and_future_ones_stay_say_so_and_take_no_slot(case: Case) -> None:
+def test_damaged_and_future_generations_are_kept_with_reason_and_take_no_slot(case: Case) -> None:
     reasons = case.plan().reasons()
     for generation in case.generations:
         ahead = generation.taken_at > NOW + CLOCK_TOLERANCE
@@ -169,31 +169,31 @@ def test_damaged_and_future_ones_stay_say_so_and_take_no_slot(case: Case) -> Non
 
 
 @holds_for_any(cases)
-def test_damaged_and_future_ones_change_nothing_for_the_others(case: Case) -> None:
+def test_damaged_and_future_generations_do_not_affect_others(case: Case) -> None:
     assert case.plan().remove == replace(case, generations=countable(case)).plan().remove
 
 
 @holds_for_any(cases, st.sampled_from((CORRUPT_HOLD, SHRINK_HOLD)))
-def test_a_hold_removes_nothing_and_hides_no_reason(case: Case, hold: Hold) -> None:
+def test_hold_removes_nothing_and_keeps_reasons(case: Case, hold: Hold) -> None:
     free, held = case.plan().reasons(), replace(case, hold=hold).plan()
     assert held.remove == ()
     assert held.reasons() == {g.id: (*free.get(g.id, ()), f"held: {hold.kind}") for g in case.generations}
 
 
 @holds_for_any(cases, st.randoms(use_true_random=False))
-def test_the_order_given_does_not_matter(case: Case, random: Random) -> None:
+def test_plan_is_independent_of_order(case: Case, random: Random) -> None:
     shuffled = random.sample(case.generations, len(case.generations))
     assert replace(case, generations=shuffled).plan() == case.plan()
 
 
 @holds_for_any(cases)
-def test_a_plan_that_was_carried_out_has_no_successor(case: Case) -> None:
+def test_executed_plan_is_followed_by_empty_plan(case: Case) -> None:
     first = case.plan()
     assert replace(case, generations=survivors(first)).plan() == replace(first, remove=())
 
 
 @holds_for_any(cases, policies)
-def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(case: Case, other: RetentionPolicy) -> None:
+def test_larger_policy_keeps_all_generations_of_smaller_one(case: Case, other: RetentionPolicy) -> None:
     larger = RetentionPolicy(*map(max, zip(astuple(case.policy), astuple(other), strict=True)))
     fewer, many = case.plan().reasons(), replace(case, policy=larger).plan().reasons()
     assert fewer.keys() <= many.keys()
@@ -203,7 +203,7 @@ def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(case: Case, other: R
 
 
 @holds_for_any(cases, st.randoms(use_true_random=False))
-def test_a_pin_keeps_its_generation_until_it_is_over_and_changes_nothing_else(case: Case, random: Random) -> None:
+def test_pin_keeps_generation_until_end_and_changes_nothing_else(case: Case, random: Random) -> None:
     with_pins, ranked = pin_some(case, random), countable(case)
     reached = ranked[0].taken_at if ranked else NOW
     holding = {key for key, pin in with_pins.pins.items() if pin.until is None or reached < pin.until}
@@ -215,7 +215,7 @@ def test_a_pin_keeps_its_generation_until_it_is_over_and_changes_nothing_else(ca
 
 
 @holds_for_any(cases, st.randoms(use_true_random=False), st.integers(-5, 900), st.integers(0, 24 * 60))
-def test_one_more_generation_removes_none_in_the_window_and_none_that_is_pinned_until_later(
+def test_additional_generation_removes_none_in_window_and_no_pinned_one(
     case: Case, random: Random, days: int, minutes: int
 ) -> None:
     """Whether it is the newest, fills a gap, or is dated in the future."""
@@ -227,7 +227,7 @@ def test_one_more_generation_removes_none_in_the_window_and_none_that_is_pinned_
 
 
 @holds_for_any(count_cases, st.floats(0, 1))
-def test_one_newer_generation_shifts_one_slot_of_each_rule_at_most(case: Case, part: float) -> None:
+def test_newer_generation_shifts_at_most_one_slot_of_each_rule(case: Case, part: float) -> None:
     """What goes by it was the newest (of the same day, week, …) or the oldest that one of the rules held."""
     ranked = countable(case)
     newest = ranked[0].taken_at if ranked else NOW - 900 * DAY
@@ -241,19 +241,19 @@ def test_one_newer_generation_shifts_one_slot_of_each_rule_at_most(case: Case, p
 
 
 @holds_for_any(cases, st.sets(st.integers(0, 59)))
-def test_damage_found_later_makes_others_stay_and_none_go(case: Case, found: set[int]) -> None:
+def test_damage_found_later_removes_no_other_generation(case: Case, found: set[int]) -> None:
     worse = [replace(g, damaged=g.damaged or n in found) for n, g in enumerate(case.generations)]
     assert removed_ids(replace(case, generations=worse).plan()) <= removed_ids(case.plan())
 
 
 @holds_for_any(sound_cases)
-def test_pruning_after_each_backup_ends_where_pruning_once_does(case: Case) -> None:
+def test_pruning_after_each_backup_equals_pruning_once(case: Case) -> None:
     plans = [plan for _, plan in live(sorted(case.generations, key=age), case.policy, case.zone)]
     assert (plans[-1].keep if plans else ()) == case.plan().keep
 
 
 @holds_for_any(count_cases, st.timedeltas(timedelta(0), 8 * DAY))
-def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(case: Case, passed: timedelta) -> None:
+def test_passing_time_removes_generations_only_for_those_no_longer_in_future(case: Case, passed: timedelta) -> None:
     later = replace(case, now=NOW + passed)
     arrived = len(countable(later)) - len(countable(case))
     gone = removed_ids(later.plan()) - removed_ids(case.plan())
@@ -261,5 +261,5 @@ def test_time_alone_removes_nothing_but_by_those_no_longer_in_the_future(case: C
 
 
 @holds_for_any(sound_cases, st.timedeltas(timedelta(0), 5000 * DAY))
-def test_years_later_a_store_without_new_backups_is_left_as_it_was(case: Case, passed: timedelta) -> None:
+def test_store_without_new_backups_is_unchanged_years_later(case: Case, passed: timedelta) -> None:
     assert replace(case, now=NOW + passed).plan() == case.plan()

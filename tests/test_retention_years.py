@@ -23,7 +23,7 @@ from backupd.retention import plan_retention
 pytestmark = pytest.mark.no_cover
 
 
-def test_two_years_of_nights_leave_the_seven_last_days_and_the_four_last_sundays() -> None:
+def test_two_years_of_nights_leave_last_seven_days_and_last_four_sundays() -> None:
     """Expected from the calendar alone: today and six days before, and the Sundays of three weeks before."""
     first = date(2024, 11, 23)  # a Saturday
     for at, plan in live(nightly(first, 730, UTC, hour=3), DEFAULT, UTC):

@@ -43,7 +43,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
         ("0 6,18 * jan-mar mon-fri", "2027-01-01 06:00"),
     ],
 )
-def test_schedule_is_read_as_people_write_it(text: str, following: str) -> None:
+def test_schedule_is_read_in_each_notation(text: str, following: str) -> None:
     assert Schedule.parse(text, UTC).following(NOW) == local(following, "UTC")
 
 
@@ -81,7 +81,7 @@ def test_0_and_7_and_sun_are_sunday_and_1_is_monday() -> None:
         ("0 6 31 * */2", "not every month has a day 31: write L"),
     ],
 )
-def test_schedule_that_is_none_or_leaves_out_months_is_refused(text: str, why: str) -> None:
+def test_invalid_or_incomplete_schedule_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Schedule.parse(text, UTC)
 
@@ -91,7 +91,7 @@ _FIELD = st.text("0123456789*/,-#LW jansu", max_size=8)
 
 @given(st.text() | st.builds(" ".join, st.lists(_FIELD, min_size=5, max_size=5)))
 @settings(deadline=None, max_examples=150)
-def test_whatever_is_written_is_read_or_refused_in_words(text: str) -> None:
+def test_any_text_is_read_or_refused_with_reason(text: str) -> None:
     try:
         schedule = Schedule.parse(text, UTC)
     except ValueError as error:
@@ -132,7 +132,7 @@ def moments(draw: st.DrawFn) -> tuple[Schedule, datetime]:
 @example((Schedule.parse("30 2 * * *", BERLIN), local("2026-10-25 02:10", "Europe/Berlin", fold=1)))
 @example((Schedule.parse("0 0 * * *", BERLIN), local("2026-03-30 00:00", "Europe/Berlin")))
 @settings(deadline=None, max_examples=60)
-def test_now_lies_between_latest_and_following_and_nothing_due_does(moment: tuple[Schedule, datetime]) -> None:
+def test_no_due_time_lies_between_latest_and_following(moment: tuple[Schedule, datetime]) -> None:
     schedule, now = moment
     latest, following = schedule.latest(now), schedule.following(now)
     assert latest <= now < following
@@ -145,7 +145,7 @@ def test_now_lies_between_latest_and_following_and_nothing_due_does(moment: tupl
 
 @given(moments(), st.timedeltas(timedelta(), 40 * HOUR))
 @settings(deadline=None, max_examples=60)
-def test_later_never_means_earlier(moment: tuple[Schedule, datetime], passed: timedelta) -> None:
+def test_later_time_never_gives_earlier_due_time(moment: tuple[Schedule, datetime], passed: timedelta) -> None:
     schedule, now = moment
     later = now + passed
     assert schedule.latest(now) <= schedule.latest(later)
@@ -155,7 +155,7 @@ def test_later_never_means_earlier(moment: tuple[Schedule, datetime], passed: ti
 
 @given(moments(), st.sampled_from(ZONES))
 @settings(deadline=None, max_examples=60)
-def test_instant_counts_and_not_the_zone_it_is_told_in(moment: tuple[Schedule, datetime], name: str) -> None:
+def test_due_times_are_independent_of_zone_of_argument(moment: tuple[Schedule, datetime], name: str) -> None:
     schedule, now = moment
     elsewhere = now.astimezone(ZoneInfo(name))
     assert schedule.latest(elsewhere) == schedule.latest(now)
@@ -168,9 +168,7 @@ def test_instant_counts_and_not_the_zone_it_is_told_in(moment: tuple[Schedule, d
     st.sampled_from(["0", "2", "23", "0,1", "1-3", "*/6"]),
 )
 @settings(deadline=None, max_examples=40)
-def test_it_is_due_in_the_minutes_that_first_show_or_skip_its_times(
-    changed: tuple[datetime, str], minute: str, hour: str
-) -> None:
+def test_due_minutes_first_show_or_skip_scheduled_times(changed: tuple[datetime, str], minute: str, hour: str) -> None:
     """A second opinion that knows nothing of cron: it looks at a clock of the zone each minute for a day and a half."""
     change, name = changed
     zone = ZoneInfo(name)
@@ -226,13 +224,13 @@ def _due(schedule: Schedule, start: datetime, end: datetime) -> list[datetime]:
         ("* * 1 * *", "UTC", 30 * DAY + MINUTE),
     ],
 )
-def test_longest_gap_is_found_whether_due_each_minute_or_once_a_year(text: str, name: str, longest: timedelta) -> None:
+def test_longest_gap_is_found_for_frequent_and_rare_schedules(text: str, name: str, longest: timedelta) -> None:
     assert Schedule.parse(text, ZoneInfo(name)).longest_gap(NOW) == longest
 
 
 @given(moments(), st.timedeltas(timedelta(), 2 * 365 * DAY))
 @settings(deadline=None, max_examples=15)
-def test_no_gap_of_two_years_is_longer_but_for_the_two_hours_that_clocks_may_add(
+def test_gap_of_two_years_exceeds_longest_gap_by_two_hours_at_most(
     moment: tuple[Schedule, datetime], passed: timedelta
 ) -> None:
     schedule, now = moment

@@ -70,11 +70,11 @@ def opens_a_descriptor(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("name", _STORE_ROOMS)
-def test_what_lies_in_a_store_is_reached_through_an_open_directory_only(name: str) -> None:
+def test_files_of_store_are_reached_only_through_open_directory(name: str) -> None:
     assert {(name, call) for call in calls(ROOT / name)} <= _KNOWN
 
 
-def test_no_room_but_system_removes_trees_or_changes_owners_by_path() -> None:
+def test_rooms_except_system_remove_no_trees_and_change_no_owners_by_path() -> None:
     found = {
         (str(path.relative_to(ROOT)), call)
         for path in ROOT.rglob("*.py")

@@ -4,15 +4,56 @@ Any gunzip reads a file of many members as one stream (RFC 1952 §2.2). Each mem
 (§2.3.1.1), as with BGZF and pgzip, so that members can be found and unpacked on all cores.
 
     1f 8b 08 04 | mtime 0 (4) | xfl 0 | os 255 | xlen 8 | 'B' 'd' | 4 0 | length (4) | deflate … | crc32 (4) | isize (4)
+
+libdeflate compresses, or zlib where the package deflate has no wheel, as on 32-bit ARM; each unpacks what the other
+packed.
 """
 
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from backupd.archive.raw_deflate import compress, crc32, decompress
 from backupd.errors import CopyCorrupt
+
+try:
+    import deflate
+except ImportError:
+
+    def compress(piece: bytes, level: int) -> bytes:
+        """Return `piece` compressed at `level`, 1 to 12, of which 9 is zlib's highest."""
+        compressor = zlib.compressobj(min(level, 9), zlib.DEFLATED, -zlib.MAX_WBITS)
+        return compressor.compress(piece) + compressor.flush()
+
+    def decompress(body: bytes, most_bytes: int) -> bytes:
+        """Return what `body` holds. Raises ValueError: damaged, without an end, or more than `most_bytes`."""
+        decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            piece = decompressor.decompress(body, most_bytes)
+            if not decompressor.eof:
+                piece += decompressor.decompress(decompressor.unconsumed_tail, 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        if not decompressor.eof or len(piece) > most_bytes:
+            raise ValueError("the data have no end, or are longer than allowed")
+        return piece
+
+    crc32 = zlib.crc32
+else:
+
+    def compress(piece: bytes, level: int) -> bytes:
+        """Return `piece` compressed at `level`, 1 to 12."""
+        return bytes(deflate.deflate_compress(piece, level))
+
+    def decompress(body: bytes, most_bytes: int) -> bytes:
+        """Return what `body` holds. Raises ValueError: damaged, without an end, or more than `most_bytes`."""
+        try:
+            return bytes(deflate.deflate_decompress(body, most_bytes))
+        except deflate.DeflateError as error:
+            raise ValueError(str(error)) from error
+
+    crc32 = deflate.crc32
 
 LEVELS = (5, 6, 7)
 WORTH = 0.0125

@@ -1,7 +1,7 @@
 """The configuration of this process: read once, and then without the secrets that it does not need.
 
-Secrets are in the environment that a command starts with, in files, and then in memory. Before it touches anything that
-an app can write, it starts again without all of that (`system.relaunch`), with what its work needs.
+Secrets are in the environment that a command starts with, in files, and then in memory. Before it opens anything that
+an app can write, it restarts without them (`system.relaunch`), except those that its work needs.
 """
 
 import os

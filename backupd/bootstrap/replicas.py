@@ -31,7 +31,10 @@ from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from backupd.tasks.restore.extract import ResumingArchives
 
-_PROTECT = "who can write it chooses what backupd runs: mount it read-only, or chmod go-w, outside the app's volume"
+_PROTECT = (
+    "a user who can write it chooses the commands that backupd runs: mount it read-only, or move it out of the app's "
+    "volume and chmod go-w"
+)
 
 
 def replica_names(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,7 +152,7 @@ def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool
     directory of this moment is seen too: by a link, a mount or a server of this host. Raises OSError.
     """
     store, name = context.store, replica.name
-    usable = store.hidden.exists() and store.writable()
+    usable = store.writable() and store.hidden.exists()
     if usable and not reading and context.identities.own() is None and not store.list():
         context.identity()  # a store that lost it has it recovered with its pins
     if not _has_identity(replica, reading=reading):
@@ -158,11 +161,11 @@ def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool
         store.prepare()
         with store.staging() as directory:
             if replica.has_hidden(f"{STAGING}/{directory.name}"):
-                what = f"replicas.{name} leads to the directory of the backups itself, by another way"
+                what = f"replicas.{name} is the directory of the backups itself, under another path"
                 raise ConfigError(what, "give it a directory of its own, on another disk or host")
     if not reading:
-        unused = f"where no backupd uses that one any more, remove {HIDDEN}/{OWN_IDENTITY} there"
-        what = f"replicas.{name} leads to a directory where another backupd keeps its backups"
+        unused = f"if no backupd uses it any more, remove {HIDDEN}/{OWN_IDENTITY} there"
+        what = f"replicas.{name} is the local store of another backupd"
         raise ConfigError(what, f"give it a directory of its own; {unused}")
 
 

@@ -68,7 +68,7 @@ class Catalog:
         self._unit.close()
 
     def hold_one_state(self) -> None:
-        """Let all questions until the end see one state: many cost a fraction then. Raises CatalogUnavailable."""
+        """Read one state until the end: many queries then cost a fraction. Raises CatalogUnavailable."""
         self._unit.hold()
 
     def start_run(self, task: str, source: str, started_at: datetime, configuration: str = "") -> int:

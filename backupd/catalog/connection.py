@@ -36,7 +36,7 @@ _LOCKED: Final = f"another process holds it: try again; if no other backupd runs
 _DENIED: Final = f"check owner, mode and mount of the file and its directory; if those are right, {REBUILD}"
 _FULL: Final = "free some space on the file system of the catalog; if there is enough, check the disk (dmesg)"
 _NO_INODES: Final = "remove files from the file system of the catalog: it has no free inodes (df -i)"
-_SLOW: Final = f"check the disk of the catalog (dmesg); if it is well, {REBUILD}"
+_SLOW: Final = f"check the disk of the catalog (dmesg); if it has no errors, {REBUILD}"
 _NOT_OURS: Final = "replace it with the catalog's file, or remove it: the next backup creates a new catalog"
 _HINTS: Final = {
     sqlite3.SQLITE_BUSY: _LOCKED,
@@ -59,7 +59,7 @@ def catalog_errors(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError, ValueError, OverflowError, MemoryError) as error:
         hint = _hint(error, path)
         error_type = _ERROR_TYPES.get(hint, CatalogUnavailable)
-        what = "it takes more memory than a catalog may" if isinstance(error, MemoryError) else error
+        what = "it needs more memory than a catalog may use" if isinstance(error, MemoryError) else error
         raise error_type(f"cannot use the catalog {path}: {what}", hint=hint) from error
 
 

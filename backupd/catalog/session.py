@@ -54,7 +54,7 @@ class UnitOfWork:
         self._engine.dispose()
 
     def hold(self) -> None:
-        """Let all that is read until `close` see one state, through one connection. Raises CatalogUnavailable."""
+        """Read one state until `close`, through one connection. Raises CatalogUnavailable."""
         self._session = self._held.enter_context(self._unit())
 
     def reading(self) -> AbstractContextManager[Session]:

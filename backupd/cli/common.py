@@ -49,7 +49,7 @@ source_option = click.option(
 )
 label_option = click.option("--label", metavar="TEXT", help="A short text that list, show and the page show beside it.")
 accept_older_option = click.option(
-    "--accept-older", is_flag=True, help="Use an older generation where the newest cannot be used."
+    "--accept-older", is_flag=True, help="Use an older generation if the newest cannot be used."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show each decision with its reason; change nothing.")
 
@@ -165,7 +165,7 @@ def can_ask() -> bool:
 
 def confirmed(question: str) -> bool:
     """Ask `question` on standard error, and return whether the answer is yes."""
-    echo(f"{question} Type yes to go on:", err=True)  # a whole line: bars hide partial ones
+    echo(f"{question} Type yes to continue:", err=True)  # a whole line: bars hide partial ones
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
@@ -176,7 +176,7 @@ def accepting_older(*, sure: bool, quiet: bool) -> Accept:
         if sure or quiet or not can_ask():
             return sure
         print_warning(warning)
-        return confirmed("Use the older one all the same?")
+        return confirmed("Use the older generation?")
 
     return accept
 

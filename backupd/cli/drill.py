@@ -44,9 +44,9 @@ def drill_command(
 ) -> None:
     """Restore the newest copy in isolation, verify it, and check the app on it.
 
-    The app's database and all stores stay as they are. A newer copy that is damaged is passed over with a
-    warning; where one cannot be read now, or was replaced, the drill fails unless --accept-older is given, or confirmed
-    on a terminal.
+    The app's database and all stores stay as they are. A newer copy that is damaged is skipped with a
+    warning; if one cannot be read at the moment, or was replaced, the drill fails unless --accept-older is given, or
+    confirmed on a terminal.
     """
     wanted = sources(config, names)
     if store is not None:

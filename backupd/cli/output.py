@@ -121,12 +121,12 @@ def time_text(at: datetime, zone: str) -> str:
 
 
 def minute_text(at: datetime, zone: str) -> str:
-    """Return the minute of a time in `zone` with the short name of that: `2026-11-25 05:00 CET`."""
+    """Return the minute of a time in `zone` with the short name of the zone: `2026-11-25 05:00 CET`."""
     return f"{at.astimezone(ZoneInfo(zone)):%F %H:%M %Z}"
 
 
 def print_restored(result: RestoreResult, zone: str, *, as_json: bool, planned: bool = False) -> None:
-    """Print what a restore did, or would do; if its plan was `planned` and printed before, what that lacks."""
+    """Print the result of a restore, or its plan; after a plan that was `planned` and printed, only further facts."""
     if as_json:
         print_json(result)
         return

@@ -105,7 +105,7 @@ def restore_command(
     """Without --online and --to, the generation takes the place of the database, which is kept beside it for --undo.
 
     Stop the app first: a database that is in use is not replaced. The generation is verified before anything changes.
-    On a terminal, without ID and options (but --source), the plan is shown and has to be confirmed. Where the newest
+    On a terminal, without ID and options (except --source), the plan is shown and must be confirmed. If the newest
     cannot be used, nothing is restored unless --accept-older is given, or confirmed on a terminal.
     """
     back = undo or redo

@@ -46,7 +46,7 @@ class RestorePlan:
             yield f"  database {error.message}"
 
     def _fate(self, target: Target) -> Iterator[str]:
-        """Yield what becomes of the database, of its app, and how to go back."""
+        """Yield the changes to the database and its app, and how to undo them."""
         if target.old is None:
             yield "  database does not exist: it is created"
         elif self.online:
@@ -66,7 +66,11 @@ def _size(target: Target) -> str:
 def _state_of_app(target: Target, *, stopped: bool) -> str:
     try:
         with target.lease(stopped=stopped) as lease:
-            return "stopped: no process has the database open" if lease.held else f"stopped, you say ({STOPPED_FLAG})"
+            return (
+                "stopped: no process has the database open"
+                if lease.held
+                else f"stopped, as you confirmed ({STOPPED_FLAG})"
+            )
     except TargetInUse:
         return "must be stopped first: a process has the database open"
     except TargetRefused as error:
@@ -87,7 +91,7 @@ def is_to_be_confirmed() -> bool:
 
 
 def accept_shown(warning: str) -> bool:
-    """Show why an older generation is chosen, and accept it: the plan that follows has to be confirmed."""
+    """Show why an older generation is chosen, and accept it: the operator confirms the plan that follows."""
     output.print_warning(warning)
     return True
 

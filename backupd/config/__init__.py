@@ -2,10 +2,20 @@
 
 from backupd.config.kinds import WithheldSecret
 from backupd.config.load import load_config
-from backupd.config.render import config_digest, mask_of, masked, secrets_of, to_toml, toml_key, toml_value
+from backupd.config.render import (
+    ALL_SECRETS,
+    REPLICAS,
+    config_digest,
+    mask_of,
+    masked,
+    secrets_of,
+    to_toml,
+    toml_key,
+    toml_value,
+    withhold_secrets,
+)
 from backupd.config.schema import Config, KeyPath
 from backupd.config.sections import DrillSection, ReplicaSection
-from backupd.config.withheld import ALL_SECRETS, REPLICAS, withhold_secrets
 
 __all__ = [
     "ALL_SECRETS",

@@ -51,9 +51,9 @@ def read_document(
 ) -> Document:
     """Read the configuration file that applies; without any, only the environment is set.
 
-    The file in the working `directory` is read only where nobody else can have written it (`ownership.refusal`). One
-    that the operator named is read whoever owns it. Raises ConfigError where a named file does not exist, or where the
-    file cannot be read at all.
+    The file in the working `directory` is read only if no other user can have written it (`ownership.refusal`). A file
+    that the operator named is read with any owner. Raises ConfigError if a named file does not exist, or if the file
+    cannot be read at all.
     """
     if config_file is not None:
         return read_file(_required(directory / config_file, "--config"))

@@ -47,7 +47,7 @@ class WithheldSecret(SecretStr):
 
     def get_secret_value(self) -> NoReturn:
         """Raise RuntimeError: the starter of this process did not know that it needs the secret."""
-        raise RuntimeError("a secret is needed that this process was not given")
+        raise RuntimeError("this process was started without the secret that it needs")
 
 
 def absolute_path(text: str, directory: Path) -> str:
@@ -185,6 +185,12 @@ def _http(url: str) -> str:
     return url
 
 
+def _directory_url(url: str) -> str:
+    if not url.isascii() or re.search(r"[?#\s]", url):
+        raise ValueError("must be the address of a directory in ASCII, without '?' and '#'")
+    return url.rstrip("/")
+
+
 def _token(secret: SecretStr) -> SecretStr:
     token = secret.get_secret_value()
     if token != token.strip():
@@ -257,6 +263,7 @@ ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[Text, AfterValidator(_url_without_password)]
 ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
+DocsUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_directory_url)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 Token = Annotated[Secret, AfterValidator(_token)]

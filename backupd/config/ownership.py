@@ -1,4 +1,4 @@
-"""Whose configuration is obeyed: it names commands to run and hosts to send copies to."""
+"""Which configuration files are trusted: they name commands to run and hosts to send copies to."""
 
 import os
 import stat
@@ -8,11 +8,11 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def refusal(file: Path) -> str:
-    """Return why a file that was not named, only found, is not obeyed; empty where it is.
+    """Return why a file that was found, not named, is ignored; empty if it is used.
 
-    It is obeyed where nobody but this user and root can have written it: both own the file and every directory above
-    it, and others can write to none of them. A directory further up may be sticky, as /tmp is: nothing in it that
-    belongs to this user or root can be replaced by others. Raises OSError.
+    It is used if only this user and root can have written it: one of the two owns the file and every directory above
+    it, and others can write to none of them. A directory further up may be sticky, as /tmp is: others cannot replace
+    files of this user or of root in it. Raises OSError.
     """
     trusted = {0, os.geteuid()}
     directory = Path(os.path.realpath(file.parent))

@@ -1,4 +1,4 @@
-"""A configuration as JSON, as TOML, each with secrets masked, and as a digest."""
+"""A configuration without its secrets: as JSON, as TOML, as a digest, and for a process that needs few of them."""
 
 import json
 import os
@@ -13,11 +13,13 @@ from pydantic import BaseModel, SecretStr
 
 from backupd import __version__
 from backupd.config.kinds import WithheldSecret
-from backupd.config.schema import Config
+from backupd.config.schema import Config, KeyPath
 from backupd.masking import Mask
 from backupd.system.small_file import read_small_file
 
-_WITHOUT_EFFECT_ON_RUNS: Final = {"schedule", "http", "health", "notify", "app", "pings"}
+ALL_SECRETS: Final[tuple[KeyPath, ...]] = ((),)
+REPLICAS: Final = "replicas"
+_WITHOUT_EFFECT_ON_RUNS: Final = {"docs_url", "schedule", "http", "health", "notify", "app", "pings"}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
 _DIGEST_BYTES: Final = 2
 
@@ -87,6 +89,12 @@ def digest_of_secrets(config: Config) -> str:
     return config.digest_of_secrets or _digest(secrets_of(config.replicas), config)
 
 
+def withhold_secrets(config: Config, given: Iterable[KeyPath]) -> Config:
+    """Return `config` without its secrets, but for those at or below the paths `given`; `(REPLICAS, NAME)` is one."""
+    narrowed = config.model_copy(update=_changes(config, (), tuple(given)))
+    return narrowed.with_digest_of_secrets(digest_of_secrets(config))
+
+
 def _digest(facts: object, config: Config) -> str:
     text = json.dumps(facts, sort_keys=True, default=str).encode()
     key = blake2b(os.fsencode(config.backups_dir)).digest()
@@ -118,3 +126,23 @@ def _file_facts(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return (state.st_dev, state.st_ino, state.st_uid, state.st_gid, state.st_mode, int(state.st_size > 0))
+
+
+def _changes(table: BaseModel, above: KeyPath, given: tuple[KeyPath, ...]) -> dict[str, Any]:
+    values = ((name, value, _without(value, (*above, name), given)) for name, value in table)
+    return {name: new for name, value, new in values if new is not value}
+
+
+def _without(value: Any, path: KeyPath, given: tuple[KeyPath, ...]) -> Any:  # noqa: ANN401 - values are of any type
+    if any(path[: len(known)] == known for known in given):
+        return value
+    if isinstance(value, SecretStr):
+        return WithheldSecret()
+    if isinstance(value, BaseModel):
+        changes = _changes(value, path, given)
+        return value.model_copy(update=changes) if changes else value
+    if isinstance(value, Mapping):
+        return {name: _without(below, (*path, name), given) for name, below in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_without(item, path, given) for item in value)
+    return value

@@ -17,6 +17,7 @@ from backupd.config.ownership import exposure
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
 from backupd.pings import PingHelper, require_ping_names
+from backupd.runbook import DOCS_URL
 from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
@@ -39,6 +40,11 @@ class Config(sections.Table):
     backups_dir: kinds.FilePath = Field(
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
+    )
+    docs_url: kinds.DocsUrl = Field(
+        DOCS_URL,
+        description="Address of the directory that contains runbook.md and runbook.es.md, to which the status page and "
+        "messages link: your own copy of docs/, if that of the project cannot be reached.",
     )
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()

@@ -22,7 +22,7 @@ class SourceSection(Table):
     """One SQLite database of the app; its name becomes the first part of file names."""
 
     path: kinds.FilePath = Field(
-        description="The live database file; of the only source also a directory, below which exactly one database is.",
+        description="The live database file; for a single source also a directory with exactly one database below it.",
         examples=["/app/data/tasks.db"],
     )
     method: Literal["backup", "vacuum"] = Field(
@@ -134,9 +134,9 @@ class LogSection(Table):
     )
     max_size: kinds.Bytes = Field(
         ByteSize(10 << 20),
-        description="Size at which backup.log becomes backup.log.1; 0 where logrotate takes care of it.",
+        description="Size at which backup.log becomes backup.log.1; 0 leaves rotation to logrotate.",
     )
-    keep: kinds.OldFiles = Field(4, description="Number of old files that stay: backup.log.1, .2 and so on.")
+    keep: kinds.OldFiles = Field(4, description="Number of old files to keep: backup.log.1, .2 and so on.")
 
 
 class SpaceSection(Table):

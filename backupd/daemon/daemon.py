@@ -146,7 +146,7 @@ class Daemon:
     def _log_standby(self) -> None:
         if unusable := self._claims.unusable:
             error = next(iter(unusable.values()))
-            what = f"nothing of {', '.join(unusable)} is done: {os_error_text(error)}"
+            what = f"tasks of {', '.join(unusable)} do not run: {os_error_text(error)}"
             self._warn_once(Event.TICK_FAILED, what, os_error_hint(error))
         elif others := self._claims.held_by_others():
             what = f"another daemon owns {', '.join(others)}: standing by"

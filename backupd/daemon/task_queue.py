@@ -158,9 +158,9 @@ class TaskQueue:
         return process.returncode
 
     def _start(self, request: TaskRequest, stack: ExitStack) -> subprocess.Popen[bytes]:
-        """Start the process of a run, with the secrets that it needs, and beside it the one that sends its pings.
+        """Start the process of a run, with the secrets that it needs, and the process that sends its pings.
 
-        The latter ends with `stack`.
+        The ping process ends with `stack`.
         """
         config = withhold_secrets(self._config, secrets_of_task(self._config, request.task, request.source))
         descriptors: tuple[int, ...] = ()

@@ -60,7 +60,7 @@ def check_app(app: App) -> AppVersion:
 
 
 def _version_from_file(app: App) -> str:
-    """Return the first line of the file; the app may have put anything there, also a link to what it may not read."""
+    """Return the first line of the file, which the app may have replaced by a link to a file that it may not read."""
     if app.version_file is not None:
         with suppress(OSError, TargetRefused):
             directory, name = reach(app.version_file.absolute())

@@ -71,11 +71,13 @@ def not_one_database(directory: Path) -> BackupdError:
         return SourceUnusable(f"{directory} is a directory that cannot be read: {error.strerror}", _example(directory))
     databases = found.databases
     if found.too_many:
-        what = f"{directory} has more than {MAX_FILES} files: its database is not looked for"
+        what = f"{directory} has more than {MAX_FILES} files: backupd does not search it for a database"
         return SourceUnusable(what, _example(directory, *databases))
     if not databases:
-        what = f"{directory} is a directory without an SQLite database, {MAX_DEPTH} directories deep"
-        hint = "start the app, which makes it; check that the right volume is mounted; an encrypted one is not found: "
+        what = f"{directory} is a directory without a SQLite database, {MAX_DEPTH} directories deep"
+        hint = (
+            "start the app, which creates it; check that the right volume is mounted; an encrypted one is not found: "
+        )
         return SourceMissing(what, hint + _example(directory))
     if len(databases) == 1:
         return SourceUnusable(f"{directory} is a directory", _example(directory, *databases))
@@ -136,7 +138,7 @@ def _count(directory: Directory, name: str, state: os.stat_result, found: Conten
 
 @contextmanager
 def _access(directory: Directory, name: str) -> Iterator[os.stat_result]:
-    """Look at `name` for the block. Raises FileNotFoundError, PermissionError."""
+    """Open `name` for the block. Raises FileNotFoundError, PermissionError."""
     state = directory.stat(name)
     if state is None:
         raise FileNotFoundError(name)

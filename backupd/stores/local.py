@@ -51,9 +51,9 @@ class DirectoryStore:
                 hidden.make(name).close()
 
     def writable(self) -> bool:
-        """Tell whether the store exists and may be written to."""
-        directories = (self.directory, self.hidden) if self.hidden.exists() else (self.directory,)
-        return all(os.access(directory, os.W_OK, effective_ids=True) for directory in directories)
+        """Tell whether the store exists and may be written to; False too where it cannot be seen."""
+        directories = (self.directory, self.hidden) if os.path.lexists(self.hidden) else (self.directory,)
+        return all(os.access(directory, os.W_OK | os.X_OK, effective_ids=True) for directory in directories)
 
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""

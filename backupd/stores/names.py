@@ -1,4 +1,4 @@
-"""Every name that backupd gives in the directory of a local store, and what it does where something else has it.
+"""Every name that backupd gives in the directory of a local store, and what happens if something else has it.
 
 docs/generations.md has them as a table, which `python -m backupd.stores.names` prints. Other users may be able to write
 there, so whatever reads or writes one of these names opens it by `system.directory` or `system.small_file`.
@@ -28,7 +28,7 @@ class StoreName:
     kind: Literal["file", "directory"]
     holds: str
     otherwise: str
-    """What happens where a link, a pipe, a device or anything else has the name."""
+    """What happens if a link, a pipe, a device or anything else has the name."""
 
     def matches(self, path: str) -> bool:
         """Tell whether `path`, relative to the directory of the store, is such a name."""
@@ -53,9 +53,9 @@ _NAMES: Final = (
     ("backup.log", "file", "the log", _DEGRADED),
     ("backup.log.N", "file", "the log before a rotation", _IGNORED),
     (".doctor-RUN.b", "file", "write test of `doctor`", _RANDOM),
-    (".backupd", "directory", "all that follows", _FAILS),
+    (".backupd", "directory", "everything below", _FAILS),
     (".backupd/lock", "file", "lock of the store", _FAILS),
-    (".backupd/TASK.lock", "file", "lock of a drill, of a replication, or of a daemon for a source", "it fails"),
+    (".backupd/TASK.lock", "file", "lock of a drill, of a replication, or of a daemon for a source", "that task fails"),
     (".backupd/doctor-RUN.a", "file", "write test of `doctor`", _RANDOM),
     (".backupd/SHA256SUMS.new", "file", "unfinished SHA256SUMS", _REMOVED),
     (".backupd/identity", "file", "identity of the store", _FAILS),
@@ -71,21 +71,21 @@ _NAMES: Final = (
     (".backupd/holds", "directory", "holds, a file each", f"{_FAILS}; nothing is pruned"),
     (".backupd/holds/SOURCE.json", "file", "hold on a source", "counts as a hold: nothing of it is pruned"),
     (".backupd/holds/SOURCE.new", "file", "unfinished hold", _REMOVED),
-    (".backupd/holds/SOURCE.accepted", "file", "an unreadable copy may be published", "counts as that"),
+    (".backupd/holds/SOURCE.accepted", "file", "an unreadable copy may be published", "counts as that permission"),
     (".backupd/pins", "directory", "pins, a file each", f"{_DEGRADED}; nothing is pruned"),
     (".backupd/pins/ID.json", "file", "pin on a generation", "counts as a pin without end"),
     (".backupd/pins/ID.new", "file", "unfinished pin", _REMOVED),
     (".backupd/damaged", "directory", "marks of damage, a file each", _FAILS),
     (".backupd/damaged/ID", "file", "mark of a damaged generation", "counts as a mark"),
     (".backupd/quarantine", "directory", "damaged copies, by source", _NOT_KEPT),
-    (".backupd/quarantine/SOURCE", "directory", "those of a source", _NOT_KEPT),
+    (".backupd/quarantine/SOURCE", "directory", "damaged copies of a source", _NOT_KEPT),
     (".backupd/quarantine/SOURCE/COPY", "directory", "a damaged copy", _IGNORED),
     (".backupd/quarantine/SOURCE/COPY/snapshot.sqlite3", "file", "the copy itself", _IGNORED),
-    (".backupd/quarantine/SOURCE/COPY/findings.txt", "file", "what was found in it", _IGNORED),
+    (".backupd/quarantine/SOURCE/COPY/findings.txt", "file", "findings of its check", _IGNORED),
     (".backupd/removing", "directory", "generations that are being removed", _FAILS),
-    (".backupd/removing/ID.manifest.json", "file", "manifest of one", _REMOVED),
+    (".backupd/removing/ID.manifest.json", "file", "manifest of a removed generation", _REMOVED),
     (".backupd/staging", "directory", "work in progress, by run", _FAILS),
-    (".backupd/staging/run-RUN", "directory", "that of a run", "left alone"),
+    (".backupd/staging/run-RUN", "directory", "work of a run", "left alone"),
     (".backupd/staging/run-RUN/NAME", "file", "a file that is fetched, unpacked or sent", "that run fails"),
     (".backupd/staging/run-RUN/copy", "directory", "files of a backup", "that run fails"),
     (".backupd/staging/run-RUN/copy/NAME", "file", "copy, journal, archive and manifest", "that run fails"),
@@ -99,7 +99,7 @@ def name_of(path: str) -> StoreName | None:
 
 
 def unexpected_files(directory: Path) -> Iterator[UnexpectedFile]:
-    """Yield what has a name of backupd's in a store and is something else. Raises OSError."""
+    """Yield the objects in a store that have a name of backupd and are of another kind. Raises OSError."""
     with Directory.open(directory) as base:
         yield from _unexpected(base, "", _MAX_DEPTH)
 
@@ -125,7 +125,7 @@ def _unexpected(directory: Directory, above: str, depth: int) -> Iterator[Unexpe
 def names_table() -> str:
     """Return NAMES as a table in Markdown."""
     rows = (f"| `{one.pattern}` | {one.holds} | {one.otherwise} |" for one in NAMES)
-    return "\n".join(("| name | what it is | where something else has the name |", "|---|---|---|", *rows)) + "\n"
+    return "\n".join(("| name | contents | if something else has the name |", "|---|---|---|", *rows)) + "\n"
 
 
 if __name__ == "__main__":

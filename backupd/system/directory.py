@@ -333,7 +333,7 @@ def _remove(parent: Directory, name: str, mount: str, depth: int) -> None:
         if mount_of_descriptor(directory.descriptor) != mount:
             raise UnexpectedFile("a file system is mounted there, and nothing in it is removed", directory.path)
         if not depth:
-            raise UnexpectedFile(f"more than {_MAX_DEPTH} directories in each other", directory.path)
+            raise UnexpectedFile(f"more than {_MAX_DEPTH} nested directories", directory.path)
         _clear(directory, mount, depth)
         try:
             os.rmdir(name, dir_fd=parent.descriptor)

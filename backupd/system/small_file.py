@@ -34,7 +34,7 @@ _KINDS: Final = (
 
 
 class UnexpectedFile(OSError):
-    """There is something at a path that backupd would not put there, as `strerror` says; it is left alone."""
+    """An object of another kind is at a path of backupd, as `strerror` says; it is left unchanged."""
 
     def __init__(self, what: str, path: str) -> None:
         super().__init__(errno.EINVAL, what, path)

@@ -1,4 +1,4 @@
-"""Which generation an operator means, and the newer ones that are passed over for it: never without a word."""
+"""Which generation an operator means, and the newer ones that are skipped: never silently."""
 
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
 
 
 def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None = None) -> str:
-    """Return which newer generations of the source of `chosen` are passed over for it, and why; empty for none.
+    """Return which newer generations of the source of `chosen` are skipped, and why; empty for none.
 
     With `at` only those count that were taken by then.
     """
@@ -82,7 +82,7 @@ def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None
 
 
 def require_newest(chosen: Manifest, inventory: Inventory, accept: Accept, at: datetime | None = None) -> str:
-    """Return the warning that an operator has accepted with `chosen`, empty where no newer one is passed over.
+    """Return the warning that an operator has accepted with `chosen`, empty if no newer one is skipped.
 
     Raises NewestUnusable unless it is accepted; CopyUnreadable where a newer one cannot be read now, GenerationTaken
     where one was replaced.
@@ -122,7 +122,7 @@ def _why_passed_over(generation: Generation, inventory: Inventory) -> str:
         return inventory.refused[key]
     if generation.damaged:
         return f"{key} is damaged"
-    return f"{key} is dated in the future" if generation.verified else f"{key} was corrupt when it was made"
+    return f"{key} is dated in the future" if generation.verified else f"{key} was corrupt when it was created"
 
 
 def _order(generation_id: str) -> tuple[str, int]:

@@ -72,8 +72,8 @@ class Inventory:
             return f"check owner and mode of {generation_id}{MANIFEST_SUFFIX}{at}, and its disk"
         if generation_id in self.replaced:
             return (
-                f"find out which of the two was changed, and who can write{at}; if it is the one here, restore with an "
-                "empty backups_dir (BACKUPD_BACKUPS_DIR)"
+                f"find out which of the two copies was changed, and who can write{at}; if it is the local one, restore "
+                "with an empty backups_dir (BACKUPD_BACKUPS_DIR)"
             )
         return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
 
@@ -143,7 +143,7 @@ class Inventory:
         disk_bytes = total_bytes(directory)
         large = [g for g in self.generations if g.id in self.manifests and g.snapshot_bytes > disk_bytes]
         fit = {g.source for g in self.generations if g not in large and self.counts(g)}
-        limit = f"more than all of the disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
+        limit = f"more than the whole disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
         told = {
             g.id: f"the manifest of {g.id} claims a database of {human_bytes(g.snapshot_bytes)}, {limit}"
             for g in large
@@ -193,7 +193,7 @@ def take_inventory(
     for stored in vanished:
         if stored.id in still_listed:  # else it was removed since the listing
             unreadable.add(stored.id)
-            refuse(stored, f"the manifest of {stored.id} is listed and cannot be opened", "unknown")
+            refuse(stored, f"the manifest of {stored.id} is listed but cannot be opened", "unknown")
     gone = frozenset(lost) - {generation.id for generation in generations}
     generations += [_without_archive(key, store) for key in gone]
     refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}

@@ -5,7 +5,7 @@ of a retention policy, and is drilled or restored only where this store has made
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -156,11 +156,7 @@ def adopt(
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
     if foreign and not dry_run:
-        # The pins of the lost machine are not known. They are set first: once adopted, the policy decides about these.
-        with context.exclusive_lock("adopt"):
-            context.recover()
-            for generation_id in sorted(key for group in foreign for key in group.ids):
-                pin_generation(generation_id, _ADOPTED, context)
+        _pin_adopted([key for group in foreign for key in group.ids], context)
         context.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.describe(now)}"
@@ -168,11 +164,26 @@ def adopt(
     return replace(provenance, adopted={**provenance.adopted, **until})
 
 
-def adopt_local(local: Inventory, context: TaskContext) -> None:
-    """Adopt the stores of generations that an operator has put into the local store, up to the newest of each."""
-    adopted = provenance_of(local, context).adopted
-    if adopted.items() - context.identities.adopted().items():
-        context.identities.adopt(adopted)
+def adopt_local(local: Inventory, remote: Inventory, context: TaskContext) -> None:
+    """Adopt the stores of generations that an operator has put into the local store, up to the newest of each.
+
+    What of these stores is at a replica, as `remote` says, counts from then on. Raises LockHeld, OSError.
+    """
+    known, provenance = context.identities.adopted(), provenance_of(local, context)
+    if not provenance.adopted.items() - known.items() or remote.unreadable:  # which could not be pinned
+        return
+    before = replace(provenance, adopted=known)
+    counted = [m.id for m in remote.manifests.values() if provenance.counts(m) and not before.counts(m)]
+    _pin_adopted(counted, context)
+    context.identities.adopt(provenance.adopted)
+
+
+def _pin_adopted(ids: Collection[str], context: TaskContext) -> None:
+    """Pin what is about to be adopted, since the pins of a lost machine are not known; then the policy decides."""
+    with context.exclusive_lock("adopt"):
+        context.recover()
+        for generation_id in sorted(ids):
+            pin_generation(generation_id, _ADOPTED, context)
 
 
 def _require_adoptable(

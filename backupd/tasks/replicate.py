@@ -147,7 +147,7 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
     with replica_errors(request.name), connect() as replica:
         replica.prepare()
         local, remote = local_inventory(context), replica_inventory(request.name, replica, context)
-        adopt_local(local, context)
+        adopt_local(local, remote, context)
         if not any(map(provenance_of(local, context).counts, remote.manifests.values())):
             remote.require_readable()  # it is unknown whose copies these are
         if request.adopt and _adopted(request, local, remote, run, context):

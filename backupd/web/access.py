@@ -33,7 +33,7 @@ _PROXIED = (b"forwarded", b"via", b"x-real-ip")
 
 
 class Guesses:
-    """Slows guesses at the token, without refusing any: another client at the same address may have the right one.
+    """Delays guesses at the token without refusing any: another client at the same address may have the right one.
 
     After some wrong tokens from an address, every request with a token from there waits before the token is compared,
     up to `_LONGEST_DELAY_S`. Wrong ones are forgotten with time.

@@ -73,7 +73,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("path", "value"), HOSTILE, ids=lambda part: str(part)[:30])
-def test_a_value_that_cannot_be_true_is_refused(path: str, value: object) -> None:
+def test_impossible_value_is_refused(path: str, value: object) -> None:
     with pytest.raises(ManifestInvalid, match="is not valid: ") as refusal:
         decode_manifest(changed(path, value), ID)
     assert "its own digest" not in refusal.value.message, "the seal was wrong: this test tested nothing"
@@ -85,7 +85,7 @@ REQUIRED = [path for path in NAMES if path[-1] not in OPTIONAL and path[:2] != (
 
 
 @pytest.mark.parametrize("path", REQUIRED, ids=".".join)
-def test_a_field_that_is_missing_is_refused(path: Path) -> None:
+def test_missing_field_is_refused(path: Path) -> None:
     fields = copy.deepcopy(FIELDS)
     at: Any = fields
     for key in path[:-1]:
@@ -95,7 +95,7 @@ def test_a_field_that_is_missing_is_refused(path: Path) -> None:
         decode_manifest(sealed(fields), ID)
 
 
-def test_page_sizes_are_powers_of_two() -> None:
+def test_page_size_other_than_power_of_two_is_refused() -> None:
     fields = copy.deepcopy(FIELDS)
     for page_size in range(512, 65537, 512):
         fields["snapshot"].update(page_size=page_size, size_bytes=2 * page_size)
@@ -107,26 +107,26 @@ def test_page_sizes_are_powers_of_two() -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
-def test_nesting_however_deep_is_refused(opening: bytes) -> None:
+def test_deep_nesting_is_refused(opening: bytes) -> None:
     with pytest.raises(ManifestInvalid):
         decode_manifest(sealed_text(b'{\n  "format": ' + opening * 500_000 + b",\n"), ID)
 
 
-def test_a_manifest_may_have_eight_mebibytes_and_not_a_byte_more() -> None:
+def test_manifest_above_eight_mebibytes_is_refused() -> None:
     padding = MANIFEST_MAX_BYTES - len(changed("later", ""))
     assert decode_manifest(changed("later", "x" * padding), ID) == plain_manifest()
     with pytest.raises(ManifestInvalid, match="larger than 8 MiB"):
         decode_manifest(changed("later", "x" * (padding + 1)), ID)
 
 
-def test_a_hundred_thousand_tables_are_read_and_more_are_refused() -> None:
+def test_manifest_with_more_than_hundred_thousand_tables_is_refused() -> None:
     tables = {f"t{number}": number for number in range(100_000)}
     assert decode_manifest(changed("contents.tables", tables), ID).contents.tables == tables
     with pytest.raises(ManifestInvalid, match="at most 100000"):
         decode_manifest(changed("contents.tables", {**tables, "more": 1}), ID)
 
 
-def test_the_refusal_does_not_carry_control_characters_to_the_terminal() -> None:
+def test_error_message_has_no_control_characters_of_manifest() -> None:
     with pytest.raises(ManifestInvalid) as refusal:
         decode_manifest(changed("contents.tables", {"\x1b]0;owned\x07\n": -1}), "tasks\x1b[2J")
     assert refusal.value.message.isprintable()
@@ -144,7 +144,7 @@ def decoded(raw: bytes) -> Manifest | None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes_raise_only_manifest_invalid(noise: bytes) -> None:
+def test_arbitrary_bytes_raise_only_manifest_invalid(noise: bytes) -> None:
     assert decoded(noise) is None
     assert decoded(sealed_text(noise)) is None
 
@@ -158,7 +158,7 @@ JSON = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(path=st.sampled_from(sorted(paths(FIELDS), key=str)), value=JSON)
-def test_json_with_a_right_digest_raises_only_manifest_invalid(path: Path, value: object) -> None:
+def test_arbitrary_json_with_correct_digest_raises_only_manifest_invalid(path: Path, value: object) -> None:
     fields: Any = copy.deepcopy(FIELDS)
     at = fields
     for key in path[:-1]:

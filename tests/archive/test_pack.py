@@ -60,7 +60,7 @@ AROUND_BOUNDARIES = st.builds(
 @example(size=MEMBER_BYTES, seed=2, compressible=False)
 @example(size=MEMBER_BYTES + 1, seed=3, compressible=True)
 @example(size=3 * MEMBER_BYTES, seed=4, compressible=True)
-def test_gunzip_and_unpack_give_back_what_was_packed(size: int, seed: int, compressible: bool) -> None:
+def test_gunzip_and_unpack_return_packed_bytes(size: int, seed: int, compressible: bool) -> None:
     data = content(size, seed, compressible=compressible)
     with tempfile.TemporaryDirectory() as place:
         archive, result = packed(Path(place), data)
@@ -72,7 +72,7 @@ def test_gunzip_and_unpack_give_back_what_was_packed(size: int, seed: int, compr
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=5000), level=st.integers(1, 12))
-def test_any_short_content_survives_every_level(data: bytes, level: int) -> None:
+def test_short_content_is_unpacked_unchanged_at_every_level(data: bytes, level: int) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
         archive, result = packed(Path(place), data, level=level)
         assert gzip.decompress(archive.read_bytes()) == data
@@ -81,7 +81,7 @@ def test_any_short_content_survives_every_level(data: bytes, level: int) -> None
 
 @pytest.mark.parametrize("size", [0, 1, 2 * MEMBER_BYTES + 1])
 @pytest.mark.parametrize("tool", READERS)
-def test_every_gzip_reads_an_archive(tmp_path: Path, tool: str, size: int) -> None:
+def test_every_gzip_program_reads_archive(tmp_path: Path, tool: str, size: int) -> None:
     data = content(size, 7, compressible=True)
     archive, _ = packed(tmp_path, data)
     done = subprocess.run([*READERS[tool], str(archive)], capture_output=True, check=True)
@@ -89,7 +89,7 @@ def test_every_gzip_reads_an_archive(tmp_path: Path, tool: str, size: int) -> No
     assert done.stderr == b""
 
 
-def test_pack_returns_the_digests_and_sizes_on_the_disk(tmp_path: Path) -> None:
+def test_pack_returns_digests_and_sizes_of_written_file(tmp_path: Path) -> None:
     data = content(2 * MEMBER_BYTES + 5, 8, compressible=True)
     archive, result = packed(tmp_path, data)
     assert result.snapshot_sha256 == hashlib.sha256(data).hexdigest()
@@ -98,7 +98,7 @@ def test_pack_returns_the_digests_and_sizes_on_the_disk(tmp_path: Path) -> None:
     assert (result.archive.size_bytes, result.archive.members) == (archive.stat().st_size, 3)
 
 
-def test_packing_twice_gives_equal_bytes_whatever_the_workers_and_the_time(tmp_path: Path) -> None:
+def test_packing_twice_gives_equal_bytes_with_any_number_of_workers(tmp_path: Path) -> None:
     data = content(4 * MEMBER_BYTES + 100, 9, compressible=True)
     archives = set()
     for number, workers in enumerate((1, 2, 5)):
@@ -121,7 +121,7 @@ def mtimes(archive: bytes) -> list[int]:
     return found
 
 
-def test_progress_ends_at_the_size_and_never_goes_back(tmp_path: Path) -> None:
+def test_progress_never_decreases_and_ends_at_size(tmp_path: Path) -> None:
     data = content(3 * MEMBER_BYTES + 1, 10, compressible=True)
     (tmp_path / "snapshot").write_bytes(data)
     told: list[int] = []
@@ -130,7 +130,7 @@ def test_progress_ends_at_the_size_and_never_goes_back(tmp_path: Path) -> None:
     assert told[-1] == len(data)
 
 
-def test_pack_refuses_an_existing_target(tmp_path: Path) -> None:
+def test_pack_to_existing_target_is_refused(tmp_path: Path) -> None:
     archive, _ = packed(tmp_path, b"first")
     before = archive.read_bytes()
     with pytest.raises(FileExistsError):
@@ -164,7 +164,7 @@ for size in (16, 256):
 """
 
 
-def test_memory_does_not_grow_with_the_snapshot(tmp_path: Path) -> None:
+def test_memory_of_pack_is_independent_of_snapshot_size(tmp_path: Path) -> None:
     room = Path("/dev/shm") if shutil.disk_usage("/dev/shm").free > 1 << 30 else tmp_path
     with tempfile.TemporaryDirectory(dir=room) as place:
         done = subprocess.run([sys.executable, "-c", _PEAKS, place], capture_output=True, text=True, check=True)

@@ -61,25 +61,25 @@ def is_refused(archive: bytes, targets: Iterator[Path], facts: ArchiveFacts = FA
     return False
 
 
-def test_the_archive_before_it_is_damaged_unpacks(targets: Iterator[Path]) -> None:
+def test_undamaged_archive_unpacks(targets: Iterator[Path]) -> None:
     target = next(targets)
     assert unpacked(ARCHIVE, target) == hashlib.sha256(SNAPSHOT).hexdigest()
     assert target.read_bytes() == SNAPSHOT
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_every_flipped_byte_of_an_archive_is_detected(targets: Iterator[Path], mask: int) -> None:
+def test_flipped_byte_anywhere_in_archive_is_detected(targets: Iterator[Path], mask: int) -> None:
     for position, byte in enumerate(ARCHIVE):
         damaged = ARCHIVE[:position] + bytes([byte ^ mask]) + ARCHIVE[position + 1 :]
         assert is_refused(damaged, targets), position
 
 
-def test_truncation_at_every_length_is_detected(targets: Iterator[Path]) -> None:
+def test_archive_truncated_at_any_length_is_refused(targets: Iterator[Path]) -> None:
     for length in range(len(ARCHIVE)):
         assert is_refused(ARCHIVE[:length], targets), length
 
 
-def test_members_in_another_order_or_number_are_detected(targets: Iterator[Path]) -> None:
+def test_reordered_missing_or_repeated_members_are_detected(targets: Iterator[Path]) -> None:
     others = [list(order) for order in itertools.permutations(MEMBERS) if list(order) != MEMBERS]
     others += [MEMBERS[:-1], MEMBERS[1:], [*MEMBERS, MEMBERS[0]], [MEMBERS[0], *MEMBERS], []]
     for members in others:
@@ -89,7 +89,7 @@ def test_members_in_another_order_or_number_are_detected(targets: Iterator[Path]
 @pytest.mark.parametrize(
     "garbage", [b"\0", b"\n", b"\0" * 1024, b"junk" * 100, gzip.compress(b"", mtime=0), MEMBERS[0]]
 )
-def test_additional_bytes_after_an_archive_are_detected(targets: Iterator[Path], garbage: bytes) -> None:
+def test_additional_bytes_after_archive_are_detected(targets: Iterator[Path], garbage: bytes) -> None:
     assert is_refused(ARCHIVE + garbage, targets)
 
 
@@ -103,7 +103,7 @@ def with_length(member: bytes, length: int) -> bytes:
 @pytest.mark.parametrize(
     "length", [0, 1, HEADER_BYTES, HEADER_BYTES + TRAILER_BYTES, 2**31 - 1, 2**31, 2**32 - 1, MEMBER_BYTES + 4 + 1025]
 )
-def test_a_member_with_an_impossible_length_is_refused_before_it_is_read(targets: Iterator[Path], length: int) -> None:
+def test_member_with_impossible_length_is_refused_before_reading(targets: Iterator[Path], length: int) -> None:
     lying = with_length(MEMBERS[0], length) + b"x" * 10_000
     stream = io.BytesIO(lying)
     with pytest.raises(CopyCorrupt, match="an impossible length"):
@@ -112,7 +112,7 @@ def test_a_member_with_an_impossible_length_is_refused_before_it_is_read(targets
 
 
 @pytest.mark.parametrize("delta", [-30, -8, -1, 1, 8, 30])
-def test_a_member_whose_length_is_off_by_a_little_is_refused(targets: Iterator[Path], delta: int) -> None:
+def test_member_with_length_off_by_few_bytes_is_refused(targets: Iterator[Path], delta: int) -> None:
     lying = with_length(MEMBERS[0], len(MEMBERS[0]) + delta) + b"".join(MEMBERS[1:])
     assert is_refused(lying, targets, described(lying))
 
@@ -124,7 +124,7 @@ def bomb(bytes_inside: int, told: int) -> bytes:
 
 
 @pytest.mark.parametrize("told", [0, 1, MEMBER_BYTES, 16 << 20, 2**32 - 1])
-def test_a_member_that_unpacks_to_more_than_a_member_may_hold_is_refused(targets: Iterator[Path], told: int) -> None:
+def test_member_that_unpacks_to_more_than_limit_is_refused(targets: Iterator[Path], told: int) -> None:
     archive = bomb(16 << 20, told)
     member_bytes = len(archive)
     target = next(targets)
@@ -139,7 +139,7 @@ def test_a_member_that_unpacks_to_more_than_a_member_may_hold_is_refused(targets
     assert peak_bytes < 1 << 20
 
 
-def test_larger_members_take_no_more_memory(targets: Iterator[Path]) -> None:
+def test_memory_of_unpack_is_independent_of_member_size(targets: Iterator[Path]) -> None:
     piece_bytes = 4 << 20
     member = pack_member(random.Random(1).randbytes(piece_bytes), 1)
     archive = io.BytesIO(member * 12)
@@ -154,7 +154,7 @@ def test_larger_members_take_no_more_memory(targets: Iterator[Path]) -> None:
     assert peak_bytes < 12 * piece_bytes, "eight threads would hold sixteen members, packed and unpacked"
 
 
-def test_unpacking_stops_when_an_archive_holds_more_than_its_manifest_says(
+def test_unpacking_stops_at_size_in_manifest(
     targets: Iterator[Path],
 ) -> None:
     member = pack_member(bytes(MEMBER_BYTES), 6)
@@ -166,7 +166,7 @@ def test_unpacking_stops_when_an_archive_holds_more_than_its_manifest_says(
     assert stream.tell() <= (6 + 2 * WORKERS) * len(member)
 
 
-def test_unpacking_stops_when_an_archive_is_longer_than_its_manifest_says(targets: Iterator[Path]) -> None:
+def test_unpacking_stops_at_archive_length_in_manifest(targets: Iterator[Path]) -> None:
     empty = pack_member(b"", 6)
     stream = io.BytesIO(empty * 10_000)
     with pytest.raises(CopyCorrupt, match="longer than its manifest says"):
@@ -174,7 +174,7 @@ def test_unpacking_stops_when_an_archive_is_longer_than_its_manifest_says(target
     assert stream.tell() == 4 * len(empty)
 
 
-def test_a_wrong_crc32_is_refused_even_with_the_right_digest(targets: Iterator[Path]) -> None:
+def test_wrong_crc32_is_refused_even_with_correct_digest(targets: Iterator[Path]) -> None:
     body, size = MEMBERS[0][:-8], MEMBERS[0][-4:]
     lying = body + zlib.crc32(b"other").to_bytes(4, "little") + size
     with pytest.raises(CopyCorrupt, match="checksum"):
@@ -191,13 +191,13 @@ def test_a_wrong_crc32_is_refused_even_with_the_right_digest(targets: Iterator[P
         b"\0",
     ],
 )
-def test_a_file_of_another_program_is_not_an_archive_of_backupd(targets: Iterator[Path], foreign: bytes) -> None:
+def test_gzip_file_of_another_program_is_refused(targets: Iterator[Path], foreign: bytes) -> None:
     with pytest.raises(CopyCorrupt, match="not an archive of backupd") as refusal:
         unpacked(foreign, next(targets), described(foreign))
     assert "gunzip" in refusal.value.hint
 
 
-def test_an_archive_that_the_disk_cannot_read_is_damaged(targets: Iterator[Path]) -> None:
+def test_archive_with_read_error_is_damaged(targets: Iterator[Path]) -> None:
     with (
         open("/proc/self/mem", "rb") as unreadable,  # address 0: the kernel answers EIO
         pytest.raises(CopyCorrupt, match="disk cannot read"),
@@ -210,7 +210,7 @@ MEMBER_OR_NOISE = st.one_of(st.sampled_from(MEMBERS), st.binary(max_size=60))
 
 @settings(max_examples=150, deadline=None)
 @given(parts=st.lists(MEMBER_OR_NOISE, max_size=6))
-def test_any_bytes_raise_only_copy_corrupt(parts: Sequence[bytes]) -> None:
+def test_arbitrary_bytes_raise_only_copy_corrupt(parts: Sequence[bytes]) -> None:
     archive = b"".join(parts)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
         target = Path(place) / "target"

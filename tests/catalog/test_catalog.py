@@ -49,11 +49,11 @@ def check(catalog: Catalog, store: str, minute: int, *, sound: bool) -> None:
     catalog.record_check(CheckRecord(APP, store, at(minute), sound, "ok" if sound else "archive is short", 0.25))
 
 
-def test_the_names_of_the_tables_are_those_of_the_models() -> None:
+def test_table_names_are_those_of_models() -> None:
     assert Base.metadata.tables.keys() == {name for kind, name, *_ in our_schema(LATEST) if kind == "table"}
 
 
-def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
+def test_run_is_read_back_as_reported(catalog: Catalog) -> None:
     told = report(
         stages=MappingProxyType({"copy": 0.5}),
         warnings=("slow",),
@@ -68,19 +68,19 @@ def test_a_run_comes_back_as_it_was_reported(catalog: Catalog) -> None:
     assert (run.generation, run.exit_code, run.duration_s, run.error) == (APP, 0, 1.5, None)
 
 
-def test_times_of_any_zone_come_back_aware_in_utc(catalog: Catalog) -> None:
+def test_times_of_any_zone_are_read_back_in_utc(catalog: Catalog) -> None:
     catalog.start_run("backup", "app", datetime(2026, 11, 1, 13, tzinfo=timezone(timedelta(hours=1))))
     (run,) = catalog.runs()
     assert run.started_at == NOON
     assert run.started_at.tzinfo is UTC
 
 
-def test_a_time_without_a_zone_is_refused(catalog: Catalog) -> None:
+def test_time_without_zone_is_refused(catalog: Catalog) -> None:
     with pytest.raises(CatalogUnavailable, match="no time zone"):
         catalog.start_run("backup", "app", datetime(2026, 11, 1))  # noqa: DTZ001 - that is the point
 
 
-def test_a_run_that_began_is_interrupted_until_it_is_finished(catalog: Catalog) -> None:
+def test_started_run_is_interrupted_until_finished(catalog: Catalog) -> None:
     backup = catalog.start_run("backup", "app", at(1))
     drill = catalog.start_run("drill", "app", NOON)
     assert [run.id for run in catalog.interrupted_runs()] == [drill, backup]
@@ -90,7 +90,7 @@ def test_a_run_that_began_is_interrupted_until_it_is_finished(catalog: Catalog) 
     assert {run.id: run.outcome for run in catalog.runs()} == {backup: "published", drill: None}
 
 
-def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog: Catalog) -> None:
+def test_interrupted_run_is_marked_failed_only_before_its_end(catalog: Catalog) -> None:
     killed, finished = (catalog.start_run("backup", "app", NOON) for _ in range(2))
     catalog.record_run(report(), at(1), run_id=finished)
     for run_id in (killed, finished):
@@ -102,7 +102,7 @@ def test_an_interrupted_run_is_marked_failed_but_never_after_it_finished(catalog
     assert catalog.interrupted_runs() == []
 
 
-def test_a_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog: Catalog) -> None:
+def test_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog: Catalog) -> None:
     run_id = catalog.start_run("backup", "app", NOON)
     catalog.mark_interrupted(run_id, at(1))
     catalog.record_run(report(), at(2), run_id=run_id)
@@ -110,13 +110,13 @@ def test_a_run_marked_interrupted_that_finishes_is_recorded_as_finished(catalog:
     assert (run.outcome, run.error, run.finished_at) == ("published", None, at(2))
 
 
-def test_a_run_whose_beginning_was_lost_with_the_old_catalog_is_recorded_at_its_end(catalog: Catalog) -> None:
+def test_run_without_recorded_start_is_recorded_at_its_end(catalog: Catalog) -> None:
     catalog.record_run(report(), at(1), run_id=41)
     (run,) = catalog.runs()
     assert (run.report, run.finished_at) == (report(), at(1))
 
 
-def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_for(catalog: Catalog) -> None:
+def test_runs_are_listed_newest_first_by_source_and_task_up_to_limit(catalog: Catalog) -> None:
     for minute, task in enumerate(["backup", "replicate"] * 15):
         catalog.record_run(report(task=task, started_at=at(minute)), at(minute))
     catalog.record_run(report(subject="other", started_at=at(99)), at(99))
@@ -128,7 +128,7 @@ def test_runs_are_listed_newest_first_by_source_and_task_and_no_more_than_asked_
     assert all(newer.started_at > older.started_at for newer, older in pairwise(catalog.runs()))
 
 
-def test_the_history_of_a_generation_has_its_runs_and_checks(catalog: Catalog) -> None:
+def test_history_of_generation_has_its_runs_and_checks(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "local")
     catalog.record_run(report(), NOON)
     catalog.record_run(report(details=BackupDetails(generation=OLDER), started_at=at(1)), at(1))
@@ -144,21 +144,21 @@ def test_the_history_of_a_generation_has_its_runs_and_checks(catalog: Catalog) -
     assert (history.checks[1].checked_at, history.checks[1].duration_s) == (at(1), 0.25)
 
 
-def test_a_generation_is_known_with_every_store_that_has_a_copy(catalog: Catalog) -> None:
+def test_generation_has_every_store_with_a_copy(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "nas")
     catalog.add_generation(manifest(), "local", since=NOON)
     catalog.add_generation(manifest(OLDER), "local")
     assert catalog.copies() == {OLDER: ("local",), APP: ("local", "nas")}
 
 
-def test_a_manifest_replaces_the_row_of_an_older_one(catalog: Catalog, path: Path) -> None:
+def test_manifest_replaces_row_of_older_manifest(catalog: Catalog, path: Path) -> None:
     catalog.add_generation(manifest(), "local")
     catalog.add_generation(manifest(sha256="f" * 64), "local")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT snapshot_sha256 FROM generation").fetchall() == [("f" * 64,)]
 
 
-def test_removing_the_last_copy_removes_the_generation_and_its_checks(catalog: Catalog, path: Path) -> None:
+def test_removal_of_last_copy_removes_generation_and_its_checks(catalog: Catalog, path: Path) -> None:
     for store in ("local", "nas"):
         catalog.add_generation(manifest(), store)
         check(catalog, store, 0, sound=True)
@@ -175,7 +175,7 @@ def test_removing_the_last_copy_removes_the_generation_and_its_checks(catalog: C
         assert connection.execute("SELECT count(*) FROM generation").fetchone() == (0,)
 
 
-def test_a_copy_is_damaged_until_a_check_passes_or_a_new_copy_is_added(catalog: Catalog) -> None:
+def test_damaged_copy_is_damaged_until_check_passes_or_new_copy_is_added(catalog: Catalog) -> None:
     for store in ("local", "nas"):
         catalog.add_generation(manifest(), store)
     check(catalog, "nas", 1, sound=False)
@@ -190,20 +190,20 @@ def test_a_copy_is_damaged_until_a_check_passes_or_a_new_copy_is_added(catalog: 
     assert catalog.damaged("nas") == frozenset()
 
 
-def test_a_mark_keeps_the_time_when_it_was_first_made(catalog: Catalog, path: Path) -> None:
+def test_damage_mark_keeps_first_time(catalog: Catalog, path: Path) -> None:
     check(catalog, "nas", 1, sound=False)
     check(catalog, "nas", 2, sound=False)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT since FROM copy").fetchone() == (at(1).isoformat("T", "microseconds"),)
 
 
-def test_damage_of_a_generation_unknown_to_a_new_catalog_is_recorded(catalog: Catalog) -> None:
+def test_damage_of_unknown_generation_is_recorded(catalog: Catalog) -> None:
     check(catalog, "nas", 0, sound=False)
     assert catalog.damaged("nas") == {APP}
     assert catalog.copies() == {APP: ("nas",)}
 
 
-def test_file_names_in_another_encoding_do_not_lose_a_run(catalog: Catalog) -> None:
+def test_run_with_file_name_outside_utf8_is_recorded(catalog: Catalog) -> None:
     told = report(outcome="failed", error="no such file: caf\udce9.db")
     catalog.record_run(told, NOON)
     (run,) = catalog.runs()
@@ -211,7 +211,7 @@ def test_file_names_in_another_encoding_do_not_lose_a_run(catalog: Catalog) -> N
     assert run.report == told
 
 
-def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog: Catalog, path: Path) -> None:
+def test_report_of_another_version_is_read_in_part(catalog: Catalog, path: Path) -> None:
     catalog.record_run(report(), NOON)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("""UPDATE run SET report = json_set(json_remove(report, '$.notes'), '$.mood', 'good')""")
@@ -219,13 +219,13 @@ def test_a_report_of_another_version_is_read_as_far_as_it_is_understood(catalog:
     assert run.report == report()
 
 
-def test_a_report_with_a_value_of_another_type_is_refused(catalog: Catalog) -> None:
+def test_report_with_wrong_type_of_value_is_refused(catalog: Catalog) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         catalog.record_run(report(notes=(object(),)), NOON)
     assert catalog.runs() == []
 
 
-def test_every_field_of_a_report_survives(catalog: Catalog) -> None:
+def test_every_field_of_report_is_read_back(catalog: Catalog) -> None:
     filled = {field.name: "x" for field in fields(BackupDetails) if field.type == str | None}
     details = BackupDetails(**filled, verification="corrupt", kept=3, removed=("y",))
     told = report(details=details, error="x", hint="x", notes=("x",), stages={"copy": 1.5}, exit_code=75)
@@ -234,20 +234,20 @@ def test_every_field_of_a_report_survives(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("name", ["a?mode=memory", "b#c", "d%20e", os.fsdecode(b"caf\xe9"), "f 'g' \"h\""])
-def test_the_catalog_works_with_any_file_name(tmp_path: Path, name: str) -> None:
+def test_catalog_with_any_file_name_is_usable(tmp_path: Path, name: str) -> None:
     with open_catalog(tmp_path / name) as catalog:
         catalog.record_run(report(), NOON)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
-def test_nothing_is_open_between_two_calls(catalog: Catalog, tmp_path: Path) -> None:
+def test_catalog_has_no_open_file_between_calls(catalog: Catalog, tmp_path: Path) -> None:
     catalog.record_run(report(), NOON)
     assert [entry.name for entry in tmp_path.iterdir()] == ["catalog.sqlite3"]
     opened = [os.path.realpath(number) for number in Path("/proc/self/fd").iterdir()]
     assert not [name for name in opened if name.startswith(str(tmp_path))]
 
 
-def test_threads_may_share_one_catalog(catalog: Catalog) -> None:
+def test_threads_share_one_catalog(catalog: Catalog) -> None:
     threads = [threading.Thread(target=catalog.record_run, args=(report(), NOON)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -256,7 +256,7 @@ def test_threads_may_share_one_catalog(catalog: Catalog) -> None:
     assert len(catalog.runs()) == 8
 
 
-def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path) -> None:
+def test_processes_creating_and_writing_catalog_at_once_lose_nothing(path: Path) -> None:
     writers = [start(EVERYONE_WRITES, path, f"source-{number}", 10) for number in range(4)]
     for writer in writers:
         assert writer.stdin is not None
@@ -271,20 +271,20 @@ def test_processes_that_make_and_write_a_catalog_at_once_lose_nothing(path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-def test_a_catalog_made_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
+def test_catalog_created_by_root_belongs_to_owner_of_directory(path: Path) -> None:
     os.chown(path.parent, 65534, 65534)
     open_catalog(path)
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o640)
 
 
-def test_reading_where_there_is_no_catalog_makes_none(path: Path) -> None:
+def test_reading_missing_catalog_creates_none(path: Path) -> None:
     with pytest.raises(CatalogUnavailable, match="there is no catalog"):
         read_catalog(path)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("there", ["a catalog", "another file", "nothing"])
-def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, there: str) -> None:
+def test_link_in_place_of_catalog_is_refused(path: Path, tmp_path: Path, there: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     real = tmp_path / "elsewhere" / "real"
     if there == "a catalog":
@@ -303,14 +303,14 @@ def test_a_link_in_place_of_the_catalog_is_refused(path: Path, tmp_path: Path, t
     assert path.is_file()
 
 
-def test_a_catalog_that_became_a_link_while_it_was_in_use_is_not_followed(path: Path) -> None:
+def test_catalog_replaced_by_link_during_use_is_not_followed(path: Path) -> None:
     with open_catalog(path) as catalog:
         path.symlink_to(path.rename(path.with_name("moved")))
         with pytest.raises(CatalogForeign, match="symbolic link"):
             catalog.record_run(report(), NOON)
 
 
-def test_a_pipe_in_place_of_the_catalog_is_refused_without_blocking(path: Path) -> None:
+def test_pipe_in_place_of_catalog_is_refused_without_blocking(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(CatalogForeign, match="not a regular file"):
         open_catalog(path)

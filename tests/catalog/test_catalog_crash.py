@@ -11,7 +11,7 @@ from support.catalog_values import APP, FOUND, NOON, assert_sound, fill, killed_
 pytestmark = pytest.mark.no_cover
 
 
-def test_killed_at_any_step_of_its_making_a_catalog_is_made_by_the_next_process(tmp_path: Path) -> None:
+def test_catalog_creation_killed_at_any_step_is_completed_by_next_process(tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     killed = killed_at_every_step(tmp_path, "open")
     assert len(killed) > 10
@@ -21,7 +21,7 @@ def test_killed_at_any_step_of_its_making_a_catalog_is_made_by_the_next_process(
             assert len(catalog.runs()) == 1
 
 
-def test_killed_at_any_step_a_rebuild_leaves_the_old_or_the_new_catalog_with_all_runs(tmp_path: Path) -> None:
+def test_rebuild_killed_at_any_step_leaves_old_or_new_catalog_with_all_runs(tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     with open_catalog(tmp_path / "template" / "catalog.sqlite3") as catalog:
         fill(catalog)
@@ -38,7 +38,7 @@ def test_killed_at_any_step_a_rebuild_leaves_the_old_or_the_new_catalog_with_all
     assert seen == {(), ((APP, ("local",)),)}
 
 
-def test_killed_at_any_step_a_rebuild_of_a_damaged_catalog_leaves_no_stale_wal(tmp_path: Path) -> None:
+def test_rebuild_of_damaged_catalog_killed_at_any_step_leaves_no_stale_wal(tmp_path: Path) -> None:
     (tmp_path / "sound").mkdir()
     with open_catalog(tmp_path / "sound" / "catalog.sqlite3") as catalog:
         fill(catalog)

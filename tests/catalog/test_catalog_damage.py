@@ -82,14 +82,14 @@ def schema_of(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_schema_comparison_sees_a_difference(path: Path) -> None:
+def test_schema_comparison_detects_difference(path: Path) -> None:
     before = schema_of(path)
     execute(path, "DROP INDEX run_by_start")
     assert schema_of(path) != before
 
 
 @pytest.mark.parametrize("version", range(LATEST))
-def test_every_earlier_version_is_migrated_to_the_schema_of_the_models(tmp_path: Path, version: int) -> None:
+def test_each_earlier_version_is_migrated_to_schema_of_models(tmp_path: Path, version: int) -> None:
     old = tmp_path / "old"
     old.touch()
     with closing(connect(old, *MIGRATING)) as connection:
@@ -109,13 +109,13 @@ def test_every_earlier_version_is_migrated_to_the_schema_of_the_models(tmp_path:
     assert schema_of(old) == schema_of(tmp_path / "declared")
 
 
-def test_the_steps_are_numbered_without_a_gap() -> None:
+def test_migrations_are_numbered_without_gap() -> None:
     names = sorted(step.name for step in Path(database.__file__).with_name("migrations").iterdir())
     assert [int(name.split("_")[0]) for name in names] == list(range(1, LATEST + 1))
     assert all(name.endswith(".sql") for name in names)
 
 
-def test_a_process_that_waits_for_a_migration_of_another_skips_it(tmp_path: Path) -> None:
+def test_process_waiting_for_migration_by_another_skips_it(tmp_path: Path) -> None:
     path = tmp_path / "new"
     path.touch()
     waiting = threading.Event()
@@ -140,7 +140,7 @@ def test_a_process_that_waits_for_a_migration_of_another_skips_it(tmp_path: Path
         assert user_version(connection) >= 1
 
 
-def test_a_migration_that_breaks_foreign_keys_is_rolled_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_that_breaks_foreign_keys_is_rolled_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = (APP, "nowhere", NOON.isoformat(), 1, "ok", 0.1)
     with closing(connect(path, *MIGRATING)) as connection:
         connection.execute("INSERT INTO check_result VALUES (1, ?, ?, ?, ?, ?, ?)", values)
@@ -173,7 +173,7 @@ def without_a_table(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [garbage, truncated, directory, newer, without_a_table])
-def test_an_unusable_file_is_an_error_that_says_what_to_do(path: Path, damage: Callable[[Path], None]) -> None:
+def test_unusable_file_is_error_with_hint(path: Path, damage: Callable[[Path], None]) -> None:
     with open_catalog(path) as catalog:
         damage(path)
         if damage is not without_a_table:
@@ -185,13 +185,13 @@ def test_an_unusable_file_is_an_error_that_says_what_to_do(path: Path, damage: C
     assert caught.value.exit_code == 1
 
 
-def test_a_missing_directory_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+def test_missing_directory_is_error_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(CatalogUnavailable, match="No such file"):
         open_catalog(tmp_path / "missing" / "catalog.sqlite3")
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_file_that_vanished_while_in_use_is_an_error_and_no_empty_one_appears(path: Path) -> None:
+def test_file_removed_during_use_is_error_and_not_created(path: Path) -> None:
     with open_catalog(path) as catalog:
         path.unlink()
         with pytest.raises(CatalogUnavailable, match="unable to open"):
@@ -199,7 +199,7 @@ def test_a_file_that_vanished_while_in_use_is_an_error_and_no_empty_one_appears(
     assert not path.exists()
 
 
-def test_a_value_that_cannot_be_read_is_an_error(path: Path) -> None:
+def test_unreadable_value_is_error(path: Path) -> None:
     for statement in ("UPDATE run SET report = '[]'", "UPDATE run SET started_at = '2026-11-01T12:00'"):
         execute(path, statement)
         with open_catalog(path) as catalog, pytest.raises(CatalogUnavailable, match=r"cannot be read|no time zone"):
@@ -207,7 +207,7 @@ def test_a_value_that_cannot_be_read_is_an_error(path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", [open_catalog, read_catalog, lambda path: rebuild(path, [])])
-def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path, verb: Callable[[Path], object]) -> None:
+def test_database_of_another_program_is_refused_unchanged(tmp_path: Path, verb: Callable[[Path], object]) -> None:
     path = tmp_path / "app.db"
     execute(path, "CREATE TABLE tasks (id INTEGER)", "INSERT INTO tasks VALUES (1)")
     before = hashlib.sha256(path.read_bytes()).digest()
@@ -218,7 +218,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path, 
     assert [entry.name for entry in tmp_path.iterdir()] == ["app.db"]
 
 
-def test_the_file_says_that_it_is_a_catalog_and_is_in_wal_mode(path: Path) -> None:
+def test_catalog_file_has_application_id_and_wal_mode(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -228,9 +228,7 @@ def test_the_file_says_that_it_is_a_catalog_and_is_in_wal_mode(path: Path) -> No
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_writer_that_holds_the_file_too_long_is_an_error_that_says_so(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_locked_too_long_is_error_that_names_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
     with open_catalog(path) as catalog, closing(connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -243,9 +241,7 @@ def test_a_writer_that_holds_the_file_too_long_is_an_error_that_says_so(
     assert "another process" in caught.value.hint
 
 
-def test_a_process_that_holds_the_directory_too_long_is_an_error_that_says_so(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directory_locked_too_long_is_error_that_names_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
     holder = start(HOLD_THE_DIRECTORY, path.parent)
     with pytest.raises(CatalogUnavailable, match="locked for more than") as caught:
@@ -255,7 +251,7 @@ def test_a_process_that_holds_the_directory_too_long_is_an_error_that_says_so(
     open_catalog(path)
 
 
-def test_a_file_that_may_only_be_read_is_an_error_that_names_the_rights(path: Path) -> None:
+def test_read_only_file_is_error_that_names_permissions(path: Path) -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to other users
         file = Path(shutil.copy(path, name))
         file.chmod(0o444)
@@ -264,7 +260,7 @@ def test_a_file_that_may_only_be_read_is_an_error_that_names_the_rights(path: Pa
     assert "owner, mode and mount" in told
 
 
-def test_a_catalog_migrated_by_another_version_while_open_is_not_written(path: Path) -> None:
+def test_catalog_migrated_by_another_version_during_use_is_not_written(path: Path) -> None:
     with open_catalog(path) as catalog:
         newer(path)
         with pytest.raises(CatalogUnavailable, match="while it was in use") as caught:

@@ -39,7 +39,7 @@ def kept(state: NotificationState) -> NotificationState:
     return NotificationState(state.notices, (first, *state.outbox[1:]))
 
 
-def test_each_scope_keeps_its_own_notification_state(catalog: Catalog) -> None:
+def test_each_scope_has_own_notification_state(catalog: Catalog) -> None:
     assert catalog.read_notification_state("app") == NotificationState()
     catalog.write_notification_state("app", STATE)
     catalog.write_notification_state("other", NotificationState({"x": NoticeRecord("", at(1))}))
@@ -49,7 +49,7 @@ def test_each_scope_keeps_its_own_notification_state(catalog: Catalog) -> None:
     assert catalog.read_notification_state("other") == NotificationState({"x": NoticeRecord("", at(1))})
 
 
-def test_a_rebuild_keeps_the_notification_state(catalog: Catalog, tmp_path: Path) -> None:
+def test_rebuild_keeps_notification_state(catalog: Catalog, tmp_path: Path) -> None:
     catalog.write_notification_state("app", STATE)
     catalog.record_ping("backup", "app", at(1))
     catalog.record_ping("backup", "app", at(2), "it answered 404")
@@ -58,7 +58,7 @@ def test_a_rebuild_keeps_the_notification_state(catalog: Catalog, tmp_path: Path
     assert catalog.pings() == (PingRecord("backup", "app", 1, 1, at(1), at(2), "it answered 404"),)
 
 
-def test_a_rebuild_keeps_a_catalog_of_the_previous_version(tmp_path: Path) -> None:
+def test_rebuild_keeps_catalog_of_previous_version(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, 1)
@@ -71,7 +71,7 @@ def test_a_rebuild_keeps_a_catalog_of_the_previous_version(tmp_path: Path) -> No
         assert user_version(connection) == LATEST
 
 
-def test_the_last_run_of_each_task_has_the_beginning_of_its_failures(catalog: Catalog) -> None:
+def test_last_run_of_each_task_has_start_of_failures(catalog: Catalog) -> None:
     catalog.record_run(report(outcome="failed", started_at=at(1), exit_code=1), at(2))
     catalog.record_run(report(started_at=at(3)), at(4))
     for hour in (5, 7):

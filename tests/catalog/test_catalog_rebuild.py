@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "catalog.sqlite3"
 
 
-def test_a_rebuilt_catalog_knows_every_generation_and_every_copy_once(tmp_path: Path) -> None:
+def test_rebuilt_catalog_has_each_generation_and_copy_once(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     assert rebuild(path, [*FOUND, FOUND[0]]) == 2
     assert names(path) == {""}
@@ -37,7 +37,7 @@ def test_a_rebuilt_catalog_knows_every_generation_and_every_copy_once(tmp_path: 
         assert catalog.damaged("local") == frozenset()
 
 
-def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_its_id(path: Path) -> None:
+def test_rebuild_drops_generations_without_manifest_and_keeps_runs_with_ids(path: Path) -> None:
     with open_catalog(path) as catalog:
         before = catalog.runs()
         unfinished = catalog.interrupted_runs()[0].id
@@ -49,7 +49,7 @@ def test_a_rebuild_drops_generations_without_a_manifest_and_keeps_every_run_and_
     assert names(path) == {""}
 
 
-def test_a_rebuild_keeps_checks_and_marks_of_damage_of_copies_that_are_still_there(path: Path) -> None:
+def test_rebuild_keeps_checks_and_damage_marks_of_existing_copies(path: Path) -> None:
     with open_catalog(path) as catalog:
         for store in ("local", "gone"):
             catalog.record_check(CheckRecord(APP, store, at(1), store == "nowhere", "archive is short", 0.1))
@@ -63,7 +63,7 @@ def test_a_rebuild_keeps_checks_and_marks_of_damage_of_copies_that_are_still_the
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage " * 1000])
-def test_a_rebuild_sets_an_unusable_file_aside_unless_it_is_empty(path: Path, content: bytes) -> None:
+def test_rebuild_sets_unusable_file_aside_unless_empty(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert rebuild(path, FOUND) == 2
     assert names(path) == ({"", ".damaged-1"} if content else {""})
@@ -73,7 +73,7 @@ def test_a_rebuild_sets_an_unusable_file_aside_unless_it_is_empty(path: Path, co
     assert names(path) == ({"", ".damaged-1", ".damaged-2"} if content else {""})
 
 
-def test_without_hard_links_the_unusable_file_is_kept_by_renaming(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuild_without_hard_links_keeps_unusable_file_by_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **_directories: object) -> None:
         raise PermissionError
 
@@ -84,7 +84,7 @@ def test_without_hard_links_the_unusable_file_is_kept_by_renaming(path: Path, mo
     assert_sound(path)
 
 
-def test_a_newer_catalog_gives_its_runs_to_an_older_backupd_and_is_kept(path: Path) -> None:
+def test_rebuild_by_older_version_copies_runs_of_newer_catalog_and_keeps_it(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("ALTER TABLE run ADD COLUMN mood TEXT")
         connection.execute("ALTER TABLE copy RENAME COLUMN since TO from_then_on")
@@ -96,7 +96,7 @@ def test_a_newer_catalog_gives_its_runs_to_an_older_backupd_and_is_kept(path: Pa
 
 
 @pytest.mark.parametrize("loss", ["DROP TABLE check_result", "PRAGMA user_version = 0"])
-def test_a_catalog_that_lost_a_part_gives_the_runs_that_are_left(path: Path, loss: str) -> None:
+def test_rebuild_of_damaged_catalog_copies_remaining_runs(path: Path, loss: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(loss)
     with pytest.raises(CatalogUnavailable, match="its schema is not that of a catalog"):
@@ -107,7 +107,7 @@ def test_a_catalog_that_lost_a_part_gives_the_runs_that_are_left(path: Path, los
         assert len(catalog.runs()) == 3
 
 
-def test_a_rebuild_skips_an_unreadable_run(path: Path) -> None:
+def test_rebuild_skips_unreadable_run(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE run SET started_at = 'yesterday' WHERE id = 2")
     rebuild(path, FOUND)
@@ -116,7 +116,7 @@ def test_a_rebuild_skips_an_unreadable_run(path: Path) -> None:
         assert [run.id for run in catalog.runs()] == [3, 1]
 
 
-def test_a_catalog_with_a_damaged_index_gives_all_its_runs_but_is_kept(path: Path) -> None:
+def test_rebuild_of_catalog_with_damaged_index_copies_all_runs_and_keeps_file(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT rootpage FROM sqlite_schema WHERE name = 'run_by_generation'"
         page = connection.execute(query).fetchone()[0]
@@ -129,7 +129,7 @@ def test_a_catalog_with_a_damaged_index_gives_all_its_runs_but_is_kept(path: Pat
         assert len(catalog.runs()) == 3
 
 
-def test_the_wal_of_a_file_that_cannot_be_opened_is_kept_beside_it_and_nowhere_else(
+def test_wal_of_unreadable_catalog_is_kept_beside_it_only(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(place: Path, *pragmas: str, lenient: bool = False, **_limit: float) -> sqlite3.Connection:
@@ -152,7 +152,7 @@ def add_marked_runs(path: Path) -> None:
             catalog.record_run(report(outcome="failed", error=f"marker-{number:03} " * 20), at(number))
 
 
-def test_around_a_damaged_page_the_runs_on_both_sides_are_kept(path: Path) -> None:
+def test_runs_before_and_after_damaged_page_are_kept(path: Path) -> None:
     add_marked_runs(path)
     content = path.read_bytes()
     page = content.index(b"marker-100 ") // 4096 * 4096
@@ -166,7 +166,7 @@ def test_around_a_damaged_page_the_runs_on_both_sides_are_kept(path: Path) -> No
     assert 180 < len(errors) < 200
 
 
-def test_of_a_truncated_catalog_the_first_part_is_kept(path: Path) -> None:
+def test_first_part_of_truncated_catalog_is_kept(path: Path) -> None:
     add_marked_runs(path)
     os.truncate(path, path.stat().st_size * 3 // 4)
     rebuild(path, FOUND)
@@ -175,7 +175,7 @@ def test_of_a_truncated_catalog_the_first_part_is_kept(path: Path) -> None:
     assert names(path) == {"", ".damaged-1"}
 
 
-def test_what_only_the_wal_holds_is_kept_too(path: Path, tmp_path: Path) -> None:
+def test_runs_in_wal_only_are_kept(path: Path, tmp_path: Path) -> None:
     crashed = leave_wal(path, tmp_path / "crashed")
     rebuild(crashed, FOUND)
     assert names(crashed) == {""}
@@ -184,7 +184,7 @@ def test_what_only_the_wal_holds_is_kept_too(path: Path, tmp_path: Path) -> None
         assert len(catalog.runs()) == 4
 
 
-def test_a_rebuild_removes_a_stale_wal_that_sqlite_would_replay(path: Path, tmp_path: Path) -> None:
+def test_rebuild_removes_stale_wal(path: Path, tmp_path: Path) -> None:
     crashed = leave_wal(path, tmp_path / "crashed")
     stale = crashed.with_name(crashed.name + "-wal")
     crashed.unlink()
@@ -199,7 +199,7 @@ def test_a_rebuild_removes_a_stale_wal_that_sqlite_would_replay(path: Path, tmp_
         assert harmed.execute("SELECT count(*) FROM run").fetchone() != (0,)
 
 
-def test_a_wal_whose_database_is_lost_is_not_replayed_into_a_fresh_catalog(path: Path, tmp_path: Path) -> None:
+def test_wal_of_lost_database_is_not_replayed_into_new_catalog(path: Path, tmp_path: Path) -> None:
     crashed = leave_wal(path, tmp_path / "crashed")
     crashed.unlink()
     with open_catalog(crashed) as catalog:
@@ -207,14 +207,14 @@ def test_a_wal_whose_database_is_lost_is_not_replayed_into_a_fresh_catalog(path:
     assert names(crashed) == {""}
 
 
-def test_a_directory_in_its_place_is_not_moved_away(tmp_path: Path) -> None:
+def test_directory_in_place_of_catalog_is_not_moved(tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite3").mkdir()
     with pytest.raises(CatalogUnavailable, match="Is a directory"):
         rebuild(tmp_path / "catalog.sqlite3", FOUND)
     assert [entry.name for entry in tmp_path.iterdir()] == ["catalog.sqlite3"]
 
 
-def test_manifests_that_cannot_be_listed_leave_the_old_catalog_alone(path: Path) -> None:
+def test_rebuild_with_unlistable_manifests_leaves_old_catalog_unchanged(path: Path) -> None:
     def broken() -> Iterator[tuple[Manifest, str]]:
         yield FOUND[0]
         raise ConnectionResetError("the store went away")
@@ -226,7 +226,7 @@ def test_manifests_that_cannot_be_listed_leave_the_old_catalog_alone(path: Path)
         assert len(catalog.runs()) == 3
 
 
-def test_a_manifest_that_cannot_be_indexed_leaves_the_old_catalog_and_nothing_else(path: Path) -> None:
+def test_rebuild_with_manifest_that_cannot_be_indexed_leaves_old_catalog_only(path: Path) -> None:
     timeless = replace(manifest(OLDER), taken_at=NOON.replace(tzinfo=None))
     with pytest.raises(CatalogUnavailable, match="no time zone"):
         rebuild(path, [*FOUND, (timeless, "local")])
@@ -235,7 +235,7 @@ def test_a_manifest_that_cannot_be_indexed_leaves_the_old_catalog_and_nothing_el
         assert catalog.copies() == {APP: ("local",)}
 
 
-def test_a_catalog_that_another_program_holds_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalog_in_use_by_another_program_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
     with closing(connect(path)) as shell:
         shell.execute("BEGIN")
@@ -249,7 +249,7 @@ def test_a_catalog_that_another_program_holds_is_not_replaced(path: Path, monkey
     assert names(path) == {""}
 
 
-def test_runs_recorded_while_rebuilds_go_on_are_not_lost(path: Path) -> None:
+def test_runs_recorded_during_rebuilds_are_kept(path: Path) -> None:
     recorded = threading.Semaphore(0)
 
     def write() -> None:
@@ -269,7 +269,7 @@ def test_runs_recorded_while_rebuilds_go_on_are_not_lost(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-def test_a_catalog_rebuilt_by_root_belongs_to_the_owner_of_its_directory(path: Path) -> None:
+def test_catalog_rebuilt_by_root_belongs_to_owner_of_directory(path: Path) -> None:
     os.chown(path.parent, 65534, 65534)
     rebuild(path, FOUND)
     assert path.stat().st_uid == 65534

@@ -21,18 +21,18 @@ def catalog(tmp_path: Path) -> Catalog:
     return open_catalog(tmp_path / "catalog.sqlite3")
 
 
-def test_a_task_that_never_ran_has_no_history(catalog: Catalog) -> None:
+def test_task_that_never_ran_has_no_history(catalog: Catalog) -> None:
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
     assert catalog.last_success("backup", "app", NOON) is None
 
 
 @pytest.mark.parametrize("outcome", ["published", "unchanged", "degraded", "done"])
-def test_every_outcome_but_a_failure_is_a_success(catalog: Catalog, outcome: str) -> None:
+def test_every_outcome_except_failure_is_success(catalog: Catalog, outcome: str) -> None:
     catalog.record_run(report(outcome=outcome, started_at=at(1)), at(2))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(at(1), ())
 
 
-def test_failures_under_another_configuration_do_not_count_and_leave_a_trace(catalog: Catalog) -> None:
+def test_failures_under_another_configuration_are_not_counted(catalog: Catalog) -> None:
     catalog.record_run(report(started_at=at(1)), at(2), "aaaa")
     catalog.record_run(report(outcome="failed", started_at=at(3)), at(4), "aaaa")
     run = catalog.start_run("backup", "app", at(5), "aaaa")
@@ -49,7 +49,7 @@ def test_failures_under_another_configuration_do_not_count_and_leave_a_trace(cat
     assert history("cccc") == TaskHistory(at(9), ()), "what succeeded since is not tried again"
 
 
-def test_failures_count_from_the_last_success_on(catalog: Catalog) -> None:
+def test_failures_are_counted_from_last_success(catalog: Catalog) -> None:
     catalog.record_run(report(outcome="failed", started_at=at(1)), at(2))
     catalog.record_run(report(started_at=at(3)), at(4))
     catalog.record_run(report(outcome="failed", started_at=at(5)), at(6))
@@ -60,27 +60,27 @@ def test_failures_count_from_the_last_success_on(catalog: Catalog) -> None:
     assert last.started_at == at(3)
 
 
-def test_a_run_that_is_at_work_or_was_cut_short_is_neither(catalog: Catalog) -> None:
+def test_running_or_interrupted_run_is_neither_success_nor_failure(catalog: Catalog) -> None:
     run_id = catalog.start_run("backup", "app", at(1))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
     catalog.mark_interrupted(run_id, at(5))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, (at(5),))
 
 
-def test_a_run_that_was_told_to_stop_did_not_fail(catalog: Catalog) -> None:
+def test_stopped_run_is_no_failure(catalog: Catalog) -> None:
     catalog.record_run(report(outcome="failed", started_at=at(1), exit_code=143), at(2))
     catalog.record_run(report(outcome="failed", started_at=at(3), exit_code=1), at(4))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, (at(4),))
 
 
-def test_other_tasks_and_sources_have_histories_of_their_own(catalog: Catalog) -> None:
+def test_each_task_and_source_has_own_history(catalog: Catalog) -> None:
     catalog.record_run(report(task="prune", outcome="done", started_at=at(1)), at(1))
     catalog.record_run(report(subject="other", started_at=at(2)), at(2))
     assert catalog.task_history("backup", "app", NOON) == TaskHistory(None, ())
     assert catalog.run_counts() == {("prune", "app"): {"done": 1}, ("backup", "other"): {"published": 1}}
 
 
-def test_what_a_clock_that_ran_ahead_wrote_counts_for_nothing(catalog: Catalog) -> None:
+def test_run_dated_in_future_is_ignored(catalog: Catalog) -> None:
     ahead = NOON + timedelta(days=365)
     catalog.record_run(report(started_at=ahead), ahead)
     catalog.record_run(report(started_at=at(1)), at(1))
@@ -90,7 +90,7 @@ def test_what_a_clock_that_ran_ahead_wrote_counts_for_nothing(catalog: Catalog) 
     assert last.started_at == at(1)
 
 
-def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
+def test_last_check_of_each_copy_is_returned(catalog: Catalog) -> None:
     catalog.add_generation(manifest(), "local")
     for minute in (1, 3, 2):
         catalog.record_check(CheckRecord(APP, "local", at(minute), True, "sound", 0.1))
@@ -99,7 +99,7 @@ def test_the_last_check_of_each_copy_is_known(catalog: Catalog) -> None:
     assert catalog.last_checks("nas") == {OLDER: at(9)}
 
 
-def test_of_drills_only_those_from_the_store_that_is_asked_for_have_succeeded(catalog: Catalog, tmp_path: Path) -> None:
+def test_last_success_of_drill_is_of_requested_store(catalog: Catalog, tmp_path: Path) -> None:
     facts = DrillReport("nas", 60.0, NOON, 5.0, 1.5, ("a",))
     done = report(task="drill", outcome="done", started_at=at(1), details=DrillDetails(generation=APP, drill=facts))
     catalog.record_run(done, at(2))
@@ -118,7 +118,7 @@ def test_of_drills_only_those_from_the_store_that_is_asked_for_have_succeeded(ca
     assert catalog.task_history("drill", "app", at(9), "nas").succeeded_at is None
 
 
-def test_a_damaged_catalog_is_told_from_one_that_is_busy_or_out_of_reach(tmp_path: Path) -> None:
+def test_damaged_catalog_differs_from_busy_or_unreachable_one(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
     with pytest.raises(CatalogDamaged, match="cannot use the catalog"):

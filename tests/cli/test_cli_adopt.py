@@ -38,7 +38,7 @@ def nas(there: Path) -> dict[str, str]:
     return {"BACKUPD_REPLICAS__NAS__URL": f"file:{there}"}
 
 
-def test_after_a_disaster_all_works_without_adoption_and_says_whose_copies_these_are(
+def test_copies_of_lost_machine_are_usable_without_adoption_and_their_origin_is_reported(
     typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path
 ) -> None:
     answer = typed("restore", "--from", "nas", "--to", tmp_path / "back.db", **nas(there))
@@ -53,7 +53,7 @@ def test_after_a_disaster_all_works_without_adoption_and_says_whose_copies_these
     assert typed("backup", **nas(there)).code in (0, 3)
 
 
-def test_where_the_new_machine_has_backups_of_its_own_its_own_go_first_until_it_adopts(
+def test_new_machine_with_own_backups_uses_copies_of_lost_machine_only_after_adoption(
     typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path, backups: Path
 ) -> None:
     spend(database, 3)
@@ -78,7 +78,9 @@ def test_where_the_new_machine_has_backups_of_its_own_its_own_go_first_until_it_
     assert typed("drill", **nas(there)).code == 0
 
 
-def test_adoption_is_asked_for_where_it_means_something(typed: Keyboard, generation: str, there: Path) -> None:
+def test_adopt_option_is_accepted_only_where_adoption_is_possible(
+    typed: Keyboard, generation: str, there: Path
+) -> None:
     there.parent.mkdir()
     assert typed("restore", generation, "--adopt", "--dry-run", **nas(there)).code == 2
     assert typed("replicate", "--force", **nas(there)).code == 2
@@ -87,7 +89,7 @@ def test_adoption_is_asked_for_where_it_means_something(typed: Keyboard, generat
     assert (answer.code, "there was nothing to adopt" in answer.out) == (0, True)
 
 
-def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_once_are_not(
+def test_copies_of_two_stores_are_one_history_if_consecutive_and_ambiguous_if_simultaneous(
     typed: Keyboard, lost: str, there: Path, tmp_path: Path, backups: Path, database: Path
 ) -> None:
     backdated(there, lost, days=9)
@@ -106,7 +108,7 @@ def test_copies_of_two_stores_one_after_the_other_are_one_history_and_of_two_at_
     assert typed("replicate", "--adopt", "--force", **nas(there)).code == 0
 
 
-def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
+def test_restore_from_replica_with_several_sources_uses_configured_source(
     typed: Keyboard, generation: str, there: Path, tmp_path: Path, backups: Path
 ) -> None:
     there.parent.mkdir()
@@ -130,7 +132,7 @@ def test_of_several_sources_at_a_replica_the_configured_one_is_restored(
     assert (missing.code, "notes, tasks" in missing.err) == (1, True), missing.err
 
 
-def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
+def test_replica_that_links_to_local_store_is_refused(
     typed: Keyboard, generation: str, there: Path, backups: Path
 ) -> None:
     there.parent.mkdir()
@@ -146,7 +148,7 @@ def test_a_replica_that_leads_to_the_backups_themselves_is_refused(
     assert generation in ids(backups)
 
 
-def test_where_no_operator_looks_a_missing_database_is_restored_from_another_store_at_the_same_path_only(
+def test_missing_database_is_restored_from_another_store_only_at_recorded_path(
     typed: Keyboard, lost: str, there: Path, tmp_path: Path, database: Path
 ) -> None:
     other = {"BACKUPD_DATABASE": str(tmp_path / "tasks.db"), "BACKUPD_BACKUPS_DIR": str(tmp_path / "others")}
@@ -158,7 +160,7 @@ def test_where_no_operator_looks_a_missing_database_is_restored_from_another_sto
     assert (answer.code, lost in answer.out, is_balanced(database)) == (0, True, True), answer
 
 
-def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
+def test_restore_from_replica_succeeds_with_unreadable_local_store(
     typed: Keyboard, generation: str, there: Path, tmp_path: Path
 ) -> None:
     there.parent.mkdir()
@@ -170,7 +172,7 @@ def test_a_local_store_that_cannot_be_read_keeps_nobody_from_a_restore(
     assert "cannot be read (Too many levels of symbolic links)" in answer.err
 
 
-def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
+def test_backups_disk_of_lost_machine_is_read_as_replica(
     typed: Keyboard, generation: str, backups: Path, tmp_path: Path
 ) -> None:
     backups.rename(tmp_path / "old-disk")
@@ -183,9 +185,7 @@ def test_the_disk_of_a_lost_machine_with_its_backups_is_read_as_a_replica(
     assert typed("replicate", **old).code == 78
 
 
-def test_what_is_adopted_outlives_the_policy_for_a_month_since_the_pins_of_the_lost_machine_are_not_known(
-    typed: Keyboard, lost: str, there: Path
-) -> None:
+def test_adopted_generations_are_kept_beyond_policy_for_a_month(typed: Keyboard, lost: str, there: Path) -> None:
     older = backdated(there, lost, days=400)
     one = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}
     assert typed("replicate", "--adopt", **one, **nas(there)).code == 0

@@ -37,7 +37,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_json_tells_what_is_on_the_disk(backupd: Backupd, backups: Path) -> None:
+def test_json_report_matches_files_on_disk(backupd: Backupd, backups: Path) -> None:
     answer = backupd("backup", "--json")
     assert (answer.code, answer.err) == (0, "")
     facts = answer.json
@@ -55,7 +55,7 @@ def test_json_tells_what_is_on_the_disk(backupd: Backupd, backups: Path) -> None
     assert (again.code, again.json["outcome"], again.json["generation"]) == (0, "unchanged", facts["generation"])
 
 
-def test_people_in_a_pipe_get_plain_lines(backupd: Backupd, backups: Path) -> None:
+def test_piped_output_is_plain_lines(backupd: Backupd, backups: Path) -> None:
     answer = backupd("backup", "--source", "tasks")
     assert (answer.code, answer.err) == (0, "")
     (key,) = [path.name.removesuffix(".manifest.json") for path in backups.glob("*.manifest.json")]
@@ -66,7 +66,7 @@ def test_people_in_a_pipe_get_plain_lines(backupd: Backupd, backups: Path) -> No
     assert "\x1b" not in answer.out
 
 
-def test_a_missing_database_fails_and_says_what_to_do(backupd: Backupd, database: Path) -> None:
+def test_missing_database_fails_with_hint(backupd: Backupd, database: Path) -> None:
     database.unlink()
     answer = backupd("backup", "--json")
     assert answer.code == answer.json["exit_code"] == 1
@@ -76,7 +76,7 @@ def test_a_missing_database_fails_and_says_what_to_do(backupd: Backupd, database
     assert not database.exists()
 
 
-def test_people_are_told_of_a_failure_on_standard_error(typed: Keyboard, database: Path) -> None:
+def test_failure_is_written_to_standard_error(typed: Keyboard, database: Path) -> None:
     database.unlink()
     answer = typed("backup")
     assert (answer.code, answer.out) == (1, "")
@@ -84,7 +84,7 @@ def test_people_are_told_of_a_failure_on_standard_error(typed: Keyboard, databas
     assert "what to do: check the path" in answer.err
 
 
-def test_a_store_in_use_is_worth_another_try(backupd: Backupd, backups: Path) -> None:
+def test_store_in_use_exits_75(backupd: Backupd, backups: Path) -> None:
     (backups / ".backupd").mkdir(parents=True)
     with file_lock(backups / ".backupd" / "lock", "prune"):
         answer = backupd("backup", "--json", BACKUPD_LOCK__TIMEOUT_S="0")
@@ -97,7 +97,7 @@ def break_catalog(backups: Path) -> None:
     (backups / ".backupd" / "catalog.sqlite3").write_bytes(b"no database" * 1000)
 
 
-def test_a_backup_with_warnings_is_published_but_degraded(backupd: Backupd, backups: Path) -> None:
+def test_backup_with_warnings_is_published_but_degraded(backupd: Backupd, backups: Path) -> None:
     break_catalog(backups)
     answer = backupd("backup")
     assert answer.code == 3
@@ -106,7 +106,7 @@ def test_a_backup_with_warnings_is_published_but_degraded(backupd: Backupd, back
     assert len(list(backups.glob("*.sqlite3.gz"))) == 1
 
 
-def test_a_configuration_that_cannot_be_used_is_told_before_anything_is_made(backupd: Backupd, backups: Path) -> None:
+def test_invalid_configuration_fails_before_anything_is_created(backupd: Backupd, backups: Path) -> None:
     answer = backupd("backup", "--json", BACKUPD_RETENTION__DALY="7")
     assert answer.code == 78
     assert answer.json["exit_code"] == 78
@@ -115,7 +115,7 @@ def test_a_configuration_that_cannot_be_used_is_told_before_anything_is_made(bac
     assert not backups.exists()
 
 
-def test_a_source_that_is_not_configured_is_a_usage_error(typed: Keyboard, backups: Path) -> None:
+def test_unconfigured_source_is_usage_error(typed: Keyboard, backups: Path) -> None:
     answer = typed("backup", "--source", "task", "--json")
     assert answer.code == 2
     assert "unknown source 'task'" in answer.json["error"]
@@ -123,14 +123,14 @@ def test_a_source_that_is_not_configured_is_a_usage_error(typed: Keyboard, backu
     assert not backups.exists()
 
 
-def test_a_directory_that_cannot_be_made_fails_and_says_what_to_do(typed: Keyboard, tmp_path: Path) -> None:
+def test_backups_directory_that_cannot_be_created_fails_with_hint(typed: Keyboard, tmp_path: Path) -> None:
     answer = typed("backup", "--json", BACKUPD_BACKUPS_DIR=str(tmp_path / "not mounted" / "backups"))
     assert (answer.code, answer.json["outcome"]) == (1, "failed")
     assert str(tmp_path / "not mounted") in answer.json["error"]
     assert "mount" in answer.json["hint"]
 
 
-def test_several_sources_are_a_list_with_the_worst_exit_code(backupd: Backupd, pair: Pair) -> None:
+def test_several_sources_are_reported_as_list_with_worst_exit_code(backupd: Backupd, pair: Pair) -> None:
     clean = Backupd({}, backupd.cwd)
     answer = clean("backup", "--config", pair.config, "--json")
     assert answer.code == 0
@@ -141,12 +141,12 @@ def test_several_sources_are_a_list_with_the_worst_exit_code(backupd: Backupd, p
     assert [(run["source"], run["outcome"]) for run in answer.json] == [("tasks", "unchanged"), ("notes", "failed")]
 
 
-def test_one_of_several_sources_is_one_object(pair: Pair) -> None:
+def test_one_of_several_sources_is_reported_as_one_object(pair: Pair) -> None:
     answer = Keyboard({})("backup", "--config", pair.config, "--source", "notes", "--json")
     assert (answer.code, answer.json["source"]) == (0, "notes")
 
 
-def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backups: Path) -> None:
+def test_exit_code_of_failure_outranks_busy_store_which_outranks_warning(pair: Pair, backups: Path) -> None:
     pair.notes.unlink()
     break_catalog(backups)
     answer = Keyboard({})("backup", "--config", pair.config, "--json")
@@ -155,7 +155,7 @@ def test_a_failure_outweighs_a_busy_store_outweighs_a_warning(pair: Pair, backup
     assert [line["event.action"] for line in log_lines(backups)].count("run.finished") == 2
 
 
-def test_a_log_that_is_no_file_degrades_the_backup_and_is_left_alone(typed: Keyboard, backups: Path) -> None:
+def test_special_file_in_place_of_log_degrades_backup_and_is_left_unchanged(typed: Keyboard, backups: Path) -> None:
     backups.mkdir()
     (backups / "backup.log").symlink_to("/dev/full")
     answer = typed("backup", "--json")
@@ -163,7 +163,7 @@ def test_a_log_that_is_no_file_degrades_the_backup_and_is_left_alone(typed: Keyb
     assert (backups / "backup.log").is_symlink()
 
 
-def test_a_log_that_cannot_be_opened_degrades_the_backup_and_is_told(typed: Keyboard, backups: Path) -> None:
+def test_log_that_cannot_be_opened_degrades_backup_with_warning(typed: Keyboard, backups: Path) -> None:
     backups.mkdir()
     (backups / "backup.log").mkdir()
     answer = typed("backup", "--json")
@@ -172,7 +172,7 @@ def test_a_log_that_cannot_be_opened_degrades_the_backup_and_is_told(typed: Keyb
 
 
 @pytest.mark.cover_processes
-def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(backupd: Backupd, backups: Path) -> None:
+def test_closed_output_pipe_causes_no_traceback_and_backup_is_published(backupd: Backupd, backups: Path) -> None:
     answer = into_closed_pipe(backupd, "backup", "--json")
     assert answer == (141, "")
     (manifest,) = backups.glob("*.manifest.json")
@@ -181,9 +181,7 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback_and_the_backup_is_there(bac
 
 @pytest.mark.cover_processes
 @pytest.mark.parametrize("descriptor", [0, 1, 2])
-def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
-    backupd: Backupd, backups: Path, descriptor: int
-) -> None:
+def test_closed_standard_streams_do_not_prevent_backup(backupd: Backupd, backups: Path, descriptor: int) -> None:
     answer = with_closed(backupd, descriptor, "backup")
     assert (answer.code, answer.err) == (0, "")
     assert len(list(backups.glob("tasks-*.manifest.json"))) == 1
@@ -192,7 +190,7 @@ def test_a_closed_standard_stream_is_no_reason_to_go_without_a_backup(
 
 @pytest.mark.cover_processes
 @pytest.mark.parametrize(("send", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_command_that_is_ended_says_so_in_one_line(
+def test_terminated_command_reports_it_in_one_line(
     backupd: Backupd, backups: Path, generation: str, send: signal.Signals, word: str
 ) -> None:
     assert generation
@@ -205,7 +203,7 @@ def test_a_command_that_is_ended_says_so_in_one_line(
     assert (process.returncode, said.lstrip("\n")) == (128 + send, f"{word}; partial work was removed\n")
 
 
-def test_a_database_without_tables_is_backed_up_with_a_note(typed: Keyboard, database: Path) -> None:
+def test_database_without_tables_is_backed_up_with_note(typed: Keyboard, database: Path) -> None:
     database.unlink()
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA user_version = 1")
@@ -214,5 +212,5 @@ def test_a_database_without_tables_is_backed_up_with_a_note(typed: Keyboard, dat
     assert (report.code, report.json["notes"]) == (0, [f"{database} has no tables: is it the database of the app?"])
 
 
-def test_a_source_that_is_named_twice_is_backed_up_once(typed: Keyboard) -> None:
+def test_source_named_twice_is_backed_up_once(typed: Keyboard) -> None:
     assert typed("backup", "--source", "tasks", "--source", "tasks", "--json").json["outcome"] == "published"

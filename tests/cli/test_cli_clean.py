@@ -41,7 +41,7 @@ def kept(typed: Keyboard, generation: str) -> list[Path]:
 
 
 @given(st.lists(st.floats(0, 400), unique=True), st.integers(0, 9), st.floats(0, 100))
-def test_what_goes_is_old_and_older_than_all_that_stays_and_what_is_next_undone_stays(
+def test_removed_databases_are_older_than_kept_ones_and_next_undo_is_kept(
     ages: list[float], undone: int, older_than_days: float
 ) -> None:
     found = tuple(leftover(age) for age in ages)
@@ -54,7 +54,7 @@ def test_what_goes_is_old_and_older_than_all_that_stays_and_what_is_next_undone_
     assert all(NOW - d.leftover.since >= KEPT_FOR for d in decisions if d.removed and d.leftover.path in next_undone)
 
 
-def test_damaged_copies_stay_while_they_are_young_or_evidence() -> None:
+def test_young_and_held_damaged_copies_are_kept() -> None:
     copies = (leftover(40), leftover(40, "notes"), leftover(5, "notes"))
     decisions = decide_damaged(copies, {"tasks"}, 30 * DAY, NOW)
     assert [(decision.removed, decision.reason) for decision in decisions] == [
@@ -67,7 +67,7 @@ def test_damaged_copies_stay_while_they_are_young_or_evidence() -> None:
 # --- The command ---
 
 
-def test_after_an_undo_what_the_next_one_puts_back_stays_though_it_is_the_oldest(
+def test_database_of_next_undo_is_kept_after_an_undo_though_oldest(
     typed: Keyboard, database: Path, kept: list[Path]
 ) -> None:
     before = sha256(kept[0])
@@ -80,7 +80,7 @@ def test_after_an_undo_what_the_next_one_puts_back_stays_though_it_is_the_oldest
     assert sha256(database) == before
 
 
-def test_all_but_the_newest_go_with_their_side_files_and_undo_still_works(
+def test_clean_removes_all_but_newest_with_side_files_and_undo_still_works(
     typed: Keyboard, database: Path, backups: Path, kept: list[Path]
 ) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
@@ -105,7 +105,7 @@ def test_all_but_the_newest_go_with_their_side_files_and_undo_still_works(
     assert typed("restore", "--undo").code == 0
 
 
-def test_what_is_not_named_so_by_a_restore_stays(context: TaskContext, database: Path, kept: list[Path]) -> None:
+def test_files_not_named_by_restore_are_kept(context: TaskContext, database: Path, kept: list[Path]) -> None:
     strangers = [
         database.with_name(f"{database.name}{suffix}")
         for suffix in (".pre-restore-", ".pre-restore-notes", ".pre-restore-20200101T000000Z.bak", ".bak")
@@ -122,7 +122,9 @@ def test_what_is_not_named_so_by_a_restore_stays(context: TaskContext, database:
     assert not any(path.exists() for path in kept)
 
 
-def test_what_a_killed_removal_left_goes_with_the_next(context: TaskContext, database: Path, kept: list[Path]) -> None:
+def test_leftovers_of_killed_removal_are_removed_by_next_clean(
+    context: TaskContext, database: Path, kept: list[Path]
+) -> None:
     left = Path(f"{kept[0]}-wal")
     left.write_bytes(b"x")
     kept[0].unlink()
@@ -130,7 +132,7 @@ def test_what_a_killed_removal_left_goes_with_the_next(context: TaskContext, dat
     assert not left.exists()
 
 
-def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(
+def test_damaged_copies_are_removed_once_old_and_without_hold(
     typed: Keyboard, context: TaskContext, backups: Path
 ) -> None:
     copies = []
@@ -149,23 +151,21 @@ def test_damaged_copies_go_once_they_are_old_and_nothing_is_on_hold(
     assert not copies[1].exists(), "also of a source that is configured no more"
 
 
-def test_while_another_run_works_on_the_store_nothing_is_removed(
-    typed: Keyboard, context: TaskContext, kept: list[Path]
-) -> None:
+def test_clean_during_another_run_removes_nothing(typed: Keyboard, context: TaskContext, kept: list[Path]) -> None:
     with file_lock(context.store.hidden / "lock", "backup", timeout_s=1):
         answer = typed("clean", "--older-than", "0", BACKUPD_LOCK__TIMEOUT_S="0")
     assert answer.code == 75
     assert all(path.exists() for path in kept)
 
 
-def test_doctor_notes_what_was_kept_with_the_command_that_removes_it(typed: Keyboard, kept: list[Path]) -> None:
+def test_doctor_notes_kept_databases_with_command_that_removes_them(typed: Keyboard, kept: list[Path]) -> None:
     found = [finding for finding in typed("doctor", "--json").json if finding["check"] == "restore"]
     assert [finding["ok"] for finding in found] == [True] * len(kept)
     assert found[0]["detail"].startswith(f"{kept[0].name} is what a restore replaced ")
     assert found[0]["hint"] == "backupd clean removes it after 30 days"
 
 
-def test_a_span_that_is_none_is_a_usage_error(typed: Keyboard) -> None:
+def test_invalid_duration_is_usage_error(typed: Keyboard) -> None:
     answer = typed("clean", "--older-than", "soon")
     assert answer.code == 2
     assert "write it like" in answer.err

@@ -63,17 +63,17 @@ def completed(settings: dict[str, str], line: str) -> list[str]:
         ("backupd completion ", ["bash", "zsh", "fish"]),
     ],
 )
-def test_shell_is_offered_what_exists(settings: dict[str, str], line: str, offered: list[str]) -> None:
+def test_completion_offers_existing_names(settings: dict[str, str], line: str, offered: list[str]) -> None:
     assert sorted(completed(settings, line)) == sorted(offered)
 
 
-def test_broken_configuration_offers_nothing_and_prints_nothing(settings: dict[str, str]) -> None:
+def test_completion_with_broken_configuration_offers_and_prints_nothing(settings: dict[str, str]) -> None:
     Path(settings["BACKUPD_CONFIG"]).write_text("[sources")
     assert completed(settings, "backupd list --source ") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_script_of_each_shell_calls_backupd(backupd: Backupd, shell: str) -> None:
+def test_completion_script_of_each_shell_calls_backupd(backupd: Backupd, shell: str) -> None:
     script = backupd("completion", shell)
     assert script.code == 0
     assert f"_BACKUPD_COMPLETE={shell}_complete" in script.out
@@ -91,11 +91,11 @@ def test_bash_accepts_script_and_completes_by_it(settings: dict[str, str]) -> No
     assert (done.stdout.strip(), done.stderr) == ("--store", "")
 
 
-def test_command_with_typing_error_is_refused_with_the_one_that_was_meant(backupd: Backupd) -> None:
+def test_mistyped_command_is_refused_with_similar_command(backupd: Backupd) -> None:
     refused = backupd("bakup")
     assert (refused.code, "No such command 'bakup'. (Did you mean 'backup'?)" in refused.err) == (2, True)
     assert "Did you mean" not in backupd("xyzzy").err
 
 
-def test_reference_of_commands_is_current() -> None:
+def test_command_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == reference(), "run scripts/cli-reference"

@@ -26,7 +26,7 @@ def broken(database: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_check_names_file_line_and_key_of_all_that_is_wrong(backupd: Backupd, broken: Path) -> None:
+def test_check_names_file_line_and_key_of_each_error(backupd: Backupd, broken: Path) -> None:
     answer = Backupd({}, backupd.cwd)("config", "check", "--config", broken)
     assert (answer.code, answer.out) == (78, "")
     assert f"{broken}:5: retention.dayly: unknown key; did you mean retention.daily?" in answer.err
@@ -34,13 +34,13 @@ def test_check_names_file_line_and_key_of_all_that_is_wrong(backupd: Backupd, br
     assert "what to do: " in answer.err
 
 
-def test_check_tells_the_same_as_json(broken: Path) -> None:
+def test_check_as_json_has_same_facts(broken: Path) -> None:
     answer = Keyboard({})("config", "check", "--config", broken, "--json")
     assert (answer.code, answer.json["exit_code"]) == (78, 78)
     assert f"{broken}:5: retention.dayly: " in answer.json["error"]
 
 
-def test_check_accepts_a_good_file_and_names_the_sources(pair: Pair) -> None:
+def test_check_accepts_valid_file_and_names_its_sources(pair: Pair) -> None:
     typed = Keyboard({})
     answer = typed("config", "check", "--config", pair.config)
     assert (answer.code, answer.out) == (0, f"{pair.config}: valid, sources: tasks, notes\n")
@@ -48,7 +48,7 @@ def test_check_accepts_a_good_file_and_names_the_sources(pair: Pair) -> None:
     assert facts == {"origin": str(pair.config), "valid": True, "warnings": [], "notes": []}
 
 
-def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair) -> None:
+def test_check_detects_two_sources_linked_to_one_database(pair: Pair) -> None:
     pair.notes.unlink()
     pair.notes.symlink_to(pair.tasks)
     answer = Keyboard({})("config", "check", "--config", pair.config)
@@ -56,14 +56,14 @@ def test_check_finds_out_that_two_sources_are_one_database_by_a_link(pair: Pair)
     assert f"the sources tasks and notes are the same database {pair.tasks.resolve()}" in answer.err
 
 
-def test_what_show_prints_is_a_configuration(typed: Keyboard, tmp_path: Path) -> None:
+def test_show_prints_valid_configuration(typed: Keyboard, tmp_path: Path) -> None:
     shown = tmp_path / "shown.toml"
     shown.write_text(typed("config", "show").out)
     answer = Keyboard({})("config", "check", "--config", shown)
     assert (answer.code, answer.err) == (0, "")
 
 
-def test_a_time_zone_in_tz_that_is_none_warns_and_degrades_nothing(typed: Keyboard) -> None:
+def test_unknown_time_zone_in_tz_warns_and_degrades_nothing(typed: Keyboard) -> None:
     answer = typed("config", "check", TZ="CET-1CEST,M3.5.0,M10.5.0/3")
     assert answer.code == 0
     assert "warning: TZ='CET-1CEST,M3.5.0,M10.5.0/3' is not an IANA time zone" in answer.err
@@ -74,7 +74,7 @@ def test_a_time_zone_in_tz_that_is_none_warns_and_degrades_nothing(typed: Keyboa
     assert (findings["time zone"]["ok"], "TZ='UTC0'" in findings["time zone"]["detail"]) == (False, True)
 
 
-def test_links_to_a_service_called_backupd_are_a_note_of_show_check_and_doctor(typed: Keyboard) -> None:
+def test_links_to_service_named_backupd_are_noted_by_show_check_and_doctor(typed: Keyboard) -> None:
     links = {"BACKUPD_PORT": "tcp://10.0.0.1:8080", "BACKUPD_SERVICE_HOST": "10.0.0.1", "BACKUPD_SERVICE_PORT": "8080"}
     said = "ignored BACKUPD_PORT and 2 more: set by Kubernetes or Docker"
     assert f"note: {said}" in typed("config", "show", **links).err
@@ -84,7 +84,7 @@ def test_links_to_a_service_called_backupd_are_a_note_of_show_check_and_doctor(t
     assert answer.out.startswith(f"ok     configuration: from environment; {said}")
 
 
-def test_health_with_an_address_in_quotes_tells_what_is_wrong(typed: Keyboard) -> None:
+def test_health_with_quoted_address_reports_configuration_error(typed: Keyboard) -> None:
     answer = typed("health", BACKUPD_HTTP__LISTEN='"0.0.0.0:8080"')
     assert (answer.code, "environment BACKUPD_HTTP__LISTEN: has quotes around its value" in answer.err) == (78, True)
 
@@ -108,7 +108,7 @@ def test_show_masks_every_secret(backupd: Backupd) -> None:
         assert facts["retention"]["daily"] == 7
 
 
-def test_show_says_where_the_configuration_is_from(typed: Keyboard, pair: Pair) -> None:
+def test_show_names_origin_of_configuration(typed: Keyboard, pair: Pair) -> None:
     assert typed("config", "show").out.startswith("# from environment\n")
     assert Keyboard({})("config", "show", "--config", pair.config).out.startswith(f"# from {pair.config}\n")
 
@@ -129,7 +129,7 @@ def test_show_says_where_the_configuration_is_from(typed: Keyboard, pair: Pair) 
     ],
     ids=" ".join,
 )
-def test_every_command_reads_the_file_it_is_given_and_refuses_a_broken_one(
+def test_every_command_reads_given_file_and_refuses_invalid_one(
     pair: Pair, broken: Path, command: tuple[str, ...]
 ) -> None:
     typed = Keyboard({})
@@ -140,7 +140,7 @@ def test_every_command_reads_the_file_it_is_given_and_refuses_a_broken_one(
     assert typed(*command, "--config", pair.config, "--json").code in (0, 1)
 
 
-def test_the_file_may_be_named_by_the_environment_and_the_option_goes_first(pair: Pair, broken: Path) -> None:
+def test_configuration_file_is_named_by_environment_and_option_takes_precedence(pair: Pair, broken: Path) -> None:
     typed = Keyboard({"BACKUPD_CONFIG": str(pair.config)})
     assert typed("config", "check", "--json").json["origin"] == str(pair.config)
     assert typed("config", "check", "--config", broken).code == 78
@@ -149,7 +149,7 @@ def test_the_file_may_be_named_by_the_environment_and_the_option_goes_first(pair
 # --- catalog ---
 
 
-def test_rebuild_tells_how_many_generations_it_found(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_rebuild_reports_number_of_generations(typed: Keyboard, backups: Path, generation: str) -> None:
     for path in (backups / ".backupd").glob("catalog.sqlite3*"):
         path.unlink()
     assert typed("catalog", "rebuild").out == "catalog rebuilt: 1 generations\n"

@@ -31,7 +31,7 @@ def wrong(answer: CommandResult) -> dict[str, dict[str, str]]:
     return {finding["check"]: finding for finding in answer.json if not finding["ok"]}
 
 
-def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Path, database: Path) -> None:
+def test_doctor_with_sound_setup_succeeds_and_changes_nothing(backupd: Backupd, backups: Path, database: Path) -> None:
     before = database.read_bytes()
     answer = backupd("doctor", "--json")
     assert (answer.code, answer.err) == (0, "")
@@ -58,7 +58,7 @@ def test_a_sound_set_up_passes_and_is_not_changed(backupd: Backupd, backups: Pat
     assert {path.name for path in (backups / ".backupd").iterdir()} == {"staging", "removing"}
 
 
-def test_people_read_a_line_for_each_check_and_what_to_do_below_it(typed: Keyboard, database: Path) -> None:
+def test_doctor_prints_one_line_per_check_with_hint_below(typed: Keyboard, database: Path) -> None:
     database.unlink()
     answer = typed("doctor")
     lines = answer.out.splitlines()
@@ -222,7 +222,7 @@ TROUBLES: list[tuple[Spoil, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "check", "detail", "hint"), TROUBLES, ids=[spoil.__name__ for spoil, *_ in TROUBLES])
-def test_each_trouble_is_found_by_itself_with_what_to_do(
+def test_doctor_reports_each_problem_alone_with_hint(
     typed: Keyboard,
     context: TaskContext,
     database: Path,
@@ -243,7 +243,7 @@ def test_each_trouble_is_found_by_itself_with_what_to_do(
 
 
 @pytest.mark.parametrize("whose", ["a newer backupd's", "a link's"])
-def test_a_backup_succeeds_beside_a_catalog_that_is_not_ours_and_its_advice_helps(
+def test_backup_beside_foreign_catalog_succeeds_and_hint_works(
     typed: Keyboard, context: TaskContext, database: Path, generation: str, whose: str
 ) -> None:
     path = context.catalog_path
@@ -269,7 +269,7 @@ def test_a_backup_succeeds_beside_a_catalog_that_is_not_ours_and_its_advice_help
     assert "catalog works" in typed("status").out
 
 
-def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, context: TaskContext, generation: str) -> None:
+def test_hint_about_damaged_catalog_works(typed: Keyboard, context: TaskContext, generation: str) -> None:
     assert generation
     context.catalog_path.write_bytes(b"garbage" * 1000)
     assert typed("doctor").code == 1
@@ -278,7 +278,7 @@ def test_the_advice_about_a_damaged_catalog_helps(typed: Keyboard, context: Task
 
 
 @pytest.mark.parametrize("command", ["list", "show ID", "doctor", "prune --dry-run", "restore --dry-run --to /tmp/x"])
-def test_a_command_that_only_reads_makes_no_catalog_and_finishes_none(
+def test_read_only_command_creates_no_catalog_and_finishes_no_run(
     typed: Keyboard, context: TaskContext, generation: str, command: str
 ) -> None:
     arguments = command.replace("ID", generation).split()
@@ -293,7 +293,7 @@ def test_a_command_that_only_reads_makes_no_catalog_and_finishes_none(
     assert context.catalog_path.stat().st_size == 0
 
 
-def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, context: TaskContext, generation: str) -> None:
+def test_hint_about_held_source_works(typed: Keyboard, context: TaskContext, generation: str) -> None:
     assert generation
     context.holds.set(Hold("tasks", "corrupt", context.clock(), "malformed", None))
     advice = wrong(typed("doctor", "--json"))["pruning"]["hint"].partition("backupd ")[2].split()
@@ -301,7 +301,7 @@ def test_the_advice_about_a_frozen_source_helps(typed: Keyboard, context: TaskCo
     assert typed("doctor").code == 0
 
 
-def test_a_clock_that_lost_its_battery_is_found(order: BackupRequest, context: TaskContext) -> None:
+def test_doctor_reports_clock_reset_to_past(order: BackupRequest, context: TaskContext) -> None:
     long_past = replace(context, clock=lambda: datetime(1970, 1, 1, 0, 3, tzinfo=UTC))
     (clock,) = [finding for finding in check_local((order,), long_past) if finding.check == "clock"]
     assert (clock.ok, clock.detail) == (False, "the system clock is wrong: it reads 1970-01-01 00:03:00 UTC")
@@ -309,7 +309,7 @@ def test_a_clock_that_lost_its_battery_is_found(order: BackupRequest, context: T
 
 
 @pytest.mark.root
-def test_a_directory_that_cannot_be_written_is_found(typed: Keyboard, tmp_path: Path) -> None:
+def test_doctor_reports_unwritable_directory(typed: Keyboard, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "disk", str(disk)], check=True)
@@ -321,6 +321,6 @@ def test_a_directory_that_cannot_be_written_is_found(typed: Keyboard, tmp_path: 
     assert found["backups directory"]["hint"]
 
 
-def test_a_configuration_that_cannot_be_used_is_not_examined_further(typed: Keyboard) -> None:
+def test_doctor_with_invalid_configuration_stops(typed: Keyboard) -> None:
     answer = typed("doctor", "--json", BACKUPD_SCHEDULE__TIMEZONE="Mars/Olympus")
     assert (answer.code, answer.json["exit_code"]) == (78, 78)

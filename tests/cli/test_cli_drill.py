@@ -30,7 +30,7 @@ def offsite(sshd: Sshd, there: Path, typed: Keyboard, generation: str) -> dict[s
     return environ
 
 
-def test_a_drill_from_the_replica_proves_it_and_is_told_everywhere(
+def test_drill_from_replica_is_reported_in_json_log_and_status(
     typed: Keyboard, generation: str, offsite: dict[str, str], backups: Path
 ) -> None:
     for path in backups.glob("tasks-*"):
@@ -55,7 +55,7 @@ def test_a_drill_from_the_replica_proves_it_and_is_told_everywhere(
     assert f"{generation} at offsite restores" in plain.out
 
 
-def test_a_byte_that_was_flipped_at_the_replica_fails_the_drill(
+def test_flipped_byte_at_replica_fails_drill(
     typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
 ) -> None:
     flip_byte(there / f"{generation}{ARCHIVE_SUFFIX}")
@@ -67,14 +67,14 @@ def test_a_byte_that_was_flipped_at_the_replica_fails_the_drill(
     assert typed("drill", **offsite).code == 0
 
 
-def test_a_copy_that_is_too_old_fails_the_drill(typed: Keyboard, offsite: dict[str, str]) -> None:
+def test_copy_older_than_limit_fails_drill(typed: Keyboard, offsite: dict[str, str]) -> None:
     answer = typed("drill", BACKUPD_DRILL__MAX_AGE_S="0.001", **offsite)
     assert answer.code == 1
     assert "a restore would lose everything since then" in answer.err
     assert "backupd replicate" in answer.err
 
 
-def test_a_server_that_is_away_is_tried_again_until_its_time_is_over(typed: Keyboard, offsite: dict[str, str]) -> None:
+def test_unreachable_server_is_retried_until_time_limit(typed: Keyboard, offsite: dict[str, str]) -> None:
     away = {
         **offsite,
         "BACKUPD_REPLICAS__OFFSITE__URL": "sftp://backup@127.0.0.1:1/x",
@@ -83,7 +83,7 @@ def test_a_server_that_is_away_is_tried_again_until_its_time_is_over(typed: Keyb
     assert typed("drill", **away).code == 75
 
 
-def test_each_source_is_drilled_and_one_can_be_named(pair: Pair) -> None:
+def test_drill_covers_each_source_or_named_one(pair: Pair) -> None:
     typed = Keyboard({})
     assert typed("backup", "--config", pair.config).code == 0
     both = typed("drill", "--json", "--config", pair.config)
@@ -94,7 +94,7 @@ def test_each_source_is_drilled_and_one_can_be_named(pair: Pair) -> None:
     assert "note     restored from the local store: no replica is configured" in one.out
 
 
-def test_what_a_command_said_and_why_it_failed_is_shown(typed: Keyboard, generation: str) -> None:
+def test_failed_drill_command_is_shown_with_output_and_exit_code(typed: Keyboard, generation: str) -> None:
     assert generation
     answer = typed("drill", BACKUPD_DRILL__COMMAND="sh -c 'echo no accounts; exit 9'")
     assert answer.code == 1
@@ -102,12 +102,12 @@ def test_what_a_command_said_and_why_it_failed_is_shown(typed: Keyboard, generat
     assert "  command  no accounts" in answer.out
 
 
-def test_a_store_or_source_that_there_is_not_is_a_wrong_use(typed: Keyboard) -> None:
+def test_unknown_store_or_source_of_drill_is_usage_error(typed: Keyboard) -> None:
     assert typed("drill", "--from", "nowhere").code == 2
     assert typed("drill", "--source", "nothing").code == 2
 
 
-def test_the_doctor_looks_at_what_a_drill_would_use(typed: Keyboard, database: Path, tmp_path: Path) -> None:
+def test_doctor_checks_place_and_command_of_drill(typed: Keyboard, database: Path, tmp_path: Path) -> None:
     place = tmp_path / "tasks.db"
     answer = typed("doctor", "--json", BACKUPD_DRILL__PLACE_AT=str(place), BACKUPD_DRILL__COMMAND="/no/such/program")
     found = {finding["check"]: finding for finding in answer.json}

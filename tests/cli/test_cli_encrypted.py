@@ -11,7 +11,7 @@ from support.directories import sha256
 
 
 @pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
-def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_it_is(
+def test_encrypted_database_is_reported_as_encrypted_by_list_verify_drill_and_restore(
     backupd: Backupd, database: Path, tmp_path: Path, cipher: tuple[str, ...]
 ) -> None:
     database.unlink()
@@ -40,7 +40,7 @@ def test_an_encrypted_database_is_listed_verified_drilled_and_restored_for_what_
 
 
 @pytest.mark.parametrize("cipher", [WHOLE, PLAIN_HEADER], ids=["whole file", "plain header"])
-def test_a_restore_in_place_puts_the_very_bytes_back_and_online_is_refused(
+def test_encrypted_database_is_restored_in_place_byte_for_byte_and_refused_online(
     backupd: Backupd, database: Path, cipher: tuple[str, ...]
 ) -> None:
     database.unlink()

@@ -48,7 +48,7 @@ def injected(calls: list[Call]) -> list[Call]:
     return [call for call in calls if "(INJECTED)" in call.text]
 
 
-def test_directory_whose_file_system_knows_no_fsync_of_one_is_noted_once() -> None:
+def test_directory_without_fsync_is_noted_once() -> None:
     with collect_limits() as limits:
         for _ in range(2):
             fsync_directory(Path("/proc/self"))
@@ -56,9 +56,7 @@ def test_directory_whose_file_system_knows_no_fsync_of_one_is_noted_once() -> No
 
 
 @pytest.mark.parametrize("command", ["backup", "replicate", "restore", "doctor"])
-def test_command_where_directories_cannot_be_fsynced_does_its_work_and_says_so_once(
-    backupd: Backupd, tmp_path: Path, command: str
-) -> None:
+def test_command_without_directory_fsync_succeeds_with_one_note(backupd: Backupd, tmp_path: Path, command: str) -> None:
     place = tmp_path / "place"
     place.mkdir()
     if command in ("replicate", "restore"):
@@ -76,9 +74,7 @@ def test_command_where_directories_cannot_be_fsynced_does_its_work_and_says_so_o
         assert len([*place.glob("*.manifest.json")]) == 1
 
 
-def test_dry_run_where_directories_cannot_be_fsynced_says_what_the_run_says(
-    backupd: Backupd, generation: str, database: Path
-) -> None:
+def test_dry_run_without_directory_fsync_has_note_of_run(backupd: Backupd, generation: str, database: Path) -> None:
     assert generation
     notes = [
         without_directory_fsync(backupd, database.parent, "restore", "--json", *options).json["notes"]
@@ -88,7 +84,7 @@ def test_dry_run_where_directories_cannot_be_fsynced_says_what_the_run_says(
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_directory_whose_fsync_fails_for_another_reason_fails_the_restore(
+def test_directory_fsync_that_fails_for_another_reason_fails_restore(
     backupd: Backupd, generation: str, target: Path, error: str
 ) -> None:
     assert generation
@@ -106,7 +102,7 @@ def test_directory_whose_fsync_fails_for_another_reason_fails_the_restore(
 
 
 @pytest.mark.root
-def test_store_whose_files_everyone_may_read_is_used_and_said_to_be_so(typed: Keyboard, fat: Path) -> None:
+def test_store_with_world_readable_files_is_used_with_warning(typed: Keyboard, fat: Path) -> None:
     note = f"the file system of {fat} gives files mode 0755 instead of 0600: other users may have access"
     store = {"BACKUPD_BACKUPS_DIR": str(fat)}
     answer = typed("backup", **store)
@@ -119,7 +115,7 @@ def test_store_whose_files_everyone_may_read_is_used_and_said_to_be_so(typed: Ke
 
 @pytest.mark.root
 @pytest.mark.parametrize("there", [True, False], ids=["over an old one", "where there is none"])
-def test_restore_in_place_where_chmod_and_chown_are_refused_is_what_the_dry_run_said(
+def test_restore_in_place_without_chmod_and_chown_matches_dry_run(
     typed: Keyboard, database: Path, generation: str, fat: Path, there: bool
 ) -> None:
     assert generation
@@ -134,9 +130,7 @@ def test_restore_in_place_where_chmod_and_chown_are_refused_is_what_the_dry_run_
 
 
 @pytest.mark.root
-def test_restore_and_drill_where_all_files_have_one_owner_say_whose_they_are(
-    typed: Keyboard, generation: str, fat: Path
-) -> None:
+def test_restore_and_drill_on_disk_with_one_owner_name_that_owner(typed: Keyboard, generation: str, fat: Path) -> None:
     assert generation
     done = typed("restore", "--to", fat / "new.db", "--json")
     assert (done.code, done.json["owner"], done.json["mode"]) == (0, "1000:1000", "0755")
@@ -149,7 +143,7 @@ def test_restore_and_drill_where_all_files_have_one_owner_say_whose_they_are(
 
 @pytest.mark.root
 @pytest.mark.parametrize("mode", [0o644, 0o660])
-def test_restore_where_chmod_is_refused_says_which_mode_the_new_file_has(
+def test_restore_without_chmod_reports_mode_of_new_file(
     typed: Keyboard, tmp_path: Path, database: Path, mode: int
 ) -> None:
     database.chmod(mode)

@@ -40,14 +40,14 @@ def options(command: click.Command) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts}
 
 
-def test_the_commands_are_those_that_operators_rely_on() -> None:
+def test_commands_have_documented_names() -> None:
     assert {
         *("backup", "list", "show", "verify", "prune", "restore", "doctor"),
         *("config show", "config check", "catalog rebuild"),
     } <= {words(path) for path, _ in LEAVES}
 
 
-def test_the_list_of_commands_is_the_beginning_of_the_help_of_each() -> None:
+def test_command_summary_is_first_line_of_help_of_each_command() -> None:
     top = {path[0]: command for path, command in ALL if len(path) == 1}
     assert list(top) == list(COMMANDS)
     for name, command in top.items():
@@ -67,9 +67,7 @@ EXITS = {
 
 
 @pytest.mark.parametrize(("path", "command"), LEAVES, ids=[words(path) for path, _ in LEAVES])
-def test_help_of_each_command_lists_its_exit_codes_with_their_meaning(
-    path: tuple[str, ...], command: click.Command
-) -> None:
+def test_help_of_each_command_lists_exit_codes_with_meaning(path: tuple[str, ...], command: click.Command) -> None:
     assert isinstance(command, Command)
     assert set(command.exits) == EXITS[words(path)]
     listed = CliRunner().invoke(cli, [*path, "--help"]).output.partition("Exit codes:\n")[2].partition("Example:")[0]
@@ -81,7 +79,7 @@ def test_help_of_each_command_lists_its_exit_codes_with_their_meaning(
 
 
 @pytest.mark.parametrize(("path", "command"), CONFIGURED, ids=[words(path) for path, _ in CONFIGURED])
-def test_a_command_with_an_unusable_configuration_exits_with_the_code_that_its_help_lists(
+def test_command_with_invalid_configuration_exits_with_code_listed_in_help(
     path: tuple[str, ...], command: click.Command, tmp_path: Path
 ) -> None:
     config = tmp_path / "backupd.toml"
@@ -93,9 +91,7 @@ def test_a_command_with_an_unusable_configuration_exits_with_the_code_that_its_h
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[words(path) for path, _ in ALL])
-def test_help_ends_with_an_example_of_that_very_command_that_can_be_typed(
-    path: tuple[str, ...], command: click.Command
-) -> None:
+def test_help_ends_with_valid_example_of_command(path: tuple[str, ...], command: click.Command) -> None:
     for flag in ("--help", "-h") if not path else ("--help",):
         answer = CliRunner().invoke(cli, [*path, flag])
         assert answer.exit_code == 0
@@ -111,9 +107,7 @@ def test_help_ends_with_an_example_of_that_very_command_that_can_be_typed(
 
 
 @pytest.mark.parametrize(("path", "command"), CONFIGURED, ids=[words(path) for path, _ in CONFIGURED])
-def test_every_command_takes_a_configuration_file_and_prints_json(
-    path: tuple[str, ...], command: click.Command
-) -> None:
+def test_every_command_has_config_and_json_options(path: tuple[str, ...], command: click.Command) -> None:
     wanted = {"--config"} if words(path) in {"serve", "health"} else {"--config", "--json"}
     assert wanted <= options(command)
 
@@ -128,12 +122,12 @@ def test_every_command_takes_a_configuration_file_and_prints_json(
         ("restore", "--at --from --to --dry-run"),
     ],
 )
-def test_commands_take_the_options_that_operators_rely_on(path: str, names: str) -> None:
+def test_commands_have_documented_options(path: str, names: str) -> None:
     command = {words(p): c for p, c in LEAVES}[path]
     assert set(names.split()) <= options(command)
 
 
-def test_the_summary_lists_every_command_and_the_exit_codes(backupd: Backupd) -> None:
+def test_summary_lists_every_command_and_exit_code(backupd: Backupd) -> None:
     answer = backupd("--help")
     assert (answer.code, answer.err) == (0, "")
     for path, _ in ALL:
@@ -143,7 +137,7 @@ def test_the_summary_lists_every_command_and_the_exit_codes(backupd: Backupd) ->
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["backup", "--frobnicate"], ["show"], ["config", "frobnicate"]])
-def test_what_cannot_be_typed_is_a_usage_error(arguments: list[str]) -> None:
+def test_unknown_command_or_option_is_usage_error(arguments: list[str]) -> None:
     answer = CliRunner().invoke(cli, arguments)
     assert answer.exit_code == 2
     assert "Usage: " in answer.stderr

@@ -27,7 +27,7 @@ def few_inodes(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-def test_a_file_system_without_inodes_is_not_called_full(backupd: Backupd, few_inodes: Path) -> None:
+def test_file_system_without_inode_count_is_not_called_full(backupd: Backupd, few_inodes: Path) -> None:
     environ = {"BACKUPD_BACKUPS_DIR": str(few_inodes / "backups")}
     answer = backupd("backup", **environ)
     assert answer.code == 1
@@ -43,7 +43,7 @@ def test_a_file_system_without_inodes_is_not_called_full(backupd: Backupd, few_i
 
 
 @pytest.mark.root
-def test_a_mounted_replica_without_inodes_is_told_by_its_name(backupd: Backupd, few_inodes: Path) -> None:
+def test_mounted_replica_without_inodes_is_named(backupd: Backupd, few_inodes: Path) -> None:
     for number in range(6):
         (few_inodes / str(number)).touch()
     assert backupd("backup").code == 0
@@ -59,7 +59,7 @@ def use_up(directory: Path) -> None:
         (directory / str(number)).touch()
 
 
-def test_a_quota_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
+def test_quota_and_full_disk_have_different_hints(tmp_path: Path) -> None:
     quota, full = (OSError(number, os.strerror(number), str(tmp_path / "x")) for number in (errno.EDQUOT, errno.ENOSPC))
     assert explain_full(quota, tmp_path)[0] == f"the quota on the file system of {tmp_path} is used up"
     assert os_error_hint(quota).startswith("raise the quota")
@@ -69,7 +69,7 @@ def test_a_quota_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
     assert "dmesg" in os_error_hint(OSError(errno.EIO, "Input/output error", str(tmp_path)))
 
 
-def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_path: Path) -> None:
+def test_dangling_link_is_named_with_target(backupd: Backupd, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/nowhere/data")
     database = backupd("backup", BACKUPD_DATABASE=str(link))
@@ -89,9 +89,7 @@ def test_a_link_to_nowhere_is_named_with_what_it_leads_to(backupd: Backupd, tmp_
 @pytest.mark.no_cover  # who has no rights here cannot write what coverage measures
 @pytest.mark.root
 @pytest.mark.parametrize("command", ["backup", "list", "doctor"])
-def test_a_user_without_rights_is_told_of_rights_and_not_of_the_disk(
-    backupd: Backupd, database: Path, command: str
-) -> None:
+def test_missing_permission_is_not_reported_as_disk_error(backupd: Backupd, database: Path, command: str) -> None:
     os.chown(database.parent, 1000, 1000)
     database.parent.chmod(0o700)
     for directory in database.parent.parents:

@@ -32,7 +32,7 @@ print(*{"sqlalchemy", "paramiko"} & sys.modules.keys())
 # --- list ---
 
 
-def test_local_copies_are_listed_without_what_is_slow_to_start(backupd: Backupd, generation: str) -> None:
+def test_local_list_loads_no_slow_modules(backupd: Backupd, generation: str) -> None:
     listed = subprocess.run(
         [sys.executable, "-c", LIST_AND_NAME_WHAT_IS_SLOW_TO_START],
         env=backupd.environment(),
@@ -44,7 +44,7 @@ def test_local_copies_are_listed_without_what_is_slow_to_start(backupd: Backupd,
     assert listed[2:] == [""]
 
 
-def test_json_has_the_fields_that_checks_read(backupd: Backupd, backups: Path, generation: str) -> None:
+def test_json_has_documented_fields(backupd: Backupd, backups: Path, generation: str) -> None:
     answer = backupd("list", "--json")
     assert (answer.code, answer.err) == (0, "")
     (facts,) = answer.json
@@ -62,7 +62,7 @@ def test_json_has_the_fields_that_checks_read(backupd: Backupd, backups: Path, g
     assert f"tasks-{facts['taken_at'][:16].replace('-', '').replace('T', '-').replace(':', '')}" == generation
 
 
-def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_piped_list_is_aligned_lines(typed: Keyboard, backups: Path, generation: str) -> None:
     older = backdated(backups, generation, days=3)
     backdated(backups, generation, days=3.01)
     policy = {"BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0", "BACKUPD_RETENTION__LAST": "2"}
@@ -77,7 +77,7 @@ def test_people_in_a_pipe_get_aligned_lines(typed: Keyboard, backups: Path, gene
     assert {line.index("full") for line in lines} == {heading.index("verified")}
 
 
-def test_list_and_show_tell_local_time_with_its_zone_beside_utc_ids(
+def test_list_and_show_have_local_time_with_zone_beside_utc_ids(
     typed: Keyboard, context: TaskContext, generation: str
 ) -> None:
     zone = {"BACKUPD_SCHEDULE__TIMEZONE": "Asia/Kathmandu"}
@@ -107,21 +107,19 @@ def test_generations_of_several_sources_are_newest_first(pair: Pair) -> None:
     assert only == [fact for fact in facts if fact["source"] == "tasks"]
 
 
-def test_generations_of_a_source_that_is_no_longer_configured_are_still_listed(
-    typed: Keyboard, backups: Path, generation: str
-) -> None:
+def test_generations_of_unconfigured_source_are_listed(typed: Keyboard, backups: Path, generation: str) -> None:
     left = backdated(backups, generation, days=1, source="retired")
     facts = {fact["id"]: fact["kept_for"] for fact in typed("list", "--json").json}
     assert facts[left] == ["source not configured"]
     assert [fact["id"] for fact in typed("list", "--source", "retired", "--json").json] == [left]
 
 
-def test_an_empty_store_lists_nothing_and_is_not_made(typed: Keyboard, backups: Path) -> None:
+def test_empty_store_lists_nothing_and_is_not_created(typed: Keyboard, backups: Path) -> None:
     assert (typed("list").out, typed("list", "--json").json) == (f"no generations in {backups}\n", [])
     assert not backups.exists()
 
 
-def test_an_unknown_source_or_store_is_a_usage_error_that_names_the_known(typed: Keyboard, generation: str) -> None:
+def test_unknown_source_or_store_is_usage_error_with_known_names(typed: Keyboard, generation: str) -> None:
     for arguments, known in ((("--source", "task"), "tasks"), (("--store", "nas"), "local")):
         for command in ("list", "verify"):
             answer = typed(command, *arguments, "--json")
@@ -130,16 +128,14 @@ def test_an_unknown_source_or_store_is_a_usage_error_that_names_the_known(typed:
     assert generation in typed("list", "--source", "tasks").out
 
 
-def test_a_replica_is_listed_from_what_is_there(typed: Keyboard, generation: str, tmp_path: Path) -> None:
+def test_replica_is_listed_from_its_own_files(typed: Keyboard, generation: str, tmp_path: Path) -> None:
     nas = {"BACKUPD_REPLICAS__NAS__URL": str(tmp_path / "nas")}
     assert generation not in typed("list", "--store", "nas", **nas).out
     assert typed("replicate", **nas).code == 0
     assert generation in typed("list", "--store", "nas", **nas).out
 
 
-def test_a_manifest_that_is_refused_is_listed_as_corrupt_with_a_warning(
-    typed: Keyboard, backups: Path, generation: str
-) -> None:
+def test_refused_manifest_is_listed_as_corrupt_with_warning(typed: Keyboard, backups: Path, generation: str) -> None:
     bad = backdated(backups, generation, days=1)
     (backups / f"{bad}.manifest.json").write_bytes(b"{}")
     answer = typed("list")
@@ -148,7 +144,7 @@ def test_a_manifest_that_is_refused_is_listed_as_corrupt_with_a_warning(
     assert f"warning: the manifest of '{bad}' is not valid" in answer.err
 
 
-def test_damaged_generations_are_listed_with_the_command_that_deletes_them(
+def test_damaged_generations_are_listed_with_command_that_deletes_them(
     typed: Keyboard, context: TaskContext, generation: str
 ) -> None:
     context.marks.add(generation, "its archive is damaged")
@@ -164,9 +160,7 @@ def test_damaged_generations_are_listed_with_the_command_that_deletes_them(
     "command",
     ["list", "verify", "restore", "show latest", "show x-20261101-0400", "prune --dry-run", "clean --dry-run", "log"],
 )
-def test_a_backups_directory_that_is_a_dangling_link_is_no_empty_store(
-    typed: Keyboard, tmp_path: Path, command: str
-) -> None:
+def test_backups_directory_as_dangling_link_is_not_empty_store(typed: Keyboard, tmp_path: Path, command: str) -> None:
     link = tmp_path / "link"
     link.symlink_to("/nowhere/backups")
     answer = typed(*command.split(), BACKUPD_BACKUPS_DIR=str(link))
@@ -175,9 +169,7 @@ def test_a_backups_directory_that_is_a_dangling_link_is_no_empty_store(
     assert "no generations" not in answer.out
 
 
-def test_an_archive_of_another_size_than_its_manifest_says_is_corrupt(
-    typed: Keyboard, backups: Path, generation: str
-) -> None:
+def test_archive_with_size_unlike_manifest_is_corrupt(typed: Keyboard, backups: Path, generation: str) -> None:
     with (backups / f"{generation}.sqlite3.gz").open("ab") as stream:
         stream.write(b"\0")
     (facts,) = typed("list", "--json").json
@@ -188,7 +180,7 @@ def test_an_archive_of_another_size_than_its_manifest_says_is_corrupt(
 
 
 @pytest.mark.cover_processes
-def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generation: str) -> None:
+def test_closed_output_pipe_causes_no_traceback(backupd: Backupd, generation: str) -> None:
     assert generation
     assert into_closed_pipe(backupd, "list") == (141, "")
     code, err = into_closed_pipe(backupd, "list", "--store", "nas", "--json")
@@ -196,9 +188,7 @@ def test_a_pipe_that_nobody_reads_gives_no_traceback(backupd: Backupd, generatio
 
 
 @pytest.mark.cover_processes
-def test_an_output_that_takes_nothing_is_told_apart_from_the_disk_of_the_backups(
-    backupd: Backupd, generation: str
-) -> None:
+def test_output_error_is_not_reported_as_disk_error_of_backups(backupd: Backupd, generation: str) -> None:
     assert generation
     for arguments in (("list",), ("list", "--json"), ("backup", "--json"), ("list", "--store", "nas", "--json")):
         code, err = onto_full_disk(backupd, *arguments)
@@ -237,7 +227,7 @@ def test_three_hundred_generations_are_in_order_and_each_manifest_is_read_once(
 # --- show ---
 
 
-def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: str, order: BackupRequest) -> None:
+def test_show_prints_manifest_and_history(backupd: Backupd, generation: str, order: BackupRequest) -> None:
     answer = backupd("show", generation)
     assert (answer.code, answer.err) == (0, "")
     said = dict(re.split(r"\s{2,}|(?<=sha256) ", line, maxsplit=1) for line in answer.out.splitlines())
@@ -249,7 +239,7 @@ def test_show_tells_the_manifest_and_the_history(backupd: Backupd, generation: s
     assert any(f"backup of tasks: published {generation}" in text for text in said.values())
 
 
-def test_show_has_all_of_it_as_json(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_show_as_json_has_manifest_and_history(typed: Keyboard, backups: Path, generation: str) -> None:
     facts = typed("show", generation, "--json").json
     stored = json.loads((backups / f"{generation}.manifest.json").read_bytes())
     del stored["manifest_sha256"]
@@ -261,14 +251,14 @@ def test_show_has_all_of_it_as_json(typed: Keyboard, backups: Path, generation: 
 
 
 @pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "../tasks-20200101-0400", "nonsense", "-"])
-def test_showing_what_is_not_there_fails(typed: Keyboard, generation: str, unknown: str) -> None:
+def test_show_of_missing_generation_fails(typed: Keyboard, generation: str, unknown: str) -> None:
     answer = typed("show", unknown, "--json")
     assert (answer.code, answer.json["exit_code"]) == (1, 1)
     assert unknown in answer.json["error"]
     assert generation not in answer.out
 
 
-def test_showing_a_refused_manifest_says_why(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_show_of_refused_manifest_names_reason(typed: Keyboard, backups: Path, generation: str) -> None:
     (backups / f"{generation}.manifest.json").write_bytes(b"{}")
     answer = typed("show", generation)
     assert (answer.code, answer.out) == (1, "")
@@ -276,9 +266,7 @@ def test_showing_a_refused_manifest_says_why(typed: Keyboard, backups: Path, gen
     assert "what to do: " in answer.err
 
 
-def test_what_a_stranger_wrote_into_a_manifest_does_not_steer_the_terminal(
-    typed: Keyboard, backups: Path, generation: str
-) -> None:
+def test_control_characters_in_manifest_are_not_printed(typed: Keyboard, backups: Path, generation: str) -> None:
     hostile = "\x1b]0;owned\x07\r\n"
 
     def changed(manifest: Manifest) -> Manifest:
@@ -293,7 +281,7 @@ def test_what_a_stranger_wrote_into_a_manifest_does_not_steer_the_terminal(
     assert all(line.isprintable() for line in answer.out.split("\n"))
 
 
-def test_show_works_without_a_catalog(typed: Keyboard, context: TaskContext, order: BackupRequest) -> None:
+def test_show_without_catalog_succeeds(typed: Keyboard, context: TaskContext, order: BackupRequest) -> None:
     report = backup(order, context)
     for path in context.store.hidden.glob("catalog.sqlite3*"):
         path.unlink()

@@ -50,7 +50,7 @@ def messages(out: str) -> list[str]:
     return [text[29:].partition(" | ")[0] for text in out.splitlines()]
 
 
-def test_a_line_tells_time_level_message_and_what_to_do(typed: Keyboard, path: Path) -> None:
+def test_log_line_shows_time_level_message_and_hint(typed: Keyboard, path: Path) -> None:
     answer = typed("log")
     assert (answer.code, answer.err) == (0, "")
     assert messages(answer.out) == ["old", "bad", "doubtful", "good"]
@@ -75,7 +75,7 @@ def test_a_line_tells_time_level_message_and_what_to_do(typed: Keyboard, path: P
         ("-n 1 --level error", ["bad"]),
     ],
 )
-def test_lines_are_chosen_by_time_level_and_number(typed: Keyboard, arguments: str, expected: list[str]) -> None:
+def test_log_lines_are_selected_by_time_level_and_number(typed: Keyboard, arguments: str, expected: list[str]) -> None:
     then = {
         "day_before_yesterday": f"{NOW - timedelta(days=2):%F}",
         "two_hours_ago": f"{NOW - timedelta(hours=2):%FT%TZ}",
@@ -85,7 +85,7 @@ def test_lines_are_chosen_by_time_level_and_number(typed: Keyboard, arguments: s
 
 
 @pytest.mark.usefixtures("path")
-def test_a_time_without_a_zone_is_one_of_the_schedule(typed: Keyboard) -> None:
+def test_time_without_zone_is_in_zone_of_schedule(typed: Keyboard) -> None:
     there = timedelta(hours=-11)  # Pago Pago has no summer time
     since = f"{NOW - timedelta(hours=4) + there:%F %T}"
     answer = typed("log", "--since", since, BACKUPD_SCHEDULE__TIMEZONE="Pacific/Pago_Pago")
@@ -93,21 +93,21 @@ def test_a_time_without_a_zone_is_one_of_the_schedule(typed: Keyboard) -> None:
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2 fortnights", "-3h", "9999999h", "999999w", "2026-13-01", ""])
-def test_what_is_no_time_is_a_usage_error_that_shows_how_to_write_one(typed: Keyboard, path: Path, since: str) -> None:
+def test_invalid_time_is_usage_error_with_example(typed: Keyboard, path: Path, since: str) -> None:
     answer = typed("log", f"--since={since}")
     assert answer.code == 2
     assert '"3d"' in answer.err
     assert path.exists()
 
 
-def test_what_logrotate_took_away_is_named(typed: Keyboard, path: Path) -> None:
+def test_compressed_older_logs_are_named(typed: Keyboard, path: Path) -> None:
     path.with_name("backup.log.2.gz").touch()
     path.with_name("backup.log-20261101").touch()
     assert typed("log", "--since", "2d").err == ""
     assert typed("log", "--since", "9d").err == "older lines are in backup.log-20261101, backup.log.2.gz\n"
 
 
-def test_lines_of_numbered_older_files_come_first(typed: Keyboard, path: Path) -> None:
+def test_lines_of_numbered_older_logs_come_first(typed: Keyboard, path: Path) -> None:
     path.with_name("backup.log.10").write_bytes(line("oldest"))
     path.with_name("backup.log.2").write_bytes(line("older"))
     path.write_bytes(line("newest"))
@@ -116,14 +116,14 @@ def test_lines_of_numbered_older_files_come_first(typed: Keyboard, path: Path) -
     assert len(typed("log", "-n", "1").out.splitlines()) == 1
 
 
-def test_json_is_the_lines_as_they_stand_for_machines(typed: Keyboard, path: Path) -> None:
+def test_json_output_is_log_lines_unchanged(typed: Keyboard, path: Path) -> None:
     path.write_bytes(b"".join(LINES) + EVIL + line("last"))
     answer = typed("log", "--json", "--level", "warning")
     assert answer.out.encode() == LINES[1] + LINES[2]
     assert typed("log", "--json").out.encode() == b"".join(LINES) + line("last")
 
 
-def test_without_a_log_it_says_who_makes_one(typed: Keyboard, backups: Path) -> None:
+def test_missing_log_fails_with_hint(typed: Keyboard, backups: Path) -> None:
     answer = typed("log")
     assert answer.code == 1
     assert answer.err.startswith(f"error: there is no {backups / 'backup.log'}")
@@ -131,9 +131,7 @@ def test_without_a_log_it_says_who_makes_one(typed: Keyboard, backups: Path) -> 
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), lambda path: path.mkdir()])
-def test_a_log_that_is_no_file_of_its_own_is_not_read(
-    typed: Keyboard, path: Path, make: Callable[[Path], None]
-) -> None:
+def test_special_file_in_place_of_log_is_not_read(typed: Keyboard, path: Path, make: Callable[[Path], None]) -> None:
     path.unlink()
     make(path)
     answer = typed("log")
@@ -145,7 +143,9 @@ def test_a_log_that_is_no_file_of_its_own_is_not_read(
 
 
 @pytest.mark.cover_processes
-def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed: Keyboard, path: Path) -> None:
+def test_terminal_output_has_colours_and_no_control_characters_of_log(
+    backupd: Backupd, typed: Keyboard, path: Path
+) -> None:
     path.write_bytes(
         b"".join(LINES) + EVIL + line("\x1b[2J\u009b", "\x1b[m") + b"x" * (3 * MAX_LINE_BYTES) + b"\nno end"
     )
@@ -162,7 +162,7 @@ def test_a_terminal_has_colours_and_no_line_can_harm_it(backupd: Backupd, typed:
 
 @settings(max_examples=50)
 @given(st.one_of(st.binary(), st.text().map(lambda text: json.dumps({"message": text, "log.level": text}).encode())))
-def test_any_line_becomes_one_printable_line(raw: bytes) -> None:
+def test_any_log_line_becomes_one_printable_line(raw: bytes) -> None:
     read = LogLine.parse(raw)
     assert read.as_text().isprintable()
     if read.facts is not None:
@@ -178,7 +178,7 @@ def test_any_line_becomes_one_printable_line(raw: bytes) -> None:
         {},
     ],
 )
-def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) -> None:
+def test_fields_with_wrong_types_are_shown(facts: dict[str, Any]) -> None:
     read = LogLine.parse(json.dumps(facts).encode())
     assert read.at is None
     assert read.is_at_least("warning")
@@ -186,7 +186,7 @@ def test_fields_of_the_wrong_kind_are_told_as_they_are(facts: dict[str, Any]) ->
 
 
 @pytest.mark.cover_processes
-def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) -> None:
+def test_characters_outside_locale_are_escaped(backupd: Backupd, path: Path) -> None:
     path.write_bytes(line("\N{SNOWMAN}"))
     command = [sys.executable, "-m", "backupd", "log"]
     environ = backupd.environment(PYTHONIOENCODING="latin-1")
@@ -198,7 +198,7 @@ def test_what_the_locale_cannot_encode_is_escaped(backupd: Backupd, path: Path) 
 
 @pytest.mark.cover_processes
 @pytest.mark.usefixtures("path")
-def test_a_reader_that_has_seen_enough_ends_it_quietly(backupd: Backupd) -> None:
+def test_closed_output_pipe_exits_141_without_message(backupd: Backupd) -> None:
     assert into_closed_pipe(backupd, "log") == (141, "")
 
 
@@ -241,7 +241,7 @@ def log(path: Path) -> Iterator[EventLog]:
 
 
 @pytest.mark.cover_processes
-def test_it_reads_along_whatever_logrotate_does(backupd: Backupd, path: Path, log: EventLog) -> None:
+def test_follow_continues_across_rotation_by_logrotate(backupd: Backupd, path: Path, log: EventLog) -> None:
     def say(message: str) -> None:
         log.info(Event.RUN_STARTED, message)
 
@@ -269,7 +269,7 @@ def test_it_reads_along_whatever_logrotate_does(backupd: Backupd, path: Path, lo
 
 
 @pytest.mark.cover_processes
-def test_it_waits_for_a_log_and_ends_when_nobody_reads_on(backupd: Backupd, path: Path) -> None:
+def test_follow_waits_for_missing_log_and_ends_with_closed_pipe(backupd: Backupd, path: Path) -> None:
     path.unlink()
     with following(backupd, "--level", "error") as reader:
         path.write_bytes(b"".join(LINES))

@@ -29,7 +29,7 @@ def refused(backupd: Backupd, inject: str, *arguments: str, **environ: str) -> "
 
 
 @pytest.mark.parametrize("command", ["backup", "verify", "doctor", "serve"])
-def test_an_old_seccomp_profile_is_named_where_no_thread_starts(backupd: Backupd, command: str) -> None:
+def test_thread_refused_by_old_seccomp_profile_is_explained(backupd: Backupd, command: str) -> None:
     if command == "verify":
         assert backupd("backup").code == 0
     done = refused(backupd, NO_THREAD, command, BACKUPD_HTTP__LISTEN=f"127.0.0.1:{free_port()}")
@@ -41,7 +41,7 @@ def test_an_old_seccomp_profile_is_named_where_no_thread_starts(backupd: Backupd
     assert "Traceback" not in said
 
 
-def test_a_limit_of_processes_is_named_where_no_process_starts(backupd: Backupd) -> None:
+def test_process_refused_by_pids_limit_is_explained(backupd: Backupd) -> None:
     done = refused(backupd, NO_PROCESS, "backup")
     assert done.returncode == 75
     assert "another process or thread (Resource temporarily unavailable)" in done.stderr
@@ -50,7 +50,7 @@ def test_a_limit_of_processes_is_named_where_no_process_starts(backupd: Backupd)
     assert "Traceback" not in done.stderr
 
 
-def test_a_limit_of_the_container_that_is_reached_is_told_with_its_figures(
+def test_reached_pids_limit_of_container_is_reported_with_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pids.current").write_text("63\n")

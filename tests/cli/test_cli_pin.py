@@ -38,7 +38,7 @@ def listed(typed: Keyboard, *arguments: str, **environ: str) -> dict[str, dict[s
     return {facts["id"]: facts for facts in typed("list", "--json", *arguments, **environ).json}
 
 
-def test_the_days_good_copy_outlives_a_second_backup_of_broken_data_here_and_at_a_replica(
+def test_good_copy_of_day_is_kept_after_second_backup_of_broken_data_here_and_at_replica(
     typed: Keyboard, database: Path, nas: Path, replica: dict[str, str]
 ) -> None:
     good = taken(typed, "--no-pin")
@@ -51,9 +51,7 @@ def test_the_days_good_copy_outlives_a_second_backup_of_broken_data_here_and_at_
     assert (nas / f"{good}{ARCHIVE_SUFFIX}").exists()
 
 
-def test_a_backup_by_hand_stays_for_thirty_days_under_any_policy_and_one_by_cron_does_not(
-    typed: Keyboard, database: Path
-) -> None:
+def test_manual_backup_is_pinned_for_thirty_days_and_cron_backup_is_not(typed: Keyboard, database: Path) -> None:
     first = taken(typed, "--label", "before v2", **ONE_A_DAY)
     spend(database, 5)
     second = taken(typed, "--no-pin", **ONE_A_DAY)
@@ -68,7 +66,7 @@ def test_a_backup_by_hand_stays_for_thirty_days_under_any_policy_and_one_by_cron
     assert "made by hand (before v2)" in typed("show", first).out
 
 
-def test_an_unchanged_database_has_its_generation_pinned_and_a_pin_for_ever_is_not_shortened(typed: Keyboard) -> None:
+def test_manual_backup_of_unchanged_database_pins_generation_and_shortens_no_pin(typed: Keyboard) -> None:
     generation = taken(typed, "--no-pin")
     assert not listed(typed)[generation]["pinned"]
     answer = typed("backup", "--pin", "--label", "release 7", "--json")
@@ -78,7 +76,7 @@ def test_an_unchanged_database_has_its_generation_pinned_and_a_pin_for_ever_is_n
     assert (facts["pinned"], facts["pinned_until"], facts["label"]) == (True, None, "release 7")
 
 
-def test_a_pin_keeps_what_the_policy_would_remove_and_its_release_lets_it_go(
+def test_pinned_generation_is_kept_beyond_policy_until_released(
     typed: Keyboard, backups: Path, generation: str
 ) -> None:
     old = backdated(backups, generation, days=400)
@@ -92,13 +90,13 @@ def test_a_pin_keeps_what_the_policy_would_remove_and_its_release_lets_it_go(
     assert [action for action in actions if "pinned" in action] == ["generation.pinned", "generation.unpinned"]
 
 
-def test_of_several_ids_with_one_unknown_none_is_pinned(typed: Keyboard, generation: str) -> None:
+def test_pin_of_several_ids_with_one_unknown_pins_none(typed: Keyboard, generation: str) -> None:
     answer = typed("pin", generation, "tasks-20200101-0400", "--json")
     assert (answer.code, "tasks-20200101-0400" in answer.json["error"]) == (1, True)
     assert not listed(typed)[generation]["pinned"]
 
 
-def test_a_pin_holds_at_a_replica_when_the_generation_is_gone_here_and_is_sent_whatever_the_policy_there(
+def test_pin_holds_at_replica_after_local_removal_and_is_sent_beyond_policy(
     typed: Keyboard, backups: Path, generation: str, replica: dict[str, str]
 ) -> None:
     old = backdated(backups, generation, days=400)
@@ -113,7 +111,7 @@ def test_a_pin_holds_at_a_replica_when_the_generation_is_gone_here_and_is_sent_w
     assert listed(typed, "--store", "nas", **replica).keys() == {generation}
 
 
-def test_after_the_loss_of_catalog_and_pins_a_generation_is_found_at_the_replica_and_pinned_there(
+def test_generation_at_replica_can_be_pinned_after_loss_of_catalog_and_pins(
     typed: Keyboard, backups: Path, generation: str, replica: dict[str, str]
 ) -> None:
     old = backdated(backups, generation, days=400)
@@ -129,9 +127,7 @@ def test_after_the_loss_of_catalog_and_pins_a_generation_is_found_at_the_replica
 
 
 @pytest.mark.parametrize("label", ["two\nlines", "\x1b[2J", "x" * 201])
-def test_a_label_that_no_list_can_show_is_refused_before_anything_is_done(
-    typed: Keyboard, backups: Path, label: str
-) -> None:
+def test_unprintable_label_is_refused_before_backup(typed: Keyboard, backups: Path, label: str) -> None:
     answer = typed("backup", "--label", label)
     assert (answer.code, "cannot be shown in a list" in answer.err) == (2, True)
     assert typed("backup", "--no-pin", "--label", "v2").code == 2

@@ -33,7 +33,7 @@ def freeze(context: TaskContext) -> None:
     context.holds.set(Hold("tasks", "shrink", context.clock(), "task went from 900 to 3 rows", None))
 
 
-def test_prune_does_what_its_dry_run_said(backupd: Backupd, backups: Path, generations: list[str]) -> None:
+def test_prune_does_what_dry_run_printed(backupd: Backupd, backups: Path, generations: list[str]) -> None:
     rehearsal = backupd("prune", "--dry-run", "--json", **POLICY)
     assert (rehearsal.code, rehearsal.err) == (0, "")
     assert present(backups) == set(generations)
@@ -51,7 +51,7 @@ def test_prune_does_what_its_dry_run_said(backupd: Backupd, backups: Path, gener
     assert [fact["action"] for fact in again.json] == ["keep"] * len(kept)
 
 
-def test_people_read_each_decision_with_its_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+def test_prune_prints_each_decision_with_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     rehearsal = typed("prune", "--dry-run", **POLICY).out.splitlines()
     done = typed("prune", **POLICY).out.splitlines()
     assert re.split(r"\s{2,}", rehearsal[0]) == ["generation", "decision", "reason"]
@@ -64,14 +64,14 @@ def test_people_read_each_decision_with_its_reason(typed: Keyboard, backups: Pat
     assert words.count("stays") == len(present(backups))
 
 
-def test_each_removal_is_logged_with_its_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+def test_prune_logs_each_removal_with_reason(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     typed("prune", **POLICY)
     removed = [line for line in log_lines(backups) if line["event.action"] == "generation.removed"]
     assert {line["backupd.generation"] for line in removed} == set(generations) - present(backups)
     assert all(line["backupd.reason"] for line in removed)
 
 
-def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
+def test_prune_of_held_source_removes_nothing_until_released(
     typed: Keyboard, context: TaskContext, backups: Path, generations: list[str]
 ) -> None:
     freeze(context)
@@ -86,7 +86,7 @@ def test_a_frozen_source_loses_nothing_until_an_operator_says_so(
     assert typed("prune", "--unfreeze", **POLICY).err == "tasks: pruning was not on hold\n"
 
 
-def test_a_dry_run_never_unfreezes(typed: Keyboard, context: TaskContext, generation: str) -> None:
+def test_prune_dry_run_releases_no_hold(typed: Keyboard, context: TaskContext, generation: str) -> None:
     freeze(context)
     answer = typed("prune", "--dry-run", "--unfreeze")
     assert answer.code == 2
@@ -95,7 +95,7 @@ def test_a_dry_run_never_unfreezes(typed: Keyboard, context: TaskContext, genera
     assert generation not in answer.out
 
 
-def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+def test_prune_that_cannot_start_reports_no_removals(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     with file_lock(backups / ".backupd" / "lock", "backup"):
         answer = typed("prune", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
         facts = typed("prune", "--json", BACKUPD_LOCK__TIMEOUT_S="0", **POLICY)
@@ -107,9 +107,7 @@ def test_a_prune_that_cannot_begin_does_not_say_removed(typed: Keyboard, backups
     assert present(backups) == set(generations)
 
 
-def test_a_refused_manifest_is_kept_and_makes_the_prune_degraded(
-    typed: Keyboard, backups: Path, generations: list[str]
-) -> None:
+def test_refused_manifest_is_kept_and_degrades_prune(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     (backups / f"{generations[-1]}.manifest.json").write_bytes(b"{}")
     answer = typed("prune", **POLICY)
     assert answer.code == 3
@@ -117,19 +115,19 @@ def test_a_refused_manifest_is_kept_and_makes_the_prune_degraded(
     assert re.search(rf"{generations[-1]}  +stays +damaged: not counted", answer.out)
 
 
-def test_a_dry_run_writes_nothing_at_all(typed: Keyboard, backups: Path, generations: list[str]) -> None:
+def test_prune_dry_run_writes_nothing(typed: Keyboard, backups: Path, generations: list[str]) -> None:
     log = (backups / "backup.log").read_bytes()
     assert typed("prune", "--dry-run", **POLICY).code == 0
     assert (backups / "backup.log").read_bytes() == log
     assert present(backups) == set(generations)
 
 
-def test_an_empty_store_has_nothing_to_prune(typed: Keyboard, backups: Path) -> None:
+def test_prune_of_empty_store_does_nothing(typed: Keyboard, backups: Path) -> None:
     assert typed("prune", "--dry-run").out == "no generations\n"
     assert not backups.exists()
 
 
-def test_a_policy_that_keeps_nothing_is_refused(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_prune_with_policy_that_keeps_nothing_is_refused(typed: Keyboard, backups: Path, generation: str) -> None:
     answer = typed("prune", BACKUPD_RETENTION__WITHIN="0", BACKUPD_RETENTION__DAILY="0", BACKUPD_RETENTION__WEEKLY="0")
     assert (answer.code, "would prune every generation" in answer.err) == (78, True)
     assert present(backups) == {generation}

@@ -25,7 +25,7 @@ def present(directory: Path) -> set[str]:
     return {path.name.split(".")[0] for path in directory.glob("tasks-*")}
 
 
-def test_a_removed_generation_leaves_no_file_no_checksum_no_copy_and_no_pin(
+def test_removed_generation_leaves_no_file_checksum_catalog_row_or_pin(
     typed: Keyboard, backups: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     typed("prune")
@@ -40,7 +40,7 @@ def test_a_removed_generation_leaves_no_file_no_checksum_no_copy_and_no_pin(
     assert [line["backupd.reason"] for line in removed] == ["removed by an operator"]
 
 
-def test_what_is_pinned_on_hold_or_the_last_verified_one_goes_by_force_alone(
+def test_pinned_held_or_last_verified_generation_is_removed_only_by_force(
     typed: Keyboard, backups: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     both = {generation, older}
@@ -59,7 +59,7 @@ def test_what_is_pinned_on_hold_or_the_last_verified_one_goes_by_force_alone(
     assert present(backups) == set()
 
 
-def test_of_several_ids_with_one_unknown_none_is_removed(
+def test_remove_of_several_ids_with_one_unknown_removes_none(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     answer = typed("remove", older, "tasks-20200101-0400", "--force")
@@ -67,7 +67,7 @@ def test_of_several_ids_with_one_unknown_none_is_removed(
     assert present(backups) == {generation, older}
 
 
-def test_a_generation_whose_manifest_is_refused_or_whose_archive_is_gone_can_be_removed(
+def test_generation_with_refused_manifest_or_missing_archive_can_be_removed(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     gone = backdated(backups, generation, days=5)
@@ -78,7 +78,7 @@ def test_a_generation_whose_manifest_is_refused_or_whose_archive_is_gone_can_be_
     assert typed("list").err == ""
 
 
-def test_at_a_replica_it_is_removed_there_alone_and_an_append_only_one_refuses_any_force(
+def test_remove_at_replica_removes_only_that_copy_and_append_only_replica_refuses(
     typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str
 ) -> None:
     nas = tmp_path / "nas"
@@ -94,7 +94,7 @@ def test_at_a_replica_it_is_removed_there_alone_and_an_append_only_one_refuses_a
     assert_checksums(nas)
 
 
-def test_with_a_copy_elsewhere_or_without_a_catalog_the_pin_outlives_the_removal(
+def test_pin_is_kept_after_removal_with_copy_elsewhere_or_without_catalog(
     typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str, context: TaskContext
 ) -> None:
     replica = {"BACKUPD_REPLICAS__NAS__URL": f"file:{tmp_path / 'nas'}"}

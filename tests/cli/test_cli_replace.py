@@ -16,7 +16,7 @@ from support.directories import beside, sha256
 from support.generations import manifest_of
 
 
-def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(
+def test_restore_in_place_replaces_database_and_undo_puts_old_one_back(
     backupd: Backupd, context: TaskContext, database: Path, generation: str, newer: str
 ) -> None:
     answer = backupd("restore", "latest", "--json")
@@ -35,7 +35,7 @@ def test_the_generation_takes_the_place_of_the_database_and_undo_takes_it_back(
     assert sha256(Path(undone.json["kept"])) == facts["snapshot_sha256"]
 
 
-def test_people_are_told_what_was_kept_and_how_to_take_it_back(
+def test_restore_in_place_prints_kept_database_and_undo_command(
     typed: Keyboard, database: Path, generation: str, newer: str
 ) -> None:
     assert newer
@@ -45,7 +45,9 @@ def test_people_are_told_what_was_kept_and_how_to_take_it_back(
     assert "undo     backupd restore --undo --source tasks" in said
 
 
-def test_log_and_catalog_know_of_it(typed: Keyboard, backups: Path, generation: str, newer: str) -> None:
+def test_restore_in_place_is_recorded_in_log_and_catalog(
+    typed: Keyboard, backups: Path, generation: str, newer: str
+) -> None:
     facts = typed("restore", "--json").json
     (line,) = [line for line in log_lines(backups) if line["event.action"] == "generation.restored"]
     assert (line["backupd.snapshot_sha256"], line["backupd.kept"]) == (facts["snapshot_sha256"], facts["kept"])
@@ -56,7 +58,7 @@ def test_log_and_catalog_know_of_it(typed: Keyboard, backups: Path, generation: 
 
 
 @pytest.mark.root
-def test_owner_mode_and_attributes_are_as_they_were(typed: Keyboard, newer: str, database: Path) -> None:
+def test_restore_in_place_keeps_owner_mode_and_attributes(typed: Keyboard, newer: str, database: Path) -> None:
     assert newer
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # where its owner can reach it
         Path(name).chmod(0o755)
@@ -74,9 +76,7 @@ def test_owner_mode_and_attributes_are_as_they_were(typed: Keyboard, newer: str,
         assert sha256(moved) == newer
 
 
-def test_a_generation_that_was_vacuumed_comes_back_in_the_journal_mode_of_its_app(
-    typed: Keyboard, database: Path
-) -> None:
+def test_vacuumed_generation_is_restored_with_journal_mode_of_app(typed: Keyboard, database: Path) -> None:
     facts = typed("backup", "--json", BACKUPD_SOURCES__TASKS__METHOD="vacuum")
     assert facts.code == 0, facts.err
     spend(database)
@@ -85,7 +85,7 @@ def test_a_generation_that_was_vacuumed_comes_back_in_the_journal_mode_of_its_ap
     assert is_balanced(database)
 
 
-def test_a_link_stays_one_and_what_it_leads_to_is_replaced(
+def test_restore_through_link_keeps_link_and_replaces_its_target(
     typed: Keyboard, database: Path, newer: str, tmp_path: Path
 ) -> None:
     real = tmp_path / "elsewhere" / "real.db"
@@ -99,7 +99,9 @@ def test_a_link_stays_one_and_what_it_leads_to_is_replaced(
     assert sha256(Path(facts["kept"])) == newer
 
 
-def test_a_dry_run_tells_all_and_changes_nothing(typed: Keyboard, database: Path, backups: Path, newer: str) -> None:
+def test_restore_in_place_dry_run_prints_plan_and_changes_nothing(
+    typed: Keyboard, database: Path, backups: Path, newer: str
+) -> None:
     log = (backups / "backup.log").read_bytes()
     answer = typed("restore", "--dry-run")
     assert answer.code == 0
@@ -113,7 +115,7 @@ def test_a_dry_run_tells_all_and_changes_nothing(typed: Keyboard, database: Path
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_what_a_killed_restore_was_making_is_swept_with_its_side_files_and_nothing_else(
+def test_leftovers_of_killed_restore_are_swept_with_side_files_only(
     typed: Keyboard, database: Path, generation: str, mode: str
 ) -> None:
     assert generation

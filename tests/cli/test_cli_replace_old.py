@@ -17,9 +17,7 @@ from support.faults import traced
 from support.processes import die_in_a_transaction
 
 
-def test_what_only_the_wal_of_a_dead_app_holds_is_in_the_database_that_is_kept(
-    typed: Keyboard, database: Path, generation: str
-) -> None:
+def test_kept_database_includes_wal_of_dead_app(typed: Keyboard, database: Path, generation: str) -> None:
     assert generation
     with running_app(database) as app:
         app.sql("PRAGMA wal_autocheckpoint=0")
@@ -33,7 +31,7 @@ def test_what_only_the_wal_of_a_dead_app_holds_is_in_the_database_that_is_kept(
     assert not {name for name in beside(database) if name.startswith("tasks.db-")}
 
 
-def test_a_transaction_that_its_app_died_in_is_rolled_back_in_the_database_that_is_kept(
+def test_kept_database_has_open_transaction_of_dead_app_rolled_back(
     typed: Keyboard, database: Path, generation: str
 ) -> None:
     assert generation
@@ -49,7 +47,7 @@ def test_a_transaction_that_its_app_died_in_is_rolled_back_in_the_database_that_
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "empty"])
-def test_a_damaged_database_is_replaced_and_kept_as_it_was_with_its_side_files(
+def test_damaged_database_is_replaced_and_kept_unchanged_with_side_files(
     typed: Keyboard, database: Path, generation: str, damage: str
 ) -> None:
     assert generation
@@ -68,7 +66,7 @@ def test_a_damaged_database_is_replaced_and_kept_as_it_was_with_its_side_files(
 
 
 @pytest.mark.parametrize("first", ["1", "2"])
-def test_a_database_that_its_disk_cannot_read_is_replaced_and_kept(
+def test_database_with_read_errors_is_replaced_and_kept(
     backupd: Backupd, database: Path, generation: str, tmp_path: Path, first: str
 ) -> None:
     before = database.read_bytes()
@@ -87,7 +85,9 @@ def test_a_database_that_its_disk_cannot_read_is_replaced_and_kept(
     assert sha256(database) == ended.json["snapshot_sha256"]
 
 
-def test_a_schema_newer_than_our_sqlite_is_no_damage(typed: Keyboard, database: Path, generation: str) -> None:
+def test_old_database_with_schema_of_newer_sqlite_is_not_damaged(
+    typed: Keyboard, database: Path, generation: str
+) -> None:
     assert generation
     with closing(sqlite3.connect(database, isolation_level=None)) as app:
         app.execute("PRAGMA writable_schema=on")
@@ -96,7 +96,7 @@ def test_a_schema_newer_than_our_sqlite_is_no_damage(typed: Keyboard, database: 
     assert (answer.code, answer.json["old_damage"]) == (0, ""), answer
 
 
-def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_is_kept_and_told(
+def test_database_created_by_app_during_restore_is_kept_and_reported(
     typed: Keyboard, database: Path, generation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert generation
@@ -114,7 +114,7 @@ def test_a_database_that_a_starting_app_makes_while_the_generation_is_unpacked_i
     assert facts["undo"]
 
 
-def test_a_database_that_is_gone_comes_back_and_what_its_dead_app_left_is_set_aside(
+def test_missing_database_is_restored_and_side_files_of_dead_app_are_set_aside(
     typed: Keyboard, database: Path, generation: str
 ) -> None:
     assert generation
@@ -127,7 +127,7 @@ def test_a_database_that_is_gone_comes_back_and_what_its_dead_app_left_is_set_as
     assert not {name for name in beside(database) if name.startswith("tasks.db-")}
 
 
-def test_a_journal_without_a_database_is_kept_and_reported(typed: Keyboard, database: Path, generation: str) -> None:
+def test_journal_without_database_is_kept_and_reported(typed: Keyboard, database: Path, generation: str) -> None:
     assert generation
     database.unlink()
     Path(f"{database}-journal").write_bytes(b"a journal that may hold data")
@@ -138,7 +138,7 @@ def test_a_journal_without_a_database_is_kept_and_reported(typed: Keyboard, data
     assert f"note     tasks.db was missing, and tasks.db-journal existed: kept as {kept}" in answer.out
 
 
-def test_the_doctor_names_old_databases_until_they_are_removed(typed: Keyboard, newer: str) -> None:
+def test_doctor_names_old_databases_until_removed(typed: Keyboard, newer: str) -> None:
     assert newer
     kept = Path(typed("restore", "--json").json["kept"])
     said = typed("doctor").out

@@ -54,7 +54,7 @@ def restored_and_undone(backupd: Backupd, moved: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("mounted", [overlay, linkless])
-def test_on_other_file_systems_it_is_the_same(
+def test_restore_and_undo_succeed_on_other_file_systems(
     backupd: Backupd, database: Path, newer: str, mounted: Callable[[Path], AbstractContextManager[Path]]
 ) -> None:
     assert newer
@@ -62,7 +62,9 @@ def test_on_other_file_systems_it_is_the_same(
         restored_and_undone(backupd, place / "tasks.db")
 
 
-def test_in_a_directory_whose_name_is_no_text_it_is_the_same(backupd: Backupd, database: Path, newer: str) -> None:
+def test_restore_and_undo_succeed_in_directory_with_name_outside_utf8(
+    backupd: Backupd, database: Path, newer: str
+) -> None:
     assert newer
     odd = database.parent.with_name(os.fsdecode(b"d\xff\xfe"))
     database.parent.rename(odd)
@@ -71,7 +73,7 @@ def test_in_a_directory_whose_name_is_no_text_it_is_the_same(backupd: Backupd, d
 
 
 @pytest.mark.root
-def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_nowhere(
+def test_restore_from_read_only_store_succeeds_with_warning_about_log_and_catalog(
     typed: Keyboard, database: Path, backups: Path, newer: str
 ) -> None:
     known = log_lines(backups)
@@ -92,7 +94,7 @@ def test_from_a_store_that_can_only_be_read_it_works_and_says_what_is_written_no
 
 @pytest.mark.root
 @pytest.mark.parametrize("arguments", [["restore"], ["restore", "--online"], ["restore", "--undo"], ["doctor"]])
-def test_into_a_file_that_is_mounted_without_its_directory_nothing_is_written(
+def test_restore_into_file_mounted_without_directory_is_refused_unchanged(
     typed: Keyboard, database: Path, newer: str, tmp_path: Path, arguments: list[str]
 ) -> None:
     (tmp_path / "seen").mkdir()
@@ -105,7 +107,7 @@ def test_into_a_file_that_is_mounted_without_its_directory_nothing_is_written(
 
 
 @pytest.mark.root
-def test_a_database_that_a_mount_gives_a_second_name_is_not_replaced(
+def test_restore_over_database_with_second_mount_is_refused(
     typed: Keyboard, database: Path, newer: str, tmp_path: Path
 ) -> None:
     with mounted(database, tmp_path / "elsewhere.db") as other:

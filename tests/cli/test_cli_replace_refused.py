@@ -24,7 +24,7 @@ from support.generations import flip_byte, rewritten
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_an_app_that_only_has_it_open_is_reason_enough_to_refuse(
+def test_restore_over_idle_open_database_is_refused(
     typed: Keyboard, database: Path, newer: str, journal_mode: str
 ) -> None:
     with closing(sqlite3.connect(database)) as connection:
@@ -44,7 +44,7 @@ def test_an_app_that_only_has_it_open_is_reason_enough_to_refuse(
     assert typed("restore").code == 0
 
 
-def test_a_disk_that_fills_up_beside_the_database_is_the_one_that_is_named(
+def test_disk_filled_beside_database_is_named(
     backupd: Backupd, database: Path, generation: str, tmp_path: Path
 ) -> None:
     def restored(*inject: str) -> tuple[CommandResult, list[Call]]:
@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up_beside_the_database_is_the_one_that_is_named(
     assert {*database.parent.iterdir()} == before
 
 
-def test_a_second_name_of_the_database_is_refused(typed: Keyboard, database: Path, newer: str) -> None:
+def test_database_with_second_hard_link_is_refused(typed: Keyboard, database: Path, newer: str) -> None:
     os.link(database, database.with_name("other.db"))
     answer = typed("restore")
     assert (answer.code, sha256(database)) == (1, newer)
@@ -70,7 +70,7 @@ def test_a_second_name_of_the_database_is_refused(typed: Keyboard, database: Pat
 
 
 @pytest.mark.root
-def test_a_read_only_mount_is_refused_before_anything_is_fetched(typed: Keyboard, database: Path, newer: str) -> None:
+def test_read_only_mount_is_refused_before_download(typed: Keyboard, database: Path, newer: str) -> None:
     with read_only(database.parent) as seen:
         answer = typed("restore", BACKUPD_DATABASE=str(seen / database.name))
     assert (answer.code, sha256(database)) == (1, newer)
@@ -78,7 +78,7 @@ def test_a_read_only_mount_is_refused_before_anything_is_fetched(typed: Keyboard
 
 
 @pytest.mark.root
-def test_too_little_room_is_refused_with_figures(typed: Keyboard, database: Path, newer: str, tmp_path: Path) -> None:
+def test_insufficient_space_is_refused_with_sizes(typed: Keyboard, database: Path, newer: str, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "300k") as place:
         moved = place / "tasks.db"
         shutil.copy(database, moved)
@@ -88,7 +88,7 @@ def test_too_little_room_is_refused_with_figures(typed: Keyboard, database: Path
     assert "needs" in answer.err
 
 
-def test_a_damaged_archive_changes_nothing_and_is_marked(
+def test_damaged_archive_changes_nothing_and_is_marked(
     typed: Keyboard, database: Path, backups: Path, generation: str, newer: str
 ) -> None:
     flip_byte(backups / f"{generation}.sqlite3.gz")
@@ -98,7 +98,7 @@ def test_a_damaged_archive_changes_nothing_and_is_marked(
     assert any(line["event.action"] == "generation.damaged" for line in log_lines(backups))
 
 
-def test_of_several_sources_the_one_that_is_meant_must_be_named(backupd: Backupd, pair: Pair) -> None:
+def test_restore_with_several_sources_needs_source_name(backupd: Backupd, pair: Pair) -> None:
     configured = ("--config", pair.config)
     assert backupd("backup", *configured).code == 0
     before = sha256(pair.tasks)
@@ -112,7 +112,7 @@ def test_of_several_sources_the_one_that_is_meant_must_be_named(backupd: Backupd
     assert transfers(pair.notes) == 0
 
 
-def test_a_generation_of_a_source_that_is_not_configured_is_restored_elsewhere_alone(
+def test_generation_of_unconfigured_source_is_restored_only_to_path(
     backupd: Backupd, database: Path, generation: str
 ) -> None:
     answer = backupd("restore", generation, BACKUPD_DATABASE=str(database.with_name("other.db")))
@@ -120,7 +120,7 @@ def test_a_generation_of_a_source_that_is_not_configured_is_restored_elsewhere_a
     assert "--to" in answer.err
 
 
-def test_what_contradicts_itself_is_refused(typed: Keyboard, generation: str) -> None:
+def test_contradictory_options_are_usage_error(typed: Keyboard, generation: str) -> None:
     for arguments in (
         ["--online", "--to", "/x"],
         ["--undo", "--redo"],
@@ -132,7 +132,7 @@ def test_what_contradicts_itself_is_refused(typed: Keyboard, generation: str) ->
 
 
 @pytest.mark.root
-def test_where_the_kernel_cannot_tell_who_uses_it_the_operator_has_to(
+def test_restore_where_kernel_cannot_see_users_needs_confirmation(
     typed: Keyboard, database: Path, newer: str, tmp_path: Path
 ) -> None:
     real = tmp_path / "real"
@@ -150,9 +150,7 @@ def _only_by_word(typed: Keyboard, moved: Path, newer: str) -> None:
     assert sha256(moved) != newer
 
 
-def test_an_intent_that_is_damaged_stops_a_restore_and_only_warns_a_backup(
-    typed: Keyboard, database: Path, newer: str
-) -> None:
+def test_damaged_swap_journal_stops_restore_and_only_warns_backup(typed: Keyboard, database: Path, newer: str) -> None:
     intent = database.with_name(".tasks.db.restore")
     intent.write_text(json.dumps({"target": "tasks.db", "part": "../../etc/passwd"}))
     answer = typed("restore")
@@ -166,7 +164,7 @@ def test_an_intent_that_is_damaged_stops_a_restore_and_only_warns_a_backup(
 
 @pytest.mark.root
 @pytest.mark.parametrize("there", [True, False], ids=["there", "gone"])
-def test_an_owner_whom_the_file_cannot_be_given_to_is_told_before_anything_is_fetched(
+def test_owner_that_cannot_be_set_is_reported_before_download(
     backupd: Backupd, database: Path, backups: Path, generation: str, there: bool
 ) -> None:
     rewritten(backups, generation, lambda known: replace(known, origin=replace(known.origin, uid=1234, gid=4321)))

@@ -40,14 +40,14 @@ def half(tmp_path: Path, typed: Keyboard) -> Half:
     return made
 
 
-def test_one_whose_super_journal_is_seen_is_taken_back_and_so_is_the_other_one_when_the_app_starts(half: Half) -> None:
+def test_old_database_with_visible_super_journal_is_rolled_back_and_its_partner_at_app_start(half: Half) -> None:
     facts = half("restore", "--json").json
     assert (facts["old_damage"], facts["old_undecided"]) == ("", "")
     assert balances(Path(facts["kept"])) == balances(half.main) == balances(half.attached) == (100, 100)
     assert beside(half.attached) == {(kept := Path(facts["kept"]).name), f"{kept}.json"}
 
 
-def test_one_whose_super_journal_is_not_seen_is_kept_with_its_journal_and_undo_brings_both_back(
+def test_old_database_without_visible_super_journal_is_kept_with_journal_and_undone_with_it(
     half: Half, backups: Path
 ) -> None:
     before = contents(half.attached.parent)
@@ -66,7 +66,7 @@ def test_one_whose_super_journal_is_not_seen_is_kept_with_its_journal_and_undo_b
     assert balances(half.attached) == balances(half.main) == (100, 100)
 
 
-def test_online_it_is_refused_and_nothing_is_touched(half: Half) -> None:
+def test_online_restore_without_visible_super_journal_is_refused_unchanged(half: Half) -> None:
     with hidden(half.main.parent):
         before = contents(half.attached.parent)
         answer = half("restore", "--online")
@@ -76,6 +76,6 @@ def test_online_it_is_refused_and_nothing_is_touched(half: Half) -> None:
     assert balances(half.attached) == balances(half.main) == (100, 100)
 
 
-def test_doctor_says_why_it_cannot_be_backed_up(half: Half) -> None:
+def test_doctor_explains_missing_super_journal(half: Half) -> None:
     with hidden(half.main.parent):
         assert f"whose super-journal {half.main}-mj" in half("doctor").out

@@ -9,9 +9,7 @@ from support.bank import transfers
 from support.directories import beside, sha256
 
 
-def test_an_old_database_that_somebody_looks_into_is_not_put_back_under_their_hands(
-    typed: Keyboard, database: Path, newer: str
-) -> None:
+def test_undo_with_old_database_in_use_is_refused(typed: Keyboard, database: Path, newer: str) -> None:
     assert newer
     kept = Path(typed("restore", "--json").json["kept"])
     restored = sha256(database)
@@ -26,14 +24,14 @@ def test_an_old_database_that_somebody_looks_into_is_not_put_back_under_their_ha
     assert not [name for name in beside(database) if name.endswith(("-wal", "-shm"))]
 
 
-def test_an_old_database_that_is_a_link_is_not_put_back(typed: Keyboard, database: Path, newer: str) -> None:
+def test_undo_with_link_in_place_of_old_database_is_refused(typed: Keyboard, database: Path, newer: str) -> None:
     database.with_name(f"{database.name}.pre-restore-99991231T235959Z").symlink_to("/etc/passwd")
     answer = typed("restore", "--undo")
     assert (answer.code, sha256(database), database.is_symlink()) == (1, newer, False)
     assert "no restore created it" in answer.err
 
 
-def test_undo_without_a_restore_says_so(typed: Keyboard, newer: str, database: Path) -> None:
+def test_undo_without_restore_is_refused(typed: Keyboard, newer: str, database: Path) -> None:
     answer = typed("restore", "--undo")
     assert (answer.code, sha256(database)) == (1, newer)
     assert "nothing can be undone" in answer.err

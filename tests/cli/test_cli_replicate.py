@@ -28,7 +28,7 @@ def offsite(sshd: Sshd, there: Path) -> dict[str, str]:
     }
 
 
-def test_a_dry_run_shows_what_would_travel_and_why_and_changes_nothing(
+def test_replicate_dry_run_lists_transfers_with_reasons_and_changes_nothing(
     typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
 ) -> None:
     answer = typed("replicate", "--dry-run", "--json", **offsite)
@@ -40,7 +40,7 @@ def test_a_dry_run_shows_what_would_travel_and_why_and_changes_nothing(
     assert [d["action"] for d in typed("replicate", "--dry-run", "--json", **offsite).json] == ["stays"]
 
 
-def test_the_report_tells_how_many_bytes_travelled(
+def test_replicate_reports_number_of_sent_bytes(
     typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
 ) -> None:
     (report,) = typed("replicate", "--json", **offsite).json
@@ -49,7 +49,7 @@ def test_the_report_tells_how_many_bytes_travelled(
     assert "0 generations sent" in typed("replicate", **offsite).out
 
 
-def test_a_damaged_copy_is_found_there_and_sent_again(
+def test_damaged_copy_at_replica_is_found_and_sent_again(
     typed: Keyboard, generation: str, offsite: dict[str, str], there: Path
 ) -> None:
     assert typed("replicate", **offsite).code == 0
@@ -64,7 +64,7 @@ def test_a_damaged_copy_is_found_there_and_sent_again(
     assert typed("verify", "--all", "--store", "offsite", **offsite).code == 0
 
 
-def test_a_restore_from_a_replica_needs_nothing_of_the_local_store(
+def test_restore_from_replica_needs_no_local_store(
     typed: Keyboard, generation: str, offsite: dict[str, str], backups: Path, tmp_path: Path
 ) -> None:
     assert typed("replicate", **offsite).code == 0
@@ -77,7 +77,7 @@ def test_a_restore_from_a_replica_needs_nothing_of_the_local_store(
     assert generation in typed("list", "--store", "offsite", **offsite).out
 
 
-def test_a_doctor_tries_the_replica_and_says_what_is_wrong(
+def test_doctor_tests_replica_and_names_problem(
     typed: Keyboard, offsite: dict[str, str], there: Path, sshd: Sshd
 ) -> None:
     found = {f["check"]: f for f in typed("doctor", "--json", **offsite).json}
@@ -90,7 +90,7 @@ def test_a_doctor_tries_the_replica_and_says_what_is_wrong(
     assert (answer.code, finding["ok"], bool(finding["hint"])) == (1, False, True)
 
 
-def test_an_unreachable_host_is_tried_again_until_its_time_is_over(
+def test_unreachable_host_is_retried_until_time_limit(
     typed: Keyboard, generation: str, offsite: dict[str, str], backups: Path
 ) -> None:
     nobody = {
@@ -104,7 +104,7 @@ def test_an_unreachable_host_is_tried_again_until_its_time_is_over(
     assert [line["backupd.store"] for line in log_lines(backups) if line["event.action"] == "replica.retried"]
 
 
-def test_a_backup_is_degraded_while_the_last_replication_failed_and_good_again_after_one_that_did_not(
+def test_backup_after_failed_replication_is_degraded_until_replication_succeeds(
     typed: Keyboard, generation: str, tmp_path: Path
 ) -> None:
     assert generation

@@ -36,7 +36,7 @@ def mounted(kind: str, options: str, source: str, place: Path) -> Iterator[None]
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_the_latest_is_restored_byte_for_byte_and_said_so(
+def test_latest_generation_is_restored_byte_for_byte_and_reported(
     backupd: Backupd, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     backdated(backups, generation, days=1)
@@ -56,30 +56,26 @@ def test_the_latest_is_restored_byte_for_byte_and_said_so(
     assert (line["backupd.generation"], line["backupd.target"]) == (generation, str(target))
 
 
-def test_people_are_told_what_was_restored_and_how_it_was_proven(
-    typed: Keyboard, generation: str, target: Path
-) -> None:
+def test_restore_prints_target_and_verification(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", "--to", target)
     assert answer.out.startswith(f"restored {generation} to {target} (")
     assert ", integrity checked\n" in answer.out
 
 
-def test_an_older_generation_is_restored_by_its_id(
-    typed: Keyboard, backups: Path, generation: str, target: Path
-) -> None:
+def test_older_generation_is_restored_by_id(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
     older = backdated(backups, generation, days=3)
     assert typed("restore", older, "--to", target, "--json").json["generation"] == older
     assert is_balanced(target)
 
 
-def test_a_relative_target_is_beside_the_reader(backupd: Backupd, generation: str, tmp_path: Path) -> None:
+def test_relative_target_is_in_working_directory(backupd: Backupd, generation: str, tmp_path: Path) -> None:
     answer = backupd("restore", generation, "--to", "here.db", "--json")
     assert answer.json["target"] == str(tmp_path / "here.db")
     assert is_balanced(tmp_path / "here.db")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
-def test_the_file_gets_the_mode_that_the_source_had(typed: Keyboard, database: Path, target: Path, mode: int) -> None:
+def test_restored_file_has_mode_of_source(typed: Keyboard, database: Path, target: Path, mode: int) -> None:
     database.chmod(mode)
     assert typed("backup").code == 0
     umask = os.umask(0o077)
@@ -96,7 +92,7 @@ def of_another(manifest: Manifest) -> Manifest:
 
 
 @pytest.mark.root
-def test_root_gives_the_file_to_the_owner_of_the_source(
+def test_file_restored_by_root_has_owner_of_source(
     typed: Keyboard, backups: Path, generation: str, target: Path
 ) -> None:
     rewritten(backups, generation, of_another)
@@ -106,7 +102,7 @@ def test_root_gives_the_file_to_the_owner_of_the_source(
 
 
 @pytest.mark.root
-def test_root_that_may_not_give_files_away_keeps_the_file_and_says_so(
+def test_file_restored_by_root_without_chown_capability_belongs_to_root_with_note(
     backupd: Backupd, backups: Path, generation: str, target: Path
 ) -> None:
     rewritten(backups, generation, of_another)
@@ -134,7 +130,7 @@ def test_root_that_may_not_give_files_away_keeps_the_file_and_says_so(
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_meant_is_a_usage_error(
+def test_invalid_arguments_are_usage_error(
     typed: Keyboard, generation: str, target: Path, arguments: tuple[str, ...]
 ) -> None:
     answer = typed("restore", *arguments, "--to", target, "--json")
@@ -144,7 +140,7 @@ def test_what_cannot_be_meant_is_a_usage_error(
     assert names(target.parent) == set()
 
 
-def test_of_several_sources_one_has_to_be_named(pair: Pair, target: Path) -> None:
+def test_restore_to_path_with_several_sources_needs_source_name(pair: Pair, target: Path) -> None:
     typed = Keyboard({})
     typed("backup", "--config", pair.config)
     answer = typed("restore", "--config", pair.config, "--to", target, "--json")
@@ -153,7 +149,7 @@ def test_of_several_sources_one_has_to_be_named(pair: Pair, target: Path) -> Non
     assert answer.json["generation"].startswith("notes-")
 
 
-def test_a_source_that_is_no_longer_configured_can_still_be_restored(
+def test_generation_of_unconfigured_source_is_restored_by_source_name(
     typed: Keyboard, backups: Path, generation: str, target: Path
 ) -> None:
     left = backdated(backups, generation, days=1, source="retired")
@@ -163,7 +159,7 @@ def test_a_source_that_is_no_longer_configured_can_still_be_restored(
 # --- Nothing is replaced, nothing is left behind ---
 
 
-def test_a_dry_run_tells_everything_and_does_nothing(
+def test_restore_to_path_dry_run_prints_plan_and_changes_nothing(
     typed: Keyboard, backups: Path, generation: str, target: Path
 ) -> None:
     log = (backups / "backup.log").read_bytes()
@@ -185,7 +181,7 @@ def plant_link(path: Path) -> None:
 
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["real", "dry run"])
 @pytest.mark.parametrize("plant", [plant_file, plant_link, Path.mkdir], ids=["file", "dead link", "directory"])
-def test_what_is_there_is_never_replaced(
+def test_existing_target_is_never_replaced(
     typed: Keyboard, generation: str, target: Path, plant: object, dry_run: tuple[str, ...]
 ) -> None:
     plant(target)  # type: ignore[operator]
@@ -199,14 +195,16 @@ def test_what_is_there_is_never_replaced(
     assert names(target.parent) == {"tasks.db"}
 
 
-def test_the_name_of_a_directory_does_not_become_that_of_a_file(typed: Keyboard, generation: str, target: Path) -> None:
+def test_target_with_trailing_slash_is_refused(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", generation, "--to", f"{target}/", "--json")
     assert (answer.code, answer.json["hint"]) == (2, "give the path of a new file in it")
     assert names(target.parent) == set()
 
 
 @pytest.mark.root
-def test_a_target_without_rights_is_what_the_advice_is_about(backupd: Backupd, generation: str, target: Path) -> None:
+def test_unwritable_target_is_reported_with_hint_about_permissions(
+    backupd: Backupd, generation: str, target: Path
+) -> None:
     target.parent.chmod(0o555)
     powerless = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
     done = subprocess.run(
@@ -221,9 +219,7 @@ def test_a_target_without_rights_is_what_the_advice_is_about(backupd: Backupd, g
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_a_side_file_that_would_be_replayed_into_it_is_refused(
-    typed: Keyboard, generation: str, target: Path, suffix: str
-) -> None:
+def test_target_beside_stale_side_file_is_refused(typed: Keyboard, generation: str, target: Path, suffix: str) -> None:
     Path(f"{target}{suffix}").write_bytes(b"stale")
     answer = typed("restore", generation, "--to", target, "--json")
     assert (answer.code, f"{target}{suffix}" in answer.json["error"]) == (1, True)
@@ -231,12 +227,12 @@ def test_a_side_file_that_would_be_replayed_into_it_is_refused(
     assert names(target.parent) == {f"tasks.db{suffix}"}
 
 
-def test_a_directory_that_is_missing_is_named(typed: Keyboard, generation: str, target: Path) -> None:
+def test_missing_target_directory_is_named(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", generation, "--to", target / "deeper" / "x.db", "--json")
     assert (answer.code, answer.json["error"]) == (1, f"the directory {target / 'deeper'} does not exist")
 
 
-def test_a_damaged_archive_leaves_nothing_behind(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
+def test_damaged_archive_leaves_no_files(typed: Keyboard, backups: Path, generation: str, target: Path) -> None:
     flip_byte(backups / f"{generation}.sqlite3.gz")
     answer = typed("restore", generation, "--to", target, "--json")
     assert (answer.code, "damaged" in answer.json["error"]) == (1, True)
@@ -244,17 +240,17 @@ def test_a_damaged_archive_leaves_nothing_behind(typed: Keyboard, backups: Path,
     assert names(target.parent) == set()
 
 
-def test_an_unknown_generation_is_said_to_be_unknown(typed: Keyboard, generation: str, target: Path) -> None:
+def test_unknown_generation_is_reported_as_unknown(typed: Keyboard, generation: str, target: Path) -> None:
     answer = typed("restore", f"{generation}-9", "--to", target, "--json")
     assert (answer.code, answer.json["error"]) == (1, f"there is no generation {generation}-9")
 
 
-def test_an_empty_store_has_nothing_to_restore_and_is_not_made(typed: Keyboard, backups: Path, target: Path) -> None:
+def test_restore_from_empty_store_fails_and_creates_no_store(typed: Keyboard, backups: Path, target: Path) -> None:
     assert typed("restore", "--to", target).code == 1
     assert not backups.exists()
 
 
-def test_an_empty_store_names_the_way_that_helps(typed: Keyboard, database: Path, target: Path, tmp_path: Path) -> None:
+def test_hint_for_empty_store_names_next_command(typed: Keyboard, database: Path, target: Path, tmp_path: Path) -> None:
     replica = {"BACKUPD_REPLICAS__NAS__URL": str(tmp_path / "nas")}
     here = typed("restore", "--to", target, "--json").json["hint"]
     assert here == "run backupd backup first"
@@ -268,9 +264,7 @@ def test_an_empty_store_names_the_way_that_helps(typed: Keyboard, database: Path
 
 
 @pytest.mark.root
-def test_a_target_without_room_is_refused_before_anything_is_written(
-    typed: Keyboard, generation: str, target: Path
-) -> None:
+def test_target_without_space_is_refused_before_writing(typed: Keyboard, generation: str, target: Path) -> None:
     with mounted("tmpfs", "size=64k", "small", target.parent):
         for dry_run in ((), ("--dry-run",)):
             answer = typed("restore", generation, "--to", target, "--json", *dry_run)
@@ -280,7 +274,7 @@ def test_a_target_without_room_is_refused_before_anything_is_written(
 
 
 @pytest.mark.root
-def test_restoring_from_a_read_only_disk_works(
+def test_restore_from_read_only_disk_succeeds(
     typed: Keyboard, backups: Path, generation: str, target: Path, tmp_path: Path
 ) -> None:
     with mounted("tmpfs", "size=8m", "disk", tmp_path / "disk"):
@@ -294,9 +288,7 @@ def test_restoring_from_a_read_only_disk_works(
 
 
 @pytest.mark.root
-def test_a_file_system_without_hard_links_gets_the_file_all_the_same(
-    typed: Keyboard, generation: str, target: Path
-) -> None:
+def test_restore_on_file_system_without_hard_links_succeeds(typed: Keyboard, generation: str, target: Path) -> None:
     with mounted("tmpfs", "size=8m,nr_inodes=2", "no-links", target.parent):  # room for one name
         answer = typed("restore", generation, "--to", target, "--json")
         assert answer.code == 0, answer.err

@@ -13,7 +13,7 @@ from support.directories import beside, sha256
 from support.generations import backdated
 
 pytestmark = pytest.mark.cover_processes
-QUESTION = "Restore it? Type yes to go on:"
+QUESTION = "Restore it? Type yes to continue:"
 
 
 def plain(text: str) -> str:
@@ -27,7 +27,7 @@ def test_answer_other_than_yes_changes_nothing(backupd: Backupd, database: Path,
     assert "not restored: nothing was changed" in said
 
 
-def test_plan_says_what_will_happen_and_how_to_undo_it(
+def test_plan_describes_changes_and_undo(
     backupd: Backupd, database: Path, backups: Path, generation: str, newer: str
 ) -> None:
     code, said = on_terminal(backupd, "restore", typing="yes\n")
@@ -48,19 +48,19 @@ def test_plan_says_what_will_happen_and_how_to_undo_it(
 
 
 @pytest.mark.parametrize("options", [("latest",), ("--yes",), ("--json",), ("--from", "local")])
-def test_terminal_with_id_or_options_is_not_asked(
+def test_restore_with_id_or_options_asks_nothing(
     backupd: Backupd, database: Path, newer: str, options: tuple[str, ...]
 ) -> None:
     code, said = on_terminal(backupd, "restore", *options)
     assert (code, QUESTION in said, sha256(database) == newer) == (0, False, False), said
 
 
-def test_pipe_is_not_asked(backupd: Backupd, database: Path, newer: str) -> None:
+def test_restore_without_terminal_asks_nothing(backupd: Backupd, database: Path, newer: str) -> None:
     answer = backupd("restore")
     assert (answer.code, QUESTION in answer.err, sha256(database) == newer) == (0, False, False)
 
 
-def test_one_of_several_sources_is_asked_about(backupd: Backupd, pair: Pair, database: Path) -> None:
+def test_confirmation_names_one_of_several_sources(backupd: Backupd, pair: Pair, database: Path) -> None:
     config = ("--config", str(pair.config))
     environ = Backupd({}, backupd.cwd)
     assert environ("backup", *config).code == 0
@@ -70,7 +70,7 @@ def test_one_of_several_sources_is_asked_about(backupd: Backupd, pair: Pair, dat
     assert kept.name.startswith("notes.db")
 
 
-def test_older_generation_is_part_of_the_one_question(backupd: Backupd, backups: Path, generation: str) -> None:
+def test_older_generation_is_part_of_single_confirmation(backupd: Backupd, backups: Path, generation: str) -> None:
     older = backdated(backups, generation, days=1)
     (backups / f"{generation}{MANIFEST_SUFFIX}").write_bytes(b"{}")
     code, said = on_terminal(backupd, "restore", typing="yes\n")
@@ -78,7 +78,9 @@ def test_older_generation_is_part_of_the_one_question(backupd: Backupd, backups:
     assert (code, generation in warning, older in plan, said.count("Type yes")) == (3, True, True, 1), said
 
 
-def test_yes_accepts_no_older_generation(backupd: Backupd, backups: Path, database: Path, generation: str) -> None:
+def test_yes_option_accepts_no_older_generation(
+    backupd: Backupd, backups: Path, database: Path, generation: str
+) -> None:
     backdated(backups, generation, days=1)
     (backups / f"{generation}{MANIFEST_SUFFIX}").write_bytes(b"{}")
     code, said = on_terminal(backupd, "restore", "--yes")
@@ -86,7 +88,7 @@ def test_yes_accepts_no_older_generation(backupd: Backupd, backups: Path, databa
     assert list(database.parent.glob("*pre-restore*")) == []
 
 
-def test_dry_run_tells_the_whole_plan_while_the_app_runs(typed: Keyboard, database: Path, generation: str) -> None:
+def test_dry_run_with_running_app_prints_whole_plan(typed: Keyboard, database: Path, generation: str) -> None:
     free = typed("restore", "--dry-run")
     with running_app(database) as app:
         app.sql("SELECT 1 FROM ledger")
@@ -102,9 +104,7 @@ def test_dry_run_tells_the_whole_plan_while_the_app_runs(typed: Keyboard, databa
     assert names[0] == [*names[1], "sha256", "mode"]
 
 
-def test_dry_run_where_no_database_exists_says_that_one_is_created(
-    typed: Keyboard, database: Path, generation: str
-) -> None:
+def test_dry_run_without_database_announces_new_database(typed: Keyboard, database: Path, generation: str) -> None:
     assert generation
     for path in database.parent.glob("tasks.db*"):
         path.unlink()

@@ -16,7 +16,7 @@ def minute(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M}"
 
 
-def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
+def test_at_selects_newest_generation_before_time_in_zone_of_schedule(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     keys = [generation, *(backdated(backups, generation, days=number) for number in (1, 2))]
@@ -39,7 +39,7 @@ def test_at_means_the_newest_at_or_before_that_time_in_the_zone_of_the_schedule(
     )
 
 
-def test_a_minute_and_a_day_mean_all_of_themselves_and_a_second_just_itself(
+def test_at_with_minute_or_day_includes_whole_minute_or_day(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     taken_at = manifest_of(context, generation).taken_at
@@ -52,7 +52,7 @@ def test_a_minute_and_a_day_mean_all_of_themselves_and_a_second_just_itself(
         assert (f"  taken    {day} 04:00:03 UTC\n" in answer.out) == (code == 0)
 
 
-def test_when_it_was_taken_is_told_in_the_zone_of_the_schedule_too(
+def test_time_of_generation_is_printed_in_zone_of_schedule(
     typed: Keyboard, context: TaskContext, generation: str, target: Path
 ) -> None:
     answer = typed("restore", "--to", target, "--dry-run", BACKUPD_SCHEDULE__TIMEZONE="Pacific/Auckland")
@@ -60,7 +60,7 @@ def test_when_it_was_taken_is_told_in_the_zone_of_the_schedule_too(
     assert f"{taken_at.astimezone(AUCKLAND):%F %T} Pacific/Auckland ({taken_at:%F %T} UTC)" in answer.out
 
 
-def test_a_time_with_a_zone_of_its_own_means_that_zone(
+def test_at_with_explicit_zone_uses_that_zone(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str, target: Path
 ) -> None:
     older = backdated(backups, generation, days=1)
@@ -69,7 +69,7 @@ def test_a_time_with_a_zone_of_its_own_means_that_zone(
     assert answer.json["generation"] == older
 
 
-def test_at_passes_over_what_is_not_sound_once_that_is_accepted(
+def test_at_skips_unverified_generation_only_with_accept_older(
     typed: Keyboard, backups: Path, generation: str, target: Path
 ) -> None:
     older = backdated(backups, generation, days=1)
@@ -81,7 +81,7 @@ def test_at_passes_over_what_is_not_sound_once_that_is_accepted(
     assert (accepted.code, accepted.json["generation"], generation in accepted.err) == (3, older, True)
 
 
-def test_a_time_that_the_clock_showed_twice_means_the_second(typed: Keyboard, generation: str, target: Path) -> None:
+def test_at_with_repeated_local_time_means_second_occurrence(typed: Keyboard, generation: str, target: Path) -> None:
     assert generation
     arguments = ("restore", "--at", "2020-10-25 02:30", "--to", target, "--json")
     answer = typed(*arguments, BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin")

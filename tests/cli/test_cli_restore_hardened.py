@@ -4,10 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from support.bank import spend, transfers
+from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
+from support.faulty_sftp_session import FaultySftpSession
 from support.hardened import APP, GROUP, Volumes, volumes
 
 pytestmark = pytest.mark.root
@@ -20,7 +23,7 @@ def private() -> Iterator[Volumes]:
         yield made
 
 
-def test_restore_and_undo_in_a_private_directory_work_as_its_owner(private: Volumes) -> None:
+def test_restore_and_undo_in_private_directory_run_as_owner(private: Volumes) -> None:
     beside = {"BACKUPD_BACKUPS_DIR": str(private.data / "backups")}
     assert private.backupd("backup", **beside).code == 0
     spend(private.database)
@@ -31,7 +34,7 @@ def test_restore_and_undo_in_a_private_directory_work_as_its_owner(private: Volu
     assert owners == {(APP, GROUP)}
 
 
-def test_root_that_stays_root_is_told_which_capability_a_private_directory_takes(private: Volumes) -> None:
+def test_root_without_dac_override_is_reported_for_private_directory(private: Volumes) -> None:
     (private.data / ".tasks.db.restore").write_text("{")
     answer = private.backupd("restore", "--undo", PUID="0")
     assert answer.code == 1
@@ -66,7 +69,7 @@ def lost() -> Iterator[Volumes]:
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["backups beside the database", "backups elsewhere"])
-def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(lost: Volumes, beside: bool) -> None:
+def test_new_volume_gets_recorded_owner_of_directory_and_app_writes(lost: Volumes, beside: bool) -> None:
     environ = {"BACKUPD_BACKUPS_DIR": str(lost.data / "backups")} if beside else {}
     (lost.data / "lost+found").mkdir(mode=0o700)
     planned = lost.backupd("restore", "--from", "offsite", "--dry-run", **environ)
@@ -81,7 +84,7 @@ def test_a_fresh_volume_gets_the_owner_of_its_directory_back_and_the_app_writes(
     assert lost.backupd("backup", **environ).code == 0
 
 
-def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner() -> None:
+def test_new_volume_is_restored_from_backups_owned_by_app() -> None:
     with volumes() as made:
         made.backups.chmod(0o755)
         assert made.backupd("backup").code == 0
@@ -99,7 +102,7 @@ def test_a_fresh_volume_is_restored_from_backups_of_which_the_app_is_the_owner()
         assert made.as_app(WRITES).out == "1\n"
 
 
-def test_the_daemon_reads_backups_of_the_app_while_its_database_is_missing() -> None:
+def test_daemon_reads_backups_of_app_while_database_is_missing() -> None:
     with volumes() as made:
         made.backups.chmod(0o755)
         assert made.backupd("backup").code == 0
@@ -111,7 +114,7 @@ def test_the_daemon_reads_backups_of_the_app_while_its_database_is_missing() -> 
         assert "lacks the rights" not in answer.err
 
 
-def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_said(lost: Volumes) -> None:
+def test_directory_with_other_files_keeps_owner_and_missing_rights_of_app_are_reported(lost: Volumes) -> None:
     (lost.data / "uploads").mkdir()
     for arguments in (["--dry-run"], []):
         answer = lost.backupd("restore", "--from", "offsite", *arguments)
@@ -120,3 +123,44 @@ def test_a_directory_that_holds_something_else_stays_and_what_the_app_lacks_is_s
         assert f"chown {APP}:{GROUP} {lost.data}" in answer.err
     assert lost.data.stat().st_uid == 0
     assert "readonly" in lost.as_app(WRITES).err
+
+
+@pytest.fixture
+def sftp(lost: Volumes, tmp_path: Path) -> Iterator[tuple[Volumes, FaultySftpServer]]:
+    """The same copy at an SFTP host; the backups of the fresh volume are beside the database."""
+    with running_faulty_sftp(tmp_path / "host") as server:
+        shutil.copytree(lost.backups.parent / "offsite", server.files, dirs_exist_ok=True)
+        environ = {
+            "BACKUPD_BACKUPS_DIR": str(lost.data / "backups"),
+            "BACKUPD_REPLICAS__OFFSITE__URL": server.url,
+            "BACKUPD_REPLICAS__OFFSITE__HOST_KEY": server.host_key(),
+            "BACKUPD_REPLICAS__OFFSITE__PRIVATE_KEY": server.key.read_text(),
+        }
+        yield replace(lost, environ=environ), server
+
+
+def test_volume_given_away_by_other_restore_at_any_request_is_restored_as_its_owner(
+    sftp: tuple[Volumes, FaultySftpServer],
+) -> None:
+    """Of two init containers that start together, one gives the new volume to the app while the other looks at it."""
+    fresh, server = sftp
+    requests = 0
+
+    def give_away(_session: FaultySftpSession, _name: str, _number: int) -> bool:
+        nonlocal requests
+        requests += 1
+        if requests == at:
+            for path in (*fresh.data.rglob("*"), fresh.data):
+                os.chown(path, APP, GROUP)
+            fresh.data.chmod(0o750)
+        return False
+
+    for at in (1, 4):
+        shutil.rmtree(fresh.data)
+        fresh.data.mkdir(mode=0o755)
+        (fresh.data / "backups/.backupd").mkdir(parents=True, mode=0o700)
+        requests = 0
+        server.set_faults(SftpFaults(answer=give_away))
+        answer = fresh.backupd("restore", "--if-missing", "--from", "offsite")
+        assert (answer.code, requests >= at) == (0, True), f"{at}: {answer.out}{answer.err}"
+        assert fresh.as_app(WRITES).out == "1\n"

@@ -28,7 +28,7 @@ def offsite(backupd: Backupd, tmp_path: Path) -> Backupd:
     return with_replica
 
 
-def test_a_database_that_is_there_stays_and_no_store_is_asked(typed: Keyboard, database: Path, backups: Path) -> None:
+def test_existing_database_is_kept_and_no_store_is_opened(typed: Keyboard, database: Path, backups: Path) -> None:
     before = sha256(database)
     unreachable = {"BACKUPD_REPLICAS__OFFSITE__URL": "file:/nowhere/at/all"}
     answer = typed(*AT_START, "--from", "offsite", **unreachable)
@@ -38,7 +38,7 @@ def test_a_database_that_is_there_stays_and_no_store_is_asked(typed: Keyboard, d
 
 
 @pytest.mark.parametrize("left", [None, b"", b"\0"], ids=["no file", "an empty file", "a file of one byte"])
-def test_a_database_that_is_missing_or_empty_is_restored_from_the_first_store_that_has_a_copy(
+def test_missing_or_empty_database_is_restored_from_first_store_with_copy(
     offsite: Backupd, database: Path, backups: Path, left: bytes | None
 ) -> None:
     database.unlink()
@@ -54,7 +54,7 @@ def test_a_database_that_is_missing_or_empty_is_restored_from_the_first_store_th
     assert offsite(*AT_START).out.endswith("nothing to restore\n")
 
 
-def test_without_any_copy_it_fails_unless_that_is_allowed(typed: Keyboard, database: Path) -> None:
+def test_missing_database_without_copies_fails_unless_allowed(typed: Keyboard, database: Path) -> None:
     database.unlink()
     answer = typed(*AT_START)
     assert answer.code == 1
@@ -65,7 +65,7 @@ def test_without_any_copy_it_fails_unless_that_is_allowed(typed: Keyboard, datab
 
 
 @pytest.mark.parametrize("trouble", ["damaged copy", "unreachable replica", "other name", "replica that is not set"])
-def test_any_other_problem_fails_so_that_no_app_begins_empty(
+def test_other_problems_fail_so_that_app_does_not_start_empty(
     offsite: Backupd, database: Path, backups: Path, tmp_path: Path, trouble: str
 ) -> None:
     database.unlink()
@@ -87,7 +87,7 @@ def test_any_other_problem_fails_so_that_no_app_begins_empty(
     assert not database.with_name("jobs.db").exists()
 
 
-def test_side_files_without_their_database_could_be_data_and_stay(
+def test_side_files_without_database_are_kept_and_restore_is_refused(
     typed: Keyboard, generation: str, database: Path
 ) -> None:
     assert generation
@@ -102,7 +102,7 @@ def test_side_files_without_their_database_could_be_data_and_stay(
     assert not database.exists()
 
 
-def test_several_sources_are_each_restored_where_they_are_missing(typed: Keyboard, pair: Pair) -> None:
+def test_each_missing_database_of_several_sources_is_restored(typed: Keyboard, pair: Pair) -> None:
     assert typed("backup", "--config", str(pair.config)).code == 0
     pair.notes.unlink()
     spend(pair.tasks)
@@ -111,7 +111,7 @@ def test_several_sources_are_each_restored_where_they_are_missing(typed: Keyboar
     assert (answer.code, transfers(pair.tasks), transfers(pair.notes)) == (0, 1, 0)
 
 
-def test_of_two_at_once_one_restores_and_the_other_finds_the_database(
+def test_of_two_simultaneous_runs_one_restores_and_other_finds_database(
     offsite: Backupd, database: Path, tmp_path: Path
 ) -> None:
     database.unlink()
@@ -130,5 +130,5 @@ def test_of_two_at_once_one_restores_and_the_other_finds_the_database(
     "arguments",
     [["--allow-none"], ["--if-missing", "--online"], ["--if-missing", "--undo"], ["--if-missing", "--to", "/tmp/x"]],
 )
-def test_options_that_contradict_it_are_refused(typed: Keyboard, arguments: list[str]) -> None:
+def test_options_that_contradict_if_missing_are_refused(typed: Keyboard, arguments: list[str]) -> None:
     assert typed("restore", *arguments).code == 2

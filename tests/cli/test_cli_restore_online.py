@@ -23,7 +23,7 @@ LIVE = ("restore", "--online", "--json")
 @pytest.mark.cover_processes
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 @pytest.mark.parametrize("mode_of_the_generation", ["wal", "delete"])
-def test_the_app_goes_on_with_what_was_restored_in_the_same_file_and_journal_mode(
+def test_app_continues_with_restored_rows_in_same_file_and_journal_mode(
     typed: Keyboard, database: Path, mode: str, mode_of_the_generation: str
 ) -> None:
     with closing(sqlite3.connect(database)) as app:
@@ -44,7 +44,7 @@ def test_the_app_goes_on_with_what_was_restored_in_the_same_file_and_journal_mod
     assert answer.json["kept"] is None
 
 
-def test_before_it_the_database_is_backed_up_and_the_command_that_goes_back_works(
+def test_online_restore_backs_up_database_first_and_printed_command_reverts_it(
     typed: Keyboard, database: Path, generation: str
 ) -> None:
     assert generation
@@ -58,7 +58,7 @@ def test_before_it_the_database_is_backed_up_and_the_command_that_goes_back_work
         assert app.sql("SELECT count(*) FROM ledger") == [[1]]
 
 
-def test_the_safety_backup_pushes_nothing_out_not_even_what_the_policy_would(
+def test_safety_backup_prunes_nothing(
     typed: Keyboard, context: TaskContext, database: Path, backups: Path, generation: str
 ) -> None:
     assert context
@@ -72,7 +72,7 @@ def test_the_safety_backup_pushes_nothing_out_not_even_what_the_policy_would(
     assert len(typed("list", "--json").json) == 3
 
 
-def test_without_a_safety_backup_nothing_is_overwritten(
+def test_online_restore_without_safety_backup_is_refused(
     typed: Keyboard, database: Path, backups: Path, generation: str
 ) -> None:
     assert generation
@@ -87,9 +87,7 @@ def test_without_a_safety_backup_nothing_is_overwritten(
 
 
 @pytest.mark.cover_processes
-def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
-    typed: Keyboard, database: Path, generation: str
-) -> None:
+def test_online_restore_blocked_by_app_gives_up_unchanged(typed: Keyboard, database: Path, generation: str) -> None:
     assert generation
     spend(database)
     with running_app(database) as app:
@@ -103,7 +101,9 @@ def test_an_app_that_never_lets_go_makes_it_give_up_with_everything_as_it_was(
         assert app.sql("SELECT count(*) FROM ledger") == [[2]]
 
 
-def test_pages_of_another_size_are_refused_in_a_wal_database(typed: Keyboard, database: Path, generation: str) -> None:
+def test_generation_with_other_page_size_is_refused_in_wal_mode(
+    typed: Keyboard, database: Path, generation: str
+) -> None:
     assert generation
     with closing(sqlite3.connect(database, isolation_level=None)) as app:
         app.execute("PRAGMA journal_mode=delete")
@@ -119,7 +119,9 @@ def test_pages_of_another_size_are_refused_in_a_wal_database(typed: Keyboard, da
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_text_in_another_encoding_is_refused_and_the_app_goes_on(typed: Keyboard, database: Path, mode: str) -> None:
+def test_generation_with_other_encoding_is_refused_and_app_continues(
+    typed: Keyboard, database: Path, mode: str
+) -> None:
     generation = typed("backup", "--json").json["generation"]
     database.unlink()
     with running_app(database) as app:
@@ -134,7 +136,7 @@ def test_text_in_another_encoding_is_refused_and_the_app_goes_on(typed: Keyboard
     assert typed("restore", generation, "--json").code == 0
 
 
-def test_a_database_that_is_not_there_is_not_restored_online(typed: Keyboard, database: Path, generation: str) -> None:
+def test_online_restore_of_missing_database_is_refused(typed: Keyboard, database: Path, generation: str) -> None:
     assert generation
     database.unlink()
     answer = typed("restore", "--online")
@@ -143,14 +145,16 @@ def test_a_database_that_is_not_there_is_not_restored_online(typed: Keyboard, da
     assert not database.exists()
 
 
-def test_a_dry_run_changes_nothing(typed: Keyboard, database: Path, backups: Path, generation: str) -> None:
+def test_online_restore_dry_run_changes_nothing(
+    typed: Keyboard, database: Path, backups: Path, generation: str
+) -> None:
     before = database.read_bytes(), sorted(path.name for path in backups.iterdir())
     answer = typed("restore", generation, "--online", "--dry-run")
     assert answer.code == 0
     assert (database.read_bytes(), sorted(path.name for path in backups.iterdir())) == before
 
 
-def test_killed_in_the_middle_the_app_finds_the_old_content(typed: Keyboard, backupd: Backupd, database: Path) -> None:
+def test_online_restore_killed_midway_leaves_old_rows_to_app(typed: Keyboard, backupd: Backupd, database: Path) -> None:
     with closing(sqlite3.connect(database)) as app, app:
         app.execute("CREATE TABLE big AS SELECT randomblob(30000) AS data FROM account")
     generation = typed("backup", "--json").json["generation"]
@@ -174,9 +178,7 @@ def test_killed_in_the_middle_the_app_finds_the_old_content(typed: Keyboard, bac
         assert app.sql("SELECT count(*) FROM ledger") == [[0]]
 
 
-def test_what_only_the_app_can_judge_and_what_is_only_a_note_is_no_damage_afterwards(
-    typed: Keyboard, database: Path
-) -> None:
+def test_notes_and_checks_that_need_app_are_no_damage_after_online_restore(typed: Keyboard, database: Path) -> None:
     with running_app(database) as app:
         app.sql("CREATE TABLE t(a, b)")
         app.sql("INSERT INTO t VALUES (1, NULL)")
@@ -190,9 +192,7 @@ def test_what_only_the_app_can_judge_and_what_is_only_a_note_is_no_damage_afterw
         assert app.sql("SELECT count(*) FROM t NOT INDEXED") == [[1]]
 
 
-def test_a_schema_of_another_engine_is_no_damage_and_is_refused_with_the_way_that_works(
-    typed: Keyboard, database: Path
-) -> None:
+def test_schema_of_another_engine_is_refused_online_with_hint(typed: Keyboard, database: Path) -> None:
     rewrite(database, "CREATE TABLE ledger(", "CREATE RANDOM TABLE ledger(")
     assert typed("backup").code == 3
     online = typed("restore", "--online")

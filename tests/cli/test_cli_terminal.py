@@ -19,7 +19,7 @@ def plain(text: str) -> str:
     return CONTROL.sub("", text)
 
 
-def test_a_backup_shows_its_stages_as_bars_and_takes_them_away_again(backupd: Backupd) -> None:
+def test_backup_shows_progress_bars_and_clears_them(backupd: Backupd) -> None:
     code, said = on_terminal(backupd, "backup")
     assert code == 0
     bars, _, rest = plain(said).partition("tasks: published ")
@@ -30,14 +30,14 @@ def test_a_backup_shows_its_stages_as_bars_and_takes_them_away_again(backupd: Ba
     assert re.match(r"tasks-\d{8}-\d{4}, verified full\n", rest)
 
 
-def test_json_on_a_terminal_is_still_only_json(backupd: Backupd) -> None:
+def test_json_on_terminal_is_plain_json(backupd: Backupd) -> None:
     code, said = on_terminal(backupd, "backup", "--json")
     assert code == 0
     assert said.lstrip().startswith("{")
     assert "\x1b" not in said
 
 
-def test_a_list_is_a_table_with_a_bold_heading(backupd: Backupd, typed: Keyboard, generation: str) -> None:
+def test_list_on_terminal_is_table_with_bold_heading(backupd: Backupd, typed: Keyboard, generation: str) -> None:
     code, said = on_terminal(backupd, "list")
     assert code == 0
     assert re.search(r"\x1b\[1m *generation", said)
@@ -47,7 +47,7 @@ def test_a_list_is_a_table_with_a_bold_heading(backupd: Backupd, typed: Keyboard
     assert "\x1b" not in typed("list").out
 
 
-def test_a_narrow_terminal_loses_nothing(backupd: Backupd, generation: str) -> None:
+def test_narrow_terminal_truncates_nothing(backupd: Backupd, generation: str) -> None:
     code, said = on_terminal(backupd, "list", columns=60)
     assert code == 0
     assert max(len(line) for line in plain(said).splitlines()) <= 60
@@ -68,7 +68,7 @@ def test_list_fits_eighty_columns_without_broken_words(backupd: Backupd, generat
     assert {"last-verified;", "local,", "offsite"} <= {*" ".join(reasons).split()}
 
 
-def test_errors_are_red_on_a_terminal_and_plain_in_a_pipe(backupd: Backupd, typed: Keyboard) -> None:
+def test_errors_are_red_on_terminal_and_plain_in_pipe(backupd: Backupd, typed: Keyboard) -> None:
     code, said = on_terminal(backupd, "show", "tasks-20200101-0400")
     assert code == 1
     assert "\x1b[31m\x1b[1merror" in said
@@ -76,13 +76,13 @@ def test_errors_are_red_on_a_terminal_and_plain_in_a_pipe(backupd: Backupd, type
 
 
 @pytest.mark.parametrize(("typing", "code"), [("yes\n", 3), ("no\n", 1), ("\n", 1)])
-def test_whoever_is_at_terminal_is_asked_before_older_generation_is_restored(
+def test_terminal_user_is_asked_before_restore_of_older_generation(
     backupd: Backupd, backups: Path, generation: str, target: Path, typing: str, code: int
 ) -> None:
     older = backdated(backups, generation, days=1)
     (backups / f"{generation}{MANIFEST_SUFFIX}").write_bytes(b"{}")
     ended, said = on_terminal(backupd, "restore", "latest", "--to", str(target), typing=typing)
     assert (ended, target.exists()) == (code, code == 3), said
-    question = plain(said).partition("Use the older one all the same?")[0]
+    question = plain(said).partition("Use the older generation?")[0]
     assert generation in question
     assert older in question

@@ -40,7 +40,7 @@ def both(typed: Keyboard, database: Path, generation: str) -> tuple[str, str]:
     return generation, typed("list", "--json").json[0]["id"]
 
 
-def test_an_online_restore_is_undone_first_online_while_the_app_runs_and_then_the_one_in_place(
+def test_online_restore_is_undone_online_before_earlier_restore_in_place(
     typed: Keyboard, database: Path, both: tuple[str, str]
 ) -> None:
     generation, safety = both
@@ -62,7 +62,7 @@ def test_an_online_restore_is_undone_first_online_while_the_app_runs_and_then_th
     assert f"taking back the restore in place of {generation} at " in done.out
 
 
-def test_with_the_app_stopped_an_online_restore_is_undone_in_place_and_redone(
+def test_online_restore_is_undone_in_place_with_app_stopped_and_redone(
     typed: Keyboard, database: Path, both: tuple[str, str]
 ) -> None:
     generation, safety = both
@@ -78,9 +78,7 @@ def test_with_the_app_stopped_an_online_restore_is_undone_in_place_and_redone(
     assert transfers(database) == 2
 
 
-def test_restores_in_place_are_undone_in_order_and_redone_in_order(
-    typed: Keyboard, database: Path, generation: str
-) -> None:
+def test_restores_in_place_are_undone_and_redone_in_order(typed: Keyboard, database: Path, generation: str) -> None:
     for count in (3, 4):
         spend(database, count)
         assert typed("restore", generation).code == 0
@@ -96,15 +94,11 @@ def test_restores_in_place_are_undone_in_order_and_redone_in_order(
     assert typed("restore", "--redo").code == 1, "what was undone before another restore is over"
 
 
-def test_both_the_generation_restored_from_and_the_one_before_are_pinned(
-    typed: Keyboard, both: tuple[str, str]
-) -> None:
+def test_restored_generation_and_safety_backup_are_pinned(typed: Keyboard, both: tuple[str, str]) -> None:
     assert pinned(typed) == dict.fromkeys(both, True)
 
 
-def test_a_restore_whose_old_database_was_deleted_is_not_passed_over(
-    typed: Keyboard, database: Path, generation: str
-) -> None:
+def test_undo_of_restore_with_deleted_old_database_is_refused(typed: Keyboard, database: Path, generation: str) -> None:
     for count in (3, 4):
         spend(database, count)
         kept = Path(typed("restore", generation, "--json").json["kept"])
@@ -118,7 +112,7 @@ def test_a_restore_whose_old_database_was_deleted_is_not_passed_over(
     assert transfers(database) == 3
 
 
-def test_a_restore_where_no_database_was_is_recorded_only_where_it_would_hide_an_earlier_one(
+def test_restore_of_missing_database_is_recorded_only_if_it_hides_an_earlier_restore(
     typed: Keyboard, database: Path, generation: str
 ) -> None:
     database.unlink()
@@ -143,9 +137,7 @@ def test_a_restore_where_no_database_was_is_recorded_only_where_it_would_hide_an
     ],
     ids=["empty", "no fields", "a path for a name", "no generation"],
 )
-def test_a_record_that_somebody_else_wrote_is_refused(
-    typed: Keyboard, database: Path, newer: str, record: bytes
-) -> None:
+def test_forged_restore_record_is_refused(typed: Keyboard, database: Path, newer: str, record: bytes) -> None:
     assert newer
     path = Path(f"{typed('restore', '--json').json['kept']}.json")
     path.write_bytes(record)
@@ -155,7 +147,7 @@ def test_a_record_that_somebody_else_wrote_is_refused(
     assert typed("restore").code == 0, "it stands in the way of no other restore"
 
 
-def test_hints_offer_no_option_that_is_refused(typed: Keyboard, database: Path, newer: str) -> None:
+def test_hints_offer_only_accepted_options(typed: Keyboard, database: Path, newer: str) -> None:
     assert newer
     with running_app(database) as app:
         app.sql("SELECT 1 FROM ledger")

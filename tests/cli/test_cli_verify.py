@@ -35,7 +35,7 @@ def events(backups: Path) -> list[str]:
     return [line["event.action"] for line in log_lines(backups)]
 
 
-def test_sound_generations_are_proven_again(backupd: Backupd, backups: Path, generation: str, older: str) -> None:
+def test_sound_generations_are_verified_again(backupd: Backupd, backups: Path, generation: str, older: str) -> None:
     answer = backupd("verify", "--all", "--json")
     assert (answer.code, answer.err) == (0, "")
     assert [(check["id"], check["store"], check["sound"], check["detail"]) for check in answer.json] == [
@@ -47,13 +47,13 @@ def test_sound_generations_are_proven_again(backupd: Backupd, backups: Path, gen
     assert not list((backups / ".backupd" / "staging").iterdir())
 
 
-def test_without_an_id_the_newest_is_proven(typed: Keyboard, generation: str, older: str) -> None:
+def test_verify_without_id_checks_newest_generation(typed: Keyboard, generation: str, older: str) -> None:
     answer = typed("verify")
     assert (answer.code, answer.out.startswith(f"{generation}: verified (")) == (0, True)
     assert older not in answer.out
 
 
-def test_latest_is_the_newest_that_counts_for_show_and_verify_as_it_is_for_restore(
+def test_latest_means_same_generation_for_show_verify_and_restore(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     assert typed("show", "latest", "--json").json["manifest"]["id"] == generation
@@ -63,7 +63,7 @@ def test_latest_is_the_newest_that_counts_for_show_and_verify_as_it_is_for_resto
     assert [check["id"] for check in typed("verify", "latest", older, "--json").json] == [older]
 
 
-def test_of_several_sources_the_latest_of_one_has_to_be_named(typed: Keyboard, pair: Pair) -> None:
+def test_latest_with_several_sources_needs_source_name(typed: Keyboard, pair: Pair) -> None:
     typed("backup", "--config", pair.config)
     for command in ("show", "verify"):
         answer = typed(command, "latest", "--config", pair.config)
@@ -76,7 +76,7 @@ def test_of_several_sources_the_latest_of_one_has_to_be_named(typed: Keyboard, p
 
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.999])
-def test_a_flipped_byte_in_an_archive_is_found_remembered_and_not_counted(
+def test_flipped_byte_in_archive_is_reported_recorded_and_not_counted(
     backupd: Backupd, typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str, at: float
 ) -> None:
     flip_byte(archive_of(backups, generation), at)
@@ -97,7 +97,7 @@ def test_a_flipped_byte_in_an_archive_is_found_remembered_and_not_counted(
     assert is_balanced(tmp_path / "good.db")
 
 
-def test_retention_lets_nothing_go_in_favour_of_a_damaged_generation(
+def test_retention_removes_nothing_in_favour_of_damaged_generation(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     flip_byte(archive_of(backups, generation))
@@ -107,7 +107,7 @@ def test_retention_lets_nothing_go_in_favour_of_a_damaged_generation(
     assert {path.name for path in backups.glob("*.gz")} == {f"{generation}.sqlite3.gz", f"{older}.sqlite3.gz"}
 
 
-def test_a_flipped_byte_in_a_manifest_is_found_and_not_counted(
+def test_flipped_byte_in_manifest_is_reported_and_not_counted(
     typed: Keyboard, backups: Path, tmp_path: Path, generation: str, older: str
 ) -> None:
     flip_byte(backups / f"{generation}.manifest.json")
@@ -121,7 +121,7 @@ def test_a_flipped_byte_in_a_manifest_is_found_and_not_counted(
     assert typed("restore", older, "--to", tmp_path / "good.db").code == 0
 
 
-def test_a_lost_archive_is_damage_that_every_command_names(
+def test_missing_archive_is_damage_named_by_every_command(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     archive_of(backups, older).unlink()
@@ -141,7 +141,7 @@ def test_a_lost_archive_is_damage_that_every_command_names(
     assert typed("backup").code == 0
 
 
-def test_a_refused_manifest_is_warned_of_once_a_run_until_what_the_warning_says_is_done(
+def test_refused_manifest_is_warned_of_once_per_run_until_hint_is_followed(
     typed: Keyboard, backups: Path, generation: str, older: str
 ) -> None:
     flip_byte(backups / f"{older}.manifest.json")
@@ -158,14 +158,14 @@ def test_a_refused_manifest_is_warned_of_once_a_run_until_what_the_warning_says_
 
 
 @pytest.mark.parametrize("length", [0, 1, 5000])
-def test_an_archive_that_is_cut_off_is_damaged(typed: Keyboard, backups: Path, generation: str, length: int) -> None:
+def test_truncated_archive_is_damaged(typed: Keyboard, backups: Path, generation: str, length: int) -> None:
     path = archive_of(backups, generation)
     path.write_bytes(path.read_bytes()[:length])
     assert typed("verify", generation).code == 1
 
 
 @pytest.mark.parametrize("field", ["snapshot", "archive"])
-def test_an_archive_that_is_not_the_one_of_the_manifest_is_damaged(
+def test_archive_unlike_manifest_is_damaged(
     typed: Keyboard, backups: Path, tmp_path: Path, generation: str, field: str
 ) -> None:
     def of_another(manifest: Manifest) -> Manifest:
@@ -180,7 +180,7 @@ def test_an_archive_that_is_not_the_one_of_the_manifest_is_damaged(
     assert listed(typed)[generation][0] == "corrupt"
 
 
-def test_a_sound_archive_of_a_corrupt_database_is_damaged(
+def test_archive_of_corrupt_database_is_damaged(
     typed: Keyboard, backups: Path, tmp_path: Path, generation: str
 ) -> None:
     snapshot, archive = tmp_path / "snapshot", backups / f"{generation}.sqlite3.gz"
@@ -204,7 +204,7 @@ def test_a_sound_archive_of_a_corrupt_database_is_damaged(
     assert not (tmp_path / "x.db").exists()
 
 
-def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_repaired_generation_counts_again_after_verify(typed: Keyboard, backups: Path, generation: str) -> None:
     path = archive_of(backups, generation)
     good = path.read_bytes()
     flip_byte(path)
@@ -216,7 +216,7 @@ def test_a_generation_that_is_found_sound_again_counts_again(typed: Keyboard, ba
 
 
 @pytest.mark.parametrize("unknown", ["tasks-20200101-0400", "newest", "../x", "tasks"])
-def test_an_id_that_is_not_there_is_no_damage(
+def test_unknown_id_is_no_damage(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str, unknown: str
 ) -> None:
     answer = typed("verify", generation, unknown, "--json")
@@ -226,7 +226,9 @@ def test_an_id_that_is_not_there_is_no_damage(
     assert "generation.verified" not in events(backups), "nothing begins before all ids are known"
 
 
-def test_what_goes_together_and_what_does_not(typed: Keyboard, backups: Path, generation: str) -> None:
+def test_all_with_id_is_usage_error_and_empty_store_fails_with_hint(
+    typed: Keyboard, backups: Path, generation: str
+) -> None:
     assert typed("verify", "--all", generation).code == 2
     for path in backups.glob("tasks-*"):
         path.unlink()
@@ -234,7 +236,7 @@ def test_what_goes_together_and_what_does_not(typed: Keyboard, backups: Path, ge
     assert (answer.code, answer.json["hint"]) == (1, "run backupd backup first")
 
 
-def test_a_disk_without_room_to_unpack_is_no_damage(
+def test_insufficient_space_to_unpack_is_no_damage(
     typed: Keyboard, context: TaskContext, backups: Path, generation: str
 ) -> None:
     inflated(backups, generation, 1 << 50)
@@ -245,7 +247,7 @@ def test_a_disk_without_room_to_unpack_is_no_damage(
     assert context.ask_catalog(lambda catalog: catalog.damaged("local"), None) == frozenset()
 
 
-def test_an_empty_replica_is_told_by_its_name_with_the_command_that_fills_it(typed: Keyboard, tmp_path: Path) -> None:
+def test_empty_replica_is_named_with_command_that_fills_it(typed: Keyboard, tmp_path: Path) -> None:
     replica = {"BACKUPD_REPLICAS__OFFSITE__URL": f"file:{tmp_path}/offsite"}
     for command in (("verify", "--all", "--store", "offsite"), ("restore", "--dry-run", "--from", "offsite")):
         answer = typed(*command, **replica)

@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 # --- A line ---
 
 
-def test_a_line_has_the_core_fields_of_ecs_and_ours_below_backupd(log: EventLog, tmp_path: Path) -> None:
+def test_log_line_has_core_fields_of_ecs_and_own_fields_below_backupd(log: EventLog, tmp_path: Path) -> None:
     before = datetime.now(UTC)
     log.info(EVENT, "published x", generation="x", size=7, stages={"copy": 0.5}, nothing=None, **{"error.code": "E"})
     (line,) = log_lines(tmp_path)
@@ -50,14 +50,14 @@ def test_a_line_has_the_core_fields_of_ecs_and_ours_below_backupd(log: EventLog,
     assert before <= written <= datetime.now(UTC)
 
 
-def test_the_level_is_that_of_the_call(log: EventLog, tmp_path: Path) -> None:
+def test_log_level_is_level_of_call(log: EventLog, tmp_path: Path) -> None:
     for tell in (log.info, log.warning, log.error):
         tell(EVENT, "so")
     assert [line["log.level"] for line in log_lines(tmp_path)] == ["INFO", "WARNING", "ERROR"]
 
 
 @given(st.text(), st.text())
-def test_no_text_breaks_a_line_in_two_or_is_taken_for_a_format(message: str, field: str) -> None:
+def test_line_breaks_and_percent_signs_in_text_are_escaped(message: str, field: str) -> None:
     path = Path("/dev/shm") / f"backupd-test-{os.getpid()}.log"
     path.unlink(missing_ok=True)
     log = open_log(path)
@@ -72,7 +72,7 @@ def test_no_text_breaks_a_line_in_two_or_is_taken_for_a_format(message: str, fie
 
 
 @pytest.mark.parametrize("value", [Path("/x"), {"a"}, b"bytes", datetime(2026, 1, 1, tzinfo=UTC), {1: {2: 3}}])
-def test_a_value_that_json_does_not_know_is_still_logged(log: EventLog, tmp_path: Path, value: object) -> None:
+def test_value_unknown_to_json_is_logged_as_text(log: EventLog, tmp_path: Path, value: object) -> None:
     log.info(EVENT, "odd", value=value)
     assert log_lines(tmp_path)[0]["backupd.value"]
 
@@ -94,7 +94,7 @@ SECRET = 'hunter2 "quoted"\nand a second line'
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_a_secret_is_masked_wherever_it_hides(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_secret_is_masked_in_every_field(tmp_path: Path, fields: dict[str, Any]) -> None:
     log = open_log(tmp_path / "backup.log", Mask([SECRET]))
     log.error(EVENT, f"sent {SECRET} away", **fields)
     log.close()
@@ -103,7 +103,7 @@ def test_a_secret_is_masked_wherever_it_hides(tmp_path: Path, fields: dict[str, 
     assert text.count(MASK) == 2
 
 
-def test_a_secret_that_contains_another_is_masked_whole(tmp_path: Path) -> None:
+def test_secret_that_contains_another_is_masked_whole(tmp_path: Path) -> None:
     log = open_log(tmp_path / "backup.log", Mask(["", "key", "key-and-more"]))
     log.info(EVENT, "the key-and-more, the key, the end")
     log.close()
@@ -114,7 +114,7 @@ def test_a_secret_that_contains_another_is_masked_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_the_log_is_made_readable_for_its_group_and_nobody_else(tmp_path: Path, umask: int) -> None:
+def test_new_log_is_readable_by_group_only(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         open_log(tmp_path / "backup.log").close()
@@ -123,7 +123,7 @@ def test_the_log_is_made_readable_for_its_group_and_nobody_else(tmp_path: Path, 
     assert mode(tmp_path / "backup.log") == 0o640
 
 
-def test_a_log_that_is_there_is_continued_as_it_is(tmp_path: Path) -> None:
+def test_existing_log_is_appended_to_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     path.write_text("")
     path.chmod(0o604)  # as logrotate's `create 0604` would make it
@@ -135,7 +135,7 @@ def test_a_log_that_is_there_is_continued_as_it_is(tmp_path: Path) -> None:
     assert [line["message"] for line in log_lines(tmp_path)] == ["line 0", "line 1"]
 
 
-def test_after_a_line_that_was_cut_off_the_next_begins_afresh(tmp_path: Path) -> None:
+def test_line_after_incomplete_line_starts_new_line(tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     path.write_text('{"message": "whole"}\n{"message": "cut o')
     for number in range(2):
@@ -148,7 +148,7 @@ def test_after_a_line_that_was_cut_off_the_next_begins_afresh(tmp_path: Path) ->
 
 
 @pytest.mark.root
-def test_a_log_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+def test_log_created_by_root_belongs_to_owner_of_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 4321, 8765)
     log = open_log(tmp_path / "backup.log")
     (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
@@ -159,7 +159,7 @@ def test_a_log_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: P
         assert (state.st_uid, state.st_gid) == (4321, 8765)
 
 
-def test_after_a_rotation_the_next_line_goes_into_a_new_file(log: EventLog, tmp_path: Path) -> None:
+def test_line_after_rotation_goes_to_new_file(log: EventLog, tmp_path: Path) -> None:
     log.info(EVENT, "before")
     (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
     log.info(EVENT, "after")
@@ -169,7 +169,7 @@ def test_after_a_rotation_the_next_line_goes_into_a_new_file(log: EventLog, tmp_
     assert mode(tmp_path / "backup.log") == 0o640
 
 
-def test_a_file_that_logrotate_made_is_used_as_logrotate_made_it(log: EventLog, tmp_path: Path) -> None:
+def test_file_created_by_logrotate_is_used_unchanged(log: EventLog, tmp_path: Path) -> None:
     log.info(EVENT, "before")
     (tmp_path / "backup.log").rename(tmp_path / "backup.log.1")
     (tmp_path / "backup.log").touch()
@@ -197,7 +197,7 @@ def read_line(process: "subprocess.Popen[bytes]", timeout_s: float = 20) -> str:
     return message
 
 
-def test_tail_follows_the_log_through_a_rotation(log: EventLog, tmp_path: Path) -> None:
+def test_tail_follows_log_through_rotation(log: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     command = ["tail", "-n", "+1", "-F", "-s", "0.05", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tail:
@@ -213,7 +213,7 @@ def test_tail_follows_the_log_through_a_rotation(log: EventLog, tmp_path: Path) 
 # --- A log that cannot be written ---
 
 
-def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+def test_full_disk_loses_log_lines_only(tmp_path: Path) -> None:
     log = open_log(tmp_path / "backup.log")
     full = os.open("/dev/full", os.O_WRONLY)
     (handler,) = log._logger.handlers
@@ -224,7 +224,7 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_log_that_cannot_be_made_anew_costs_lines_until_it_can(log: EventLog, tmp_path: Path) -> None:
+def test_log_that_cannot_be_recreated_loses_lines_until_it_can(log: EventLog, tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     path.unlink()
     path.mkdir()
@@ -235,7 +235,7 @@ def test_a_log_that_cannot_be_made_anew_costs_lines_until_it_can(log: EventLog, 
     assert [line["message"] for line in log_lines(tmp_path)] == ["written"]
 
 
-def test_a_directory_that_went_away_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+def test_removed_directory_of_log_loses_lines_only(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     log = open_log(tmp_path / "gone" / "backup.log")
     (tmp_path / "gone" / "backup.log").unlink()
@@ -245,7 +245,7 @@ def test_a_directory_that_went_away_costs_lines_and_nothing_else(tmp_path: Path)
     assert not (tmp_path / "gone").exists()
 
 
-def test_a_closed_log_writes_nothing_and_makes_no_file(tmp_path: Path) -> None:
+def test_closed_log_writes_nothing_and_creates_no_file(tmp_path: Path) -> None:
     log = open_log(tmp_path / "backup.log")
     log.close()
     (tmp_path / "backup.log").unlink()
@@ -253,20 +253,18 @@ def test_a_closed_log_writes_nothing_and_makes_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "backup.log").exists()
 
 
-def test_a_log_that_cannot_be_opened_says_so_to_whoever_opens_it(tmp_path: Path) -> None:
+def test_log_that_cannot_be_opened_raises_error(tmp_path: Path) -> None:
     (tmp_path / "backup.log").mkdir()
     with pytest.raises(UnexpectedFile, match="a directory, not a regular file"):
         open_log(tmp_path / "backup.log")
 
 
-def test_the_log_that_keeps_nothing_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_null_log_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     null_log().error(EVENT, "unheard")
     assert capfd.readouterr() == ("", "")
 
 
-def test_console_whose_reader_is_gone_costs_lines_and_no_traceback(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_closed_console_loses_lines_without_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     console = os.fdopen(writer, "w", buffering=1)

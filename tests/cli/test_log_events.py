@@ -84,7 +84,7 @@ OF_THE_DAEMON = {
 ENVELOPE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
 
 
-def test_the_page_explains_every_event_once() -> None:
+def test_page_explains_every_event_once() -> None:
     assert sorted(row.event for row in rows()) == sorted(Event)
     assert all(row.levels and row.what_to_do for row in rows())
 
@@ -109,7 +109,7 @@ def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
     return [line for line in lines if line["event.action"] == event]
 
 
-def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
+def test_tasks_of_store_log_documented_events(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
     report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1")), context)
     assert report.generation is not None
     assert unpin_generation(report.generation, "released by an operator", context)
@@ -160,7 +160,7 @@ def test_a_life_of_a_store_logs_what_the_page_says(order: BackupRequest, context
     }
 
 
-def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: TaskContext) -> None:
+def test_killed_run_logs_documented_events(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     assert first.generation is not None
     hidden = context.store.hidden
@@ -183,7 +183,7 @@ def test_a_killed_run_is_told_as_the_page_says(order: BackupRequest, context: Ta
         assert len(of(lines, event)) == 1
 
 
-def test_a_corrupt_source_is_told_as_the_page_says(order: BackupRequest, context: TaskContext) -> None:
+def test_corrupt_source_logs_documented_events(order: BackupRequest, context: TaskContext) -> None:
     data = bytearray(order.path.read_bytes())
     for offset in range(4096 * 5, 4096 * 6):
         data[offset] ^= 0x5A
@@ -206,9 +206,7 @@ def last_line(context: TaskContext) -> dict[str, Any]:
     return lines[-1]
 
 
-def test_a_published_backup_ends_with_one_line_that_a_person_can_read(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_published_backup_ends_with_one_readable_line(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
     line = last_line(context)
     assert re.fullmatch(
@@ -222,14 +220,14 @@ def test_a_published_backup_ends_with_one_line_that_a_person_can_read(
     assert line["backupd.snapshot_sha256"] == report.details.snapshot_sha256
 
 
-def test_an_unchanged_backup_says_which_generation_holds_the_same(order: BackupRequest, context: TaskContext) -> None:
+def test_last_line_of_unchanged_backup_names_generation(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     (context.store.directory / "backup.log").unlink()
     backup(order, context)
     assert last_line(context)["message"].startswith(f"backup of tasks: unchanged {first.generation}, ")
 
 
-def test_a_degraded_backup_ends_with_its_warnings(order: BackupRequest, context: TaskContext) -> None:
+def test_last_line_of_degraded_backup_has_warnings(order: BackupRequest, context: TaskContext) -> None:
     backup(order, replace(context, warnings=("the log is on a slow disk",)))
     line = last_line(context)
     assert line["message"].startswith("backup of tasks: degraded tasks-")
@@ -237,7 +235,7 @@ def test_a_degraded_backup_ends_with_its_warnings(order: BackupRequest, context:
     assert (line["log.level"], line["event.outcome"], line["backupd.exit_code"]) == ("WARNING", "success", 3)
 
 
-def test_a_failed_backup_says_why_and_what_to_do(order: BackupRequest, context: TaskContext) -> None:
+def test_last_line_of_failed_backup_has_reason_and_hint(order: BackupRequest, context: TaskContext) -> None:
     order.path.unlink()
     backup(order, context)
     line = last_line(context)
@@ -247,7 +245,7 @@ def test_a_failed_backup_says_why_and_what_to_do(order: BackupRequest, context: 
     assert "check the path" in line["backupd.hint"]
 
 
-def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, context: TaskContext) -> None:
+def test_last_line_of_backup_with_busy_store_names_holder(order: BackupRequest, context: TaskContext) -> None:
     hurried = replace(context, lock_timeout_s=0.2)
     with file_lock(context.store.hidden / "lock", "prune"):
         report = backup(order, hurried)
@@ -257,7 +255,7 @@ def test_a_backup_that_finds_the_store_in_use_says_so(order: BackupRequest, cont
     assert re.search(r"failed: .* is in use by a prune started [\d.]+ s ago", last_line(context)["message"])
 
 
-def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext) -> None:
+def test_last_line_of_prune_counts_kept_and_removed(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
     assert report.generation is not None
     gone = backdated(context.store.directory, report.generation, days=40)
@@ -270,7 +268,7 @@ def test_a_prune_says_that_it_is_done(order: BackupRequest, context: TaskContext
     assert last_line(context)["backupd.removed"] == [gone]
 
 
-def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupRequest, context: TaskContext) -> None:
+def test_interrupted_run_still_logs_last_line(order: BackupRequest, context: TaskContext) -> None:
     class Impatient:
         """An operator whose Ctrl-C comes in the middle of the copy."""
 
@@ -285,9 +283,7 @@ def test_a_run_that_is_broken_off_still_has_its_last_line(order: BackupRequest, 
     assert last_line(context)["message"] == "backup of tasks: failed: interrupted (Ctrl-C)"
 
 
-def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_backup_with_unwritable_log_is_published(order: BackupRequest, context: TaskContext) -> None:
     log = open_log(context.store.directory / "backup.log")
     full = os.open("/dev/full", os.O_WRONLY)
     (handler,) = log._logger.handlers
@@ -300,9 +296,7 @@ def test_a_backup_whose_log_cannot_be_written_is_published_all_the_same(
     assert decode_manifest(context.store.manifest(report.generation), report.generation).verdict.level == "full"
 
 
-def test_a_backup_whose_log_goes_away_under_it_is_published_all_the_same(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_backup_with_log_replaced_by_directory_is_published(order: BackupRequest, context: TaskContext) -> None:
     path = context.store.directory / "backup.log"
     path.unlink()
     path.mkdir()

@@ -34,7 +34,7 @@ def write(path: Path, count: int, settings: LogSettings) -> None:
     log.close()
 
 
-def test_large_log_gets_a_number_and_only_so_many_old_ones_stay(tmp_path: Path) -> None:
+def test_large_log_is_numbered_and_only_configured_number_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     write(path, 400, LogSettings(max_bytes=5_000, kept=2))
     assert [file.name for file in older_files(path)] == ["backup.log.2", "backup.log.1"]
@@ -48,7 +48,7 @@ def test_log_without_limit_stays_one_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["backup.log"]
 
 
-def test_several_processes_rotate_one_log_and_lose_no_line(tmp_path: Path) -> None:
+def test_several_processes_rotate_one_log_without_losing_lines(tmp_path: Path) -> None:
     path = tmp_path / "backup.log"
     command = (sys.executable, "-c", WRITER, path)
     writers = [subprocess.Popen([*command, name, "300"]) for name in ("one", "two", "three")]
@@ -59,7 +59,7 @@ def test_several_processes_rotate_one_log_and_lose_no_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("obstacle", [Path.mkdir, lambda path: path.symlink_to("/etc/passwd")])
-def test_obstacle_in_place_of_old_file_is_no_error_and_nothing_outside_changes(
+def test_directory_in_place_of_old_log_is_no_error_and_nothing_outside_changes(
     tmp_path: Path, obstacle: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "backup.log"
@@ -70,7 +70,7 @@ def test_obstacle_in_place_of_old_file_is_no_error_and_nothing_outside_changes(
     assert Path("/etc/passwd").read_bytes() == before
 
 
-def test_each_line_begins_with_its_time_and_console_shows_json_where_asked(tmp_path: Path) -> None:
+def test_log_line_begins_with_time_and_console_prints_json_on_request(tmp_path: Path) -> None:
     console = io.StringIO()
     log = open_log(tmp_path / "backup.log", console=console, settings=LogSettings(json=True))
     log.warning(Event.RUN_INTERRUPTED, "cut short", task="backup")
@@ -81,7 +81,7 @@ def test_each_line_begins_with_its_time_and_console_shows_json_where_asked(tmp_p
     assert json.loads(line)["backupd.task"] == "backup"
 
 
-def test_settings_of_the_configuration_reach_the_log(backupd: Backupd, backups: Path, generation: str) -> None:
+def test_configured_settings_reach_log(backupd: Backupd, backups: Path, generation: str) -> None:
     environ = {"BACKUPD_LOG__MAX_SIZE": "1kB", "BACKUPD_LOG__KEEP": "1"}
     assert generation
     assert backupd("backup", "--no-pin", **environ).code == 0

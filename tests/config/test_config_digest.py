@@ -32,7 +32,7 @@ def digest(environ: dict[str, str], **changes: str) -> str:
     return config_digest(load_config(None, environ | changes))
 
 
-def test_it_is_short_and_the_same_for_the_same(environ: dict[str, str]) -> None:
+def test_digest_is_short_and_stable(environ: dict[str, str]) -> None:
     assert digest(environ) == digest(environ)
     assert re.fullmatch("[0-9a-f]{4}", digest(environ)), "too short to confirm a guess at a secret"
 
@@ -50,7 +50,7 @@ def test_it_is_short_and_the_same_for_the_same(environ: dict[str, str]) -> None:
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.usefixtures("long")
-def test_what_runs_work_with_changes_it(environ: dict[str, str], change: dict[str, str]) -> None:
+def test_digest_changes_with_settings_of_runs(environ: dict[str, str], change: dict[str, str]) -> None:
     assert digest(environ, **change) != digest(environ)
 
 
@@ -63,12 +63,14 @@ def test_what_runs_work_with_changes_it(environ: dict[str, str], change: dict[st
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_no_run_fails_by_does_not(environ: dict[str, str], change: dict[str, str]) -> None:
+def test_digest_is_independent_of_settings_without_effect_on_failures(
+    environ: dict[str, str], change: dict[str, str]
+) -> None:
     assert digest(environ, **change) == digest(environ)
 
 
 @pytest.mark.usefixtures("long")
-def test_a_host_key_in_its_file_and_a_database_that_is_put_back_change_it(
+def test_digest_changes_with_host_key_file_and_restored_database(
     environ: dict[str, str], database: Path, tmp_path: Path
 ) -> None:
     before = digest(environ)
@@ -82,7 +84,7 @@ def test_a_host_key_in_its_file_and_a_database_that_is_put_back_change_it(
     assert len({before, pinned, gone, digest(environ)}) == 4
 
 
-def test_writing_to_the_database_is_no_change(environ: dict[str, str], database: Path) -> None:
+def test_digest_is_independent_of_writes_to_database(environ: dict[str, str], database: Path) -> None:
     before = digest(environ)
     with database.open("ab") as stream:
         stream.write(bytes(4096))

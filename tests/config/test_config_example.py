@@ -20,14 +20,14 @@ def uncommented() -> str:
     return re.sub(r"(?m)^#(?=\S)", "", example_toml())
 
 
-def test_the_example_in_the_repository_is_what_the_schema_says() -> None:
+def test_example_in_repository_matches_schema() -> None:
     command = [sys.executable, "-m", "backupd.config.example"]
     generated = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert generated == example_toml()
     assert (ROOT / "config.example.toml").read_text(encoding="utf-8") == generated
 
 
-def test_the_example_is_valid_as_it_is_and_says_nothing_but_defaults(tmp_path: Path) -> None:
+def test_example_is_valid_and_has_only_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(example_toml(), encoding="utf-8")
     config = load_config(file, {})
@@ -35,13 +35,13 @@ def test_the_example_is_valid_as_it_is_and_says_nothing_but_defaults(tmp_path: P
     assert config.model_dump() == plain.model_dump()
 
 
-def test_each_key_behind_a_comment_sign_is_valid_too(tmp_path: Path) -> None:
+def test_each_commented_key_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(uncommented(), encoding="utf-8")
     load_config(file, {})
 
 
-def test_each_default_that_is_shown_is_the_default(tmp_path: Path) -> None:
+def test_each_shown_default_is_default(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(uncommented(), encoding="utf-8")
     shown = load_config(file, {})
@@ -50,7 +50,7 @@ def test_each_default_that_is_shown_is_the_default(tmp_path: Path) -> None:
         assert getattr(shown, section) == getattr(plain, section)
 
 
-def test_each_key_of_the_schema_is_in_the_example_with_a_description() -> None:
+def test_each_key_of_schema_is_in_example_with_description() -> None:
     text = uncommented()
     lines, places = example_toml().split("\n"), lines_of(text)
     for key in all_keys():
@@ -60,5 +60,5 @@ def test_each_key_of_the_schema_is_in_the_example_with_a_description() -> None:
         assert above.startswith("# ") or key.path[-1] == ANY, f"{path} has no description"
 
 
-def test_the_example_is_toml_that_other_tools_can_read() -> None:
+def test_example_is_valid_toml() -> None:
     assert tomllib.loads(example_toml())["sources"] == {"tasks": {"path": "/app/data/tasks.db"}}

@@ -12,7 +12,7 @@ DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
 SOURCE = '[sources.tasks]\npath = "/app/data/tasks.db"\n'
 
 
-def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_missing_requested_file_is_error(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     with pytest.raises(ConfigError, match=f"configuration file {missing} does not exist") as caught:
         load_config(missing, DATABASE)
@@ -22,7 +22,7 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     assert caught.value.hint == "check BACKUPD_CONFIG"
 
 
-def test_files_are_looked_for_in_the_documented_order(tmp_path: Path) -> None:
+def test_files_are_searched_in_documented_order(tmp_path: Path) -> None:
     names = ("explicit", "named", "system", "backupd.toml")
     explicit, named, system, local = files = [tmp_path / name for name in names]
     for file in files:
@@ -38,7 +38,7 @@ def test_files_are_looked_for_in_the_documented_order(tmp_path: Path) -> None:
     assert read_document(None, {}, tmp_path, system).file is None
 
 
-def test_a_file_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> None:
+def test_inaccessible_file_is_error_and_not_skipped(tmp_path: Path) -> None:
     loop = tmp_path / "loop.toml"
     loop.symlink_to(loop)
     with pytest.raises(ConfigError, match=r"cannot read .*loop.toml: Too many levels"):
@@ -47,12 +47,12 @@ def test_a_file_that_cannot_be_looked_at_is_not_passed_over(tmp_path: Path) -> N
         load_config(loop, DATABASE)
 
 
-def test_a_directory_is_no_configuration_file(tmp_path: Path) -> None:
+def test_directory_as_configuration_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"cannot read {tmp_path}: a directory, not a regular file"):
         load_config(tmp_path, DATABASE)
 
 
-def test_the_byte_order_mark_of_a_windows_editor_is_accepted(tmp_path: Path) -> None:
+def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     file = tmp_path / "backupd.toml"
     file.write_bytes(b"\xef\xbb\xbf" + SOURCE.replace("\n", "\r\n").encode())
     assert set(load_config(file, {}).sources) == {"tasks"}

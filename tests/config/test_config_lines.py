@@ -5,12 +5,12 @@ import tomllib
 from backupd.config.file import lines_of, syntax_error
 
 
-def test_an_error_without_a_place_is_put_on_the_first_line() -> None:
+def test_error_without_position_is_on_first_line() -> None:
     """Another version of tomllib may word its errors in another way."""
     assert syntax_error(tomllib.TOMLDecodeError("odd"), "a\nb") == (1, "odd")
 
 
-def test_each_key_is_found_on_its_line_however_it_is_written() -> None:
+def test_each_key_is_found_on_its_line_in_any_notation() -> None:
     text = (
         "a.b = 1  # [no.header]\n\n[ 'x y' . \"z\" ]\nlist = [\n  1,\n  2,\n]\n"
         "long = '''\n[fake]\nk = 1\n'''\r\n"

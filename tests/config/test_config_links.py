@@ -43,7 +43,7 @@ DOCKER = {
 
 
 @pytest.mark.parametrize("links", [SERVICE, OTHER_SERVICE, IPV6, DOCKER], ids=["service", "other", "ipv6", "docker"])
-def test_links_to_a_service_called_backupd_are_ignored_with_a_note(links: dict[str, str]) -> None:
+def test_links_to_service_named_backupd_are_ignored_with_note(links: dict[str, str]) -> None:
     config = load_config(None, DATABASE | links, NOWHERE)
     assert config.note.startswith(f"ignored {min(links)} and {len(links) - 1} more: set by Kubernetes or Docker")
     assert "enableServiceLinks: false" in config.note
@@ -66,7 +66,7 @@ def test_links_to_a_service_called_backupd_are_ignored_with_a_note(links: dict[s
         ("backupd_port", "tcp://10.0.0.1:8080", "BACKUPD_HTTP__LISTEN"),
     ],
 )
-def test_a_name_like_a_link_with_a_value_unlike_one_is_refused(name: str, value: str, meant: str) -> None:
+def test_link_name_with_other_value_is_refused(name: str, value: str, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, DATABASE | {name: value}, NOWHERE)
     assert caught.value.message.startswith(f"environment {name}: unknown name; did you mean {meant}")

@@ -43,18 +43,18 @@ def complaint(environ: dict[str, str], file: Path | None = None) -> str:
         ("backupd_retention__daily", "BACKUPD_RETENTION__DAILY"),
     ],
 )
-def test_an_unknown_environment_name_suggests_the_nearest_known_one(name: str, nearest: str) -> None:
+def test_unknown_environment_name_suggests_nearest_known_one(name: str, nearest: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {"BACKUPD_DATABASE": "/a.db", name: "x"}, NOWHERE)
     assert caught.value.message == f"environment {name}: unknown name; did you mean {nearest}?"
 
 
-def test_a_wrong_nested_name_is_refused_even_if_it_is_empty() -> None:
+def test_unknown_nested_name_is_refused_even_if_empty() -> None:
     message = complaint({"BACKUPD_DATABASE": "/a.db", "BACKUPD_HTTP__BOGUS": ""})
     assert "BACKUPD_HTTP__BOGUS: unknown name; did you mean BACKUPD_HTTP__" in message
 
 
-def test_names_of_other_programs_are_none_of_our_business() -> None:
+def test_names_of_other_programs_are_ignored() -> None:
     load_config(None, {"BACKUPD_DATABASE": "/a.db", "BACKUPDX": "1", "PATH": "/bin", "BACKUP_X": "2"}, NOWHERE)
 
 
@@ -62,7 +62,7 @@ def test_names_of_other_programs_are_none_of_our_business() -> None:
 @example("__")
 @example("PINGS___FILE")
 @example("SOURCES__\n__PATH")
-def test_any_name_of_ours_that_the_schema_does_not_have_is_refused_on_one_line(name: str) -> None:
+def test_unknown_backupd_name_is_refused_on_one_line(name: str) -> None:
     path = tuple(name.removesuffix("_FILE").lower().split("__"))
     if name in ("", "CONFIG", "DATABASE") or key_at(path) or key_at(tuple(name.lower().split("__"))):
         return
@@ -74,7 +74,7 @@ NAMES = st.sampled_from([PREFIX + "__".join(key.path).upper().replace(ANY, "NAME
 
 
 @given(NAMES, st.text())
-def test_any_value_of_a_known_name_is_either_taken_or_refused_with_that_name(name: str, value: str) -> None:
+def test_value_of_known_name_is_accepted_or_refused_with_name(name: str, value: str) -> None:
     environ = {"BACKUPD_DATABASE": "/a.db", "BACKUPD_REPLICAS__NAME__URL": "/mnt", name: value}
     assert complaint(environ).startswith(("none", f"environment {name}: ", "environment: backups_dir: is required"))
 
@@ -108,7 +108,7 @@ def test_two_names_for_one_key_are_refused() -> None:
         ("[drill]\nxyzzy = 1", "4: drill.xyzzy: unknown key; did you mean drill."),
     ],
 )
-def test_an_unknown_key_of_a_file_is_refused_with_line_and_suggestion(toml: str, problem: str, tmp_path: Path) -> None:
+def test_unknown_key_of_file_is_refused_with_line_and_suggestion(toml: str, problem: str, tmp_path: Path) -> None:
     file = tmp_path / "backupd.toml"
     file.write_text(SOURCE + toml, encoding="utf-8")
     assert complaint({}, file).startswith(f"{file}:{problem}")

@@ -34,7 +34,7 @@ SECRETS = {
 }
 
 
-def test_each_secret_is_masked_wherever_the_configuration_is_shown() -> None:
+def test_each_secret_is_masked_in_every_output() -> None:
     urls = ["ntfy://hunter2-a", "mailto://hunter2-b"]
     config = load(
         DATABASE="/a.db",
@@ -57,7 +57,7 @@ def test_each_secret_is_masked_wherever_the_configuration_is_shown() -> None:
     assert set(secrets_of(config)) == {*urls, *SECRETS.values()}
 
 
-def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
+def test_each_secret_can_be_read_from_file(tmp_path: Path) -> None:
     environ = {"BACKUPD_DATABASE": "/a.db", "BACKUPD_REPLICAS__NAS__URL": "/mnt"}
     for name, value in {**SECRETS, "NOTIFY__URLS": "ntfy://a ntfy://b"}.items():
         (tmp_path / name).write_text(f"{value}\n")
@@ -66,7 +66,7 @@ def test_each_secret_can_come_from_a_file(tmp_path: Path) -> None:
     assert set(secrets_of(config)) == {*SECRETS.values(), "ntfy://a", "ntfy://b"}
 
 
-def test_a_secret_and_its_file_cannot_both_be_set(tmp_path: Path) -> None:
+def test_secret_and_its_file_cannot_both_be_set(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-file")
     environ = {**DATABASE, "BACKUPD_HTTP__TOKEN": "plain", "BACKUPD_HTTP__TOKEN_FILE": "token"}
     with pytest.raises(ConfigError, match="BACKUPD_HTTP__TOKEN_FILE: sets the same key as BACKUPD_HTTP__TOKEN:"):
@@ -77,9 +77,7 @@ def test_a_secret_and_its_file_cannot_both_be_set(tmp_path: Path) -> None:
     ("content", "complaint"),
     [(None, r"cannot read /.*/token: No such file"), (b"\xff", "is not UTF-8 text"), (b"\n", "is empty")],
 )
-def test_a_file_without_a_secret_is_an_error_with_its_path(
-    content: bytes | None, complaint: str, tmp_path: Path
-) -> None:
+def test_missing_secret_file_is_error_with_path(content: bytes | None, complaint: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "token").write_bytes(content)
     with pytest.raises(ConfigError, match=f"environment BACKUPD_HTTP__TOKEN_FILE: .*{complaint}"):
@@ -91,26 +89,26 @@ def test_only_secrets_are_read_from_files() -> None:
         load(DATABASE="/a.db", HTTP__LISTEN_FILE="/run/secrets/listen")
 
 
-def test_a_key_that_was_put_where_its_path_belongs_is_not_shown() -> None:
+def test_key_in_place_of_key_path_is_not_shown() -> None:
     with pytest.raises(ConfigError, match="must be the path of a file") as caught:
         load(DATABASE="/a.db", HTTP__TOKEN_FILE="-----BEGIN\nhunter2")
     assert "hunter2" not in caught.value.message
 
 
-def test_a_path_that_no_file_can_have_is_an_error() -> None:
+def test_impossible_path_is_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*\\x00: invalid path"):
         load(DATABASE="/a.db", HTTP__TOKEN_FILE="a\0")
 
 
 @pytest.mark.parametrize("urls", ['["a://1", "b://2"]', "a://1,b://2", " a://1\nb://2 ", "a://1 , b://2,"])
-def test_urls_in_the_environment_are_a_json_list_or_separated(urls: str) -> None:
+def test_urls_in_environment_are_json_list_or_separated(urls: str) -> None:
     assert secrets_of(load(DATABASE="/a.db", NOTIFY__URLS=urls)) == ("a://1", "b://2")
 
 
 # --- What comes out ---
 
 
-def test_the_configuration_is_frozen() -> None:
+def test_configuration_is_frozen() -> None:
     config = load(DATABASE="/a.db")
     with pytest.raises(ValueError, match="frozen"):
         config.backups_dir = Path("/b")  # type: ignore[misc]  # that is the test
@@ -118,22 +116,24 @@ def test_the_configuration_is_frozen() -> None:
         config.retention.daily = 1  # type: ignore[misc]  # that is the test
 
 
-def test_by_itself_the_model_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETENTION", '{"daily": 1}')
     source = {"tasks": {"path": "/a.db"}}
     assert Config.model_validate({"sources": source, "backups_dir": "/b"}).retention.daily == 7
 
 
-def test_sizes_are_accepted_as_people_write_them() -> None:
+def test_sizes_with_units_are_accepted() -> None:
     assert load(DATABASE="/a.db", SPACE__RESERVE="512MiB").space.reserve == 512 << 20
 
 
-PATHS = st.text(st.characters(exclude_characters="\0@", exclude_categories=["Cs"]), min_size=1).map("/d/{}".format)
+PATHS = st.text(st.characters(exclude_characters="\0@{", exclude_categories=["Cs"]), min_size=1).map(
+    "/d/{}".format
+)  # "${" is for shells
 SOURCE_NAMES = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
 
 
 @given(st.dictionaries(SOURCE_NAMES, PATHS, min_size=1), st.integers(1, 2**31 - 1), st.floats(0, 1), PATHS)
-def test_the_configuration_shown_can_be_loaded_again(
+def test_shown_configuration_can_be_loaded_again(
     sources: dict[str, str], daily: int, loss: float, directory: str
 ) -> None:
     paths = {os.path.abspath(path.strip()) for path in sources.values()}  # noqa: PTH100 - as the configuration does it

@@ -29,7 +29,7 @@ def refusal(toml: str | None = None, tmp_path: Path = NOWHERE, **names: str) -> 
 # --- Wrong values ---
 
 
-def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_line_and_origin(tmp_path: Path) -> None:
     toml = '[sources.tasks]\npath = 5\n\n[retention]\ndaily = "seven"\nweekly = -1\n\n[http]\ntokn = "hunter2"\n'
     names = {"RETENTION__DAYLY": "4", "PACK__LEVEL": "13", "SCHEDULE__TIMEZONE": "X"}
     assert refusal(toml, tmp_path, **names).split("\n") == [
@@ -123,21 +123,21 @@ def test_all_problems_are_told_at_once_each_on_its_line_and_where_it_stands(tmp_
         ('[sources.a]\npath = "/d/a"\n[sources.b]\npath = ""', "4: sources.b.path: must be a path"),
     ],
 )
-def test_a_wrong_value_is_told_in_words_with_its_line(toml: str, complaint: str, tmp_path: Path) -> None:
+def test_invalid_value_is_explained_with_line(toml: str, complaint: str, tmp_path: Path) -> None:
     assert refusal(toml, tmp_path).startswith(f"FILE:{complaint}")
 
 
-def test_good_addresses_are_taken() -> None:
+def test_valid_addresses_are_accepted() -> None:
     for listen in ("0.0.0.0:1", "[::1]:65535", "localhost:8080"):
         load_config(None, {"BACKUPD_DATABASE": "/a.db", "BACKUPD_HTTP__LISTEN": listen}, NOWHERE)
 
 
-def test_counts_that_are_all_zero_by_the_environment_name_it() -> None:
+def test_retention_of_zero_from_environment_names_its_settings() -> None:
     message = refusal(DATABASE="/a.db", RETENTION__WITHIN="0", RETENTION__DAILY="0", RETENTION__WEEKLY="0")
     assert message.startswith("environment BACKUPD_RETENTION__DAILY: retention: an empty policy is refused")
 
 
-def test_a_path_that_is_no_text_is_refused() -> None:
+def test_path_of_wrong_type_is_refused() -> None:
     message = refusal(DATABASE=os.fsdecode(b"/data/\xff/a.db"))
     assert message == (
         "environment BACKUPD_DATABASE: must be UTF-8 text: manifests and the catalog cannot store other bytes\n"
@@ -145,7 +145,7 @@ def test_a_path_that_is_no_text_is_refused() -> None:
     )
 
 
-def test_a_text_that_is_no_text_is_refused() -> None:
+def test_text_of_wrong_type_is_refused() -> None:
     assert refusal(DATABASE="/a.db", DRILL__COMMAND="\udcff").endswith("DRILL__COMMAND: must be UTF-8 text")
 
 
@@ -161,14 +161,16 @@ def test_a_text_that_is_no_text_is_refused() -> None:
         ("a = [1,\n\n", 1),
     ],
 )
-def test_a_syntax_error_is_told_with_its_line_along_with_the_environment(toml: str, line: int, tmp_path: Path) -> None:
+def test_syntax_error_is_reported_with_line_and_with_errors_of_environment(
+    toml: str, line: int, tmp_path: Path
+) -> None:
     first, second = refusal(toml, tmp_path, DATABSE="/a.db").split("\n")
     assert first.startswith(f"FILE:{line}: is not valid TOML: ")
     assert "(at" not in first
     assert second.startswith("environment BACKUPD_DATABSE: unknown name")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_binary_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "backupd.toml"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=f"{file}: is not UTF-8 text"):
@@ -198,10 +200,10 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         "[http]\ntoken = 'hunter2",
     ],
 )
-def test_no_secret_is_shown_even_where_it_is_wrong_or_in_the_wrong_place(toml: str, tmp_path: Path) -> None:
+def test_invalid_or_misplaced_secret_is_not_shown(toml: str, tmp_path: Path) -> None:
     above = "backups_dir = '/b'\nsources.tasks.path = '/a.db'\n"
     assert "hunter2" not in refusal(above + toml, tmp_path)
 
 
-def test_a_secret_of_the_wrong_kind_is_told_without_its_value(tmp_path: Path) -> None:
+def test_secret_of_wrong_type_is_reported_without_value(tmp_path: Path) -> None:
     assert refusal(f"{SOURCE}[http]\ntoken = 12345\n", tmp_path) == "FILE:4: http.token: must be text, in quotes"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.config import Config, load_config, secrets_of
+from backupd.config import Config, config_digest, load_config, secrets_of, to_toml
 from backupd.config.schema import all_keys
 from backupd.errors import ConfigError
 
@@ -33,7 +33,7 @@ def refusal(**names: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["BACKUPD_CONFIG", "BACKUPD_DATABASE", *EVERY_NAME])
-def test_quotes_around_a_value_are_refused_by_name_without_the_value(name: str) -> None:
+def test_quotes_around_value_are_refused_by_name_without_value(name: str) -> None:
     told = refusal(**{name.removeprefix("BACKUPD_"): '"hunter2"'})
     assert told.startswith(f"environment {name}: has quotes around its value, which `docker --env-file` keeps")
     assert "hunter2" not in told
@@ -44,7 +44,7 @@ def test_quotes_of_any_kind_are_recognised(value: str) -> None:
     assert "BACKUPD_RETENTION__DAILY: has quotes around its value" in refusal(RETENTION__DAILY=value)
 
 
-def test_a_command_may_begin_and_end_with_quoted_words() -> None:
+def test_command_may_begin_and_end_with_quoted_words() -> None:
     assert load(DRILL__COMMAND="'/opt/my app' 'x y'").drill.command == "'/opt/my app' 'x y'"
     assert "has quotes" in refusal(DRILL__COMMAND='"/opt/app x"')
 
@@ -53,7 +53,7 @@ def test_a_command_may_begin_and_end_with_quoted_words() -> None:
 
 
 @pytest.mark.parametrize("end", [" ", "\r", "\n", "\r\n", "\t", " \n"])
-def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Path) -> None:
+def test_blanks_and_line_ends_around_value_are_ignored(end: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-hunter2-hunter2\n")
     config = load(
         DATABASE=f"/app/data/tasks.db{end}",
@@ -77,7 +77,7 @@ def test_blanks_and_line_ends_around_a_value_do_not_count(end: str, tmp_path: Pa
     }
 
 
-def test_blanks_around_a_password_are_told_since_they_may_count(tmp_path: Path) -> None:
+def test_blanks_around_password_are_reported(tmp_path: Path) -> None:
     nas = {"REPLICAS__NAS__URL": "sftp://u@nas/p"}
     (tmp_path / "secret").write_text("hunter2 \r\n")
     by_file = {"REPLICAS__NAS__PASSWORD_FILE": f"{tmp_path}/secret"}
@@ -90,7 +90,7 @@ def test_blanks_around_a_password_are_told_since_they_may_count(tmp_path: Path) 
     assert secrets_of(load(**nas, REPLICAS__NAS__PASSWORD="hunter2\n")) == ("hunter2",)
 
 
-def test_blanks_around_a_path_or_url_of_a_file_are_told(tmp_path: Path) -> None:
+def test_blanks_around_path_or_url_in_file_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "backupd.toml"
     file.write_text("sources.tasks.path = '/app/data/tasks.db '\nreplicas.x.url = '/mnt '\n")
     with pytest.raises(ConfigError) as caught:
@@ -114,7 +114,7 @@ def test_blanks_around_a_path_or_url_of_a_file_are_told(tmp_path: Path) -> None:
         ('["ntfy://a,b"]', ["ntfy://a,b"]),
     ],
 )
-def test_notification_urls_are_cut_only_where_another_one_begins(value: str, urls: list[str]) -> None:
+def test_notification_urls_are_split_only_before_next_url(value: str, urls: list[str]) -> None:
     assert list(secrets_of(load(NOTIFY__URLS=value))) == urls
 
 
@@ -126,7 +126,7 @@ def test_notification_urls_are_cut_only_where_another_one_begins(value: str, url
         ('["ntfy://a", "hunter2"]', "URL 2 of 2 has no scheme"),
     ],
 )
-def test_a_piece_that_is_no_url_is_told_by_its_number_and_not_shown(value: str, told: str) -> None:
+def test_part_without_url_is_reported_by_number_without_value(value: str, told: str) -> None:
     message = refusal(NOTIFY__URLS=value)
     assert message.startswith(f"environment BACKUPD_NOTIFY__URLS: {told}")
     assert "hunter" not in message
@@ -155,9 +155,7 @@ def test_a_piece_that_is_no_url_is_told_by_its_number_and_not_shown(value: str, 
         ("${DATA}/tasks.db", "begins with '~' or contains a variable, which only a shell expands"),
     ],
 )
-def test_what_names_a_database_elsewhere_is_refused_with_the_path_to_write(
-    value: str, told: str, tmp_path: Path
-) -> None:
+def test_database_at_url_is_refused_with_path_to_write(value: str, told: str, tmp_path: Path) -> None:
     assert refusal(DATABASE=value).startswith(f"environment BACKUPD_DATABASE: {told}")
     file = tmp_path / "backupd.toml"
     file.write_text(f"sources.tasks.path = '{value}'\nbackups_dir = '{value}'\n")
@@ -166,3 +164,22 @@ def test_what_names_a_database_elsewhere_is_refused_with_the_path_to_write(
     first, second = caught.value.message.split("\n")
     assert first.startswith(f"{file}:1: sources.tasks.path: {told}")
     assert second.startswith(f"{file}:2: backups_dir: {told}")
+
+
+# --- Address of the documentation ---
+
+
+@pytest.mark.parametrize("url", ["https://wiki.example/backupd", "https://wiki.example/backupd/"])
+def test_address_of_documentation_is_kept_without_slash_at_its_end(url: str) -> None:
+    assert load(DOCS_URL=url).docs_url == "https://wiki.example/backupd"
+
+
+@pytest.mark.parametrize("url", ["/docs", "https://wiki.example/b?page=1", "https://wiki.example/b#top"])
+def test_address_of_documentation_to_which_no_page_can_be_added_is_refused(url: str) -> None:
+    assert "environment BACKUPD_DOCS_URL: must be" in refusal(DOCS_URL=url)
+
+
+def test_address_of_documentation_is_shown_and_changes_no_run() -> None:
+    one, other = load(), load(DOCS_URL="https://wiki.example/backupd")
+    assert config_digest(one) == config_digest(other)
+    assert 'docs_url = "https://wiki.example/backupd"' in to_toml(other)

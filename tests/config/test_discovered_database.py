@@ -79,7 +79,7 @@ def test_chosen_database_stays_when_another_appears(backupd: Backupd, database: 
     assert f"1 database in {database.parent} without a backup: cache.db" in doctor.out
 
 
-def test_other_database_in_place_of_the_chosen_one_is_no_backup_of_it(backupd: Backupd, database: Path) -> None:
+def test_other_database_in_place_of_chosen_one_is_not_backed_up(backupd: Backupd, database: Path) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}
     assert backupd("backup", **there).code == 0
     for path in database.parent.glob("tasks.db*"):
@@ -92,7 +92,7 @@ def test_other_database_in_place_of_the_chosen_one_is_no_backup_of_it(backupd: B
     assert backupd("backup", **there).code == 0  # and chosen from then on
 
 
-def test_lost_database_is_restored_to_where_it_was(backupd: Backupd, database: Path) -> None:
+def test_lost_database_in_searched_directory_is_restored_to_former_path(backupd: Backupd, database: Path) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}
     assert backupd("backup", **there).code == 0
     for path in database.parent.glob("tasks.db*"):
@@ -111,7 +111,7 @@ def test_generation_of_a_database_elsewhere_is_not_chosen(backupd: Backupd, tmp_
     assert paths_of(empty, tmp_path) == {"empty": str(tmp_path / "empty")}
 
 
-def test_daemon_looks_again_until_there_is_one(tmp_path: Path) -> None:
+def test_daemon_without_database_searches_until_database_appears(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     config = load_config(None, {"BACKUPD_DATABASE": str(tmp_path / "data")}, tmp_path)
     handover = OwnerHandover(config, null_log())

@@ -212,7 +212,7 @@ def test_backup_beside_a_writing_app_is_consistent(backupd: Backupd, tmp_path: P
     assert is_balanced(restored)
 
 
-def test_docker_logs_and_backup_log_have_the_same_sentences(backupd: Backupd, backups: Path) -> None:
+def test_docker_logs_and_backup_log_have_same_messages(backupd: Backupd, backups: Path) -> None:
     with running_daemon(backupd) as daemon:
         daemon.wait_for("scrub of tasks: done")
         daemon.stop()

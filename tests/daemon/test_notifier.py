@@ -381,7 +381,7 @@ def test_defect_is_logged_once_and_the_next_minute_comes(harness: NotifierHarnes
     assert events(harness.context, "notification.failed") == ["notifications failed: ZeroDivisionError: "]
 
 
-def test_without_channels_there_is_no_thread(harness: NotifierHarness) -> None:
+def test_notifier_without_channels_starts_no_thread(harness: NotifierHarness) -> None:
     assert harness.notifier is not None
     harness.notifier.start()
     assert not harness.notifier._thread.is_alive()

@@ -238,7 +238,7 @@ def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     assert (config.retention.daily, config.retention.weekly, config.retention.monthly) == (14, 8, 12)
 
 
-def test_off_site_fields_are_an_address_a_host_key_and_a_key_to_log_in_with(template: Any) -> None:
+def test_off_site_fields_are_address_host_key_and_login_key(template: Any) -> None:
     offsite = config_of(deployed(template, FILLED)).replicas["offsite"]
     address = parse_address(offsite.url)
     assert address == SftpAddress("nas.example", 2222, "backup", "/backups/my-app")
@@ -259,7 +259,7 @@ def test_capabilities_are_those_of_the_hardened_container(template: Any) -> None
 
 
 @pytest.mark.parametrize("service", ["my-backup", "srv-captain--my-backup"])
-def test_commands_find_the_container_before_and_after_1_15(template: Any, service: str) -> None:
+def test_commands_find_container_before_and_after_caprover_1_15(template: Any, service: str) -> None:
     end = deployed(template, FILLED)["caproverOneClickApp"]["instructions"]["end"]
     patterns = re.findall("'name=([^']+)'", end)
     assert len(patterns) == 2

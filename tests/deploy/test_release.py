@@ -88,7 +88,7 @@ def test_workflows_run_tests_on_each_supported_python() -> None:
         assert ".ci/run" in workflow
 
 
-def test_issue_forms_of_both_platforms_ask_for_the_same() -> None:
+def test_issue_forms_of_both_platforms_have_same_fields() -> None:
     forms = [ROOT / ".github/ISSUE_TEMPLATE/problem.yml", ROOT / ".forgejo/issue_template/problem.yml"]
     assert forms[0].read_text() == forms[1].read_text()
     assert "backupd doctor --json" in forms[0].read_text()

@@ -253,9 +253,7 @@ def test_invalid_configuration_stops_start_with_hint(
 
 
 @pytest.mark.parametrize("command", ["serve", "restore"])
-def test_no_process_shows_a_secret_of_the_container_not_even_the_first(
-    lab: ContainerLab, volume: str, command: str
-) -> None:
+def test_container_processes_never_show_a_secret(lab: ContainerLab, volume: str, command: str) -> None:
     options = ("--user=1000:1000", "--cap-drop=ALL", "--read-only", "--tmpfs=/tmp", "--no-healthcheck")
     secrets = {"BACKUPD_HTTP__TOKEN": "t0ken-0f-the-page", "BACKUPD_NOTIFY__URLS": "json://127.0.0.1/ch4nnel"}
     sidecar = lab.sidecar(volume, "serve", options=options, **secrets)
@@ -273,7 +271,7 @@ def test_no_process_shows_a_secret_of_the_container_not_even_the_first(
     assert (code, seconds < 8) == (0, True)
 
 
-def test_a_stop_right_after_the_start_is_not_lost(lab: ContainerLab, volume: str) -> None:
+def test_stop_right_after_start_is_handled(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED, BACKUPD_HTTP__TOKEN="t0ken-0f-the-page")
     code, seconds = sidecar.stop()
     assert code in (0, 143)

@@ -97,5 +97,7 @@ def test_init_container_restores_lost_volume_and_keeps_existing_one(
     assert unreachable.code != 0
     with ThreadPoolExecutor() as pool:
         both = [*pool.map(lambda _: lab.backupd(fresh, *at_start, options=options, **host.environ), range(2))]
-    assert [answer.code for answer in both] == [0, 0], both
+    assert [answer.code for answer in both] == [0, 0], "".join(
+        f"{answer.code}: {answer.out}{answer.err}" for answer in both
+    )
     assert tasks(lab.app(fresh)) == 20

@@ -48,7 +48,7 @@ def claiming(manifest: Manifest, size_bytes: int) -> Manifest:
     return replace(manifest, snapshot=replace(manifest.snapshot, size_bytes=size_bytes, page_count=pages))
 
 
-def test_claim_that_its_archive_cannot_hold_is_refused_as_manifest(
+def test_size_impossible_for_archive_is_refused_as_manifest(
     backupd: Backupd, backups: Path, older: str, newest: str
 ) -> None:
     rewritten(backups, newest, lambda manifest: claiming(manifest, EXBIBYTE))
@@ -59,7 +59,7 @@ def test_claim_that_its_archive_cannot_hold_is_refused_as_manifest(
     assert backupd("drill", "--from", "local").code == 3
 
 
-def test_claim_of_more_than_the_disk_ends_neither_verify_nor_drill(
+def test_size_above_disk_ends_neither_verify_nor_drill(
     backupd: Backupd, backups: Path, older: str, newest: str
 ) -> None:
     inflated(backups, newest, PEBIBYTE)
@@ -72,7 +72,7 @@ def test_claim_of_more_than_the_disk_ends_neither_verify_nor_drill(
     assert f"the manifest of {newest} claims a database of 1024.0 TiB" in warning
 
 
-def test_claim_of_more_than_the_disk_is_named_by_restore_and_passed_over_where_accepted(
+def test_size_above_disk_is_named_by_restore_and_skipped_where_accepted(
     backupd: Backupd, backups: Path, database: Path, older: str, newest: str
 ) -> None:
     inflated(backups, newest, PEBIBYTE)
@@ -90,7 +90,7 @@ def test_claim_of_more_than_the_disk_is_named_by_restore_and_passed_over_where_a
     assert [one["generation"] for one in missing.json] == [older]
 
 
-def test_claim_at_replica_ends_neither_verify_nor_drill(
+def test_size_above_disk_at_replica_ends_neither_verify_nor_drill(
     backupd: Backupd, offsite: Path, older: str, newest: str
 ) -> None:
     inflated(offsite, newest, PEBIBYTE)

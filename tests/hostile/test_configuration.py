@@ -95,7 +95,7 @@ def as_a_pipe(path: Path) -> None:
         (as_a_pipe, "it is not a regular file"),
     ],
 )
-def test_local_file_that_others_can_write_is_ignored_and_named(
+def test_local_file_writable_by_others_is_ignored_and_named(
     plant: Callable[[Path], None], why: str, backupd: Backupd, tmp_path: Path
 ) -> None:
     here = tmp_path / "above" / "here"
@@ -114,7 +114,7 @@ def test_local_file_that_others_can_write_is_ignored_and_named(
     assert load_config(None, DATABASE, here).skipped == line.removeprefix("warning: ")
 
 
-def test_local_file_of_this_user_below_a_sticky_directory_is_obeyed(tmp_path: Path) -> None:
+def test_local_file_of_user_below_sticky_directory_is_read(tmp_path: Path) -> None:
     here = tmp_path / "shared" / "mine"
     here.mkdir(parents=True)
     here.parent.chmod(0o1777)
@@ -124,7 +124,7 @@ def test_local_file_of_this_user_below_a_sticky_directory_is_obeyed(tmp_path: Pa
 
 
 @needs_root
-def test_command_of_a_planted_file_is_not_run(backupd: Backupd, database: Path, backups: Path, tmp_path: Path) -> None:
+def test_command_of_planted_file_is_not_run(backupd: Backupd, database: Path, backups: Path, tmp_path: Path) -> None:
     """An app that was taken over plants a configuration in its volume, where an operator types `backupd drill`."""
     assert backupd("backup").code == 0
     volume, proof = database.parent, tmp_path / "proof"
@@ -145,7 +145,7 @@ def test_command_of_a_planted_file_is_not_run(backupd: Backupd, database: Path, 
     assert f"warning: {planted} is in the directory of the database of tasks, where the app can replace" in named.err
 
 
-def test_named_file_that_every_user_can_write_is_obeyed_and_told(tmp_path: Path) -> None:
+def test_named_file_writable_by_others_is_read_with_warning(tmp_path: Path) -> None:
     """Docker Desktop and SMB show files with mode 0777: refusing them would end the backups of those hosts."""
     file = tmp_path / "config.toml"
     file.write_text(SOURCE)
@@ -185,7 +185,7 @@ def test_absurd_file_is_refused_in_one_line_and_in_time(toml: str, what: str, tm
     assert len(message.splitlines()[0]) < 300
 
 
-def test_lines_of_a_long_value_are_given_up_in_time() -> None:
+def test_search_for_line_of_long_value_ends_in_time() -> None:
     began = time.monotonic()
     assert lines_of("a = [\n" + "1,\n" * 60_000 + "]\nb = 1\n") == {}
     assert time.monotonic() - began < AT_ONCE_S
@@ -193,7 +193,7 @@ def test_lines_of_a_long_value_are_given_up_in_time() -> None:
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "9" * 30, "-" + "9" * 400, "1e400", "[" * 5000, "x" * 100_000, "\x1b["])
-def test_absurd_value_of_any_key_is_refused_or_taken_without_a_traceback(value: str) -> None:
+def test_absurd_value_of_any_key_is_refused_or_accepted_without_traceback(value: str) -> None:
     began = time.monotonic()
     for key in all_keys():
         name = f"BACKUPD_{'__'.join(key.path).upper().replace('*', 'X')}"
@@ -244,7 +244,7 @@ SURPRISES = pytest.mark.parametrize(
 
 
 @SURPRISES
-def test_surprise_in_the_place_of_a_secret_is_refused(plant: Callable[[Path], None], why: str, tmp_path: Path) -> None:
+def test_special_file_in_place_of_secret_is_refused(plant: Callable[[Path], None], why: str, tmp_path: Path) -> None:
     plant(tmp_path / "x")
     environ = {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": str(tmp_path / "x")}
     assert refusal(None, environ) == f"environment BACKUPD_HTTP__TOKEN_FILE: cannot read {tmp_path / 'x'}: {why}" + (
@@ -253,12 +253,14 @@ def test_surprise_in_the_place_of_a_secret_is_refused(plant: Callable[[Path], No
 
 
 @SURPRISES
-def test_surprise_in_the_place_of_the_file_is_refused(plant: Callable[[Path], None], why: str, tmp_path: Path) -> None:
+def test_special_file_in_place_of_configuration_is_refused(
+    plant: Callable[[Path], None], why: str, tmp_path: Path
+) -> None:
     plant(tmp_path / "x")
     assert refusal(tmp_path / "x").startswith(f"cannot read {tmp_path / 'x'}: {why}")
 
 
-def test_command_with_a_pipe_for_a_secret_ends_at_once(backupd: Backupd, tmp_path: Path) -> None:
+def test_command_with_pipe_in_place_of_secret_ends_at_once(backupd: Backupd, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     began = time.monotonic()
     said = backupd("config", "check", BACKUPD_HTTP__TOKEN_FILE=str(tmp_path / "pipe"), timeout_s=20)
@@ -297,14 +299,14 @@ def test_command_with_a_pipe_for_a_secret_ends_at_once(backupd: Backupd, tmp_pat
         ("NOTIFY__URLS", "[" * 5000 + '"hunter2"', "must be a JSON list"),
     ],
 )
-def test_value_that_would_leak_or_mislead_is_refused_without_showing_it(name: str, value: str, why: str) -> None:
+def test_dangerous_value_is_refused_without_being_shown(name: str, value: str, why: str) -> None:
     environ = {**DATABASE, "BACKUPD_DRILL__PLACE_AT": "/drill/tasks.db", f"BACKUPD_{name}": value}
     if name.startswith("REPLICAS__X") and "URL" not in name:
         environ["BACKUPD_REPLICAS__X__URL"] = "sftp://u@nas/x"
     assert why in refusal(None, environ)
 
 
-def test_token_of_a_file_has_no_whitespace_around_it(tmp_path: Path) -> None:
+def test_token_from_file_has_no_surrounding_whitespace(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"{SOURCE}[http]\ntoken = 'hunter2 hunter2 hunter2 '\n")
     assert refusal(file) == f"{file}:4: http.token: must not begin or end with whitespace, which clients do not send"

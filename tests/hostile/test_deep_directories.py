@@ -44,7 +44,7 @@ def nest(directory: Path) -> None:
         "data",
     ],
 )
-def test_backup_is_made_and_published_beside_them(backupd: Backupd, tmp_path: Path, place: str) -> None:
+def test_backup_beside_deep_directories_is_published(backupd: Backupd, tmp_path: Path, place: str) -> None:
     assert backupd("backup").code == 0
     nest(tmp_path / place)
     answer = backupd("backup", "--json")
@@ -55,8 +55,8 @@ def test_backup_is_made_and_published_beside_them(backupd: Backupd, tmp_path: Pa
     assert "recursion" not in found.out + found.err
 
 
-def test_what_is_too_deep_in_staging_stays_and_is_told(backupd: Backupd, backups: Path) -> None:
+def test_deep_directories_in_staging_are_kept_and_reported(backupd: Backupd, backups: Path) -> None:
     assert backupd("backup").code == 0
     nest(backups / ".backupd" / "staging" / "run-planted")
     backupd("backup")
-    assert "directories in each other" in (backups / "backup.log").read_text()
+    assert "nested directories" in (backups / "backup.log").read_text()

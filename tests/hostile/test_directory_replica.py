@@ -108,7 +108,7 @@ NAMES = (
 
 @pytest.mark.root
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
-def test_whatever_is_planted_at_a_name_of_a_replica_is_told_or_replaced_and_leads_nowhere(
+def test_planted_file_in_replica_is_reported_or_replaced_and_not_followed(
     order: BackupRequest, context: TaskContext, outside: Path, tmp_path: Path, plant: Callable[[Path, Path], None]
 ) -> None:
     generation = backup(order, context).generation
@@ -212,7 +212,7 @@ def swap() -> Swap:
 
 @pytest.mark.parametrize("name", SWAPPED)
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
-def test_a_directory_swapped_for_a_link_before_any_call_leads_nowhere(
+def test_directory_replaced_by_link_before_any_call_is_not_followed(
     swap: Swap,
     action: Callable[[DirectoryReplica, Path], None],
     name: str,
@@ -241,7 +241,7 @@ def test_a_directory_swapped_for_a_link_before_any_call_leads_nowhere(
 
 @pytest.mark.root
 @pytest.mark.parametrize("name", [".backupd/staging/run-abc12345/mount", ".backupd/staging/run-abc12345"])
-def test_what_is_mounted_in_a_replica_is_not_emptied(outside: Path, archive: Path, tmp_path: Path, name: str) -> None:
+def test_mount_in_replica_is_not_emptied(outside: Path, archive: Path, tmp_path: Path, name: str) -> None:
     replica = with_generation(tmp_path / "there", archive)
     mount = tmp_path / "there" / name
     shutil.rmtree(mount, ignore_errors=True)

@@ -89,7 +89,7 @@ def site(runner: BackupdRunner) -> Iterator[Site]:
     "name", ["tasks.db", ".tasks.db.backupd-drill", ".tasks.db.backupd-drill.part", "tasks.db-wal"]
 )
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_is_planted_at_a_name_of_the_drill_is_refused_in_words_or_removed_itself(
+def test_planted_file_at_name_of_drill_is_refused_with_reason_or_removed(
     site: Site, runner: BackupdRunner, kind: str, name: str
 ) -> None:
     PLANTED[kind](site.emptied().place.with_name(name), site.outside)
@@ -101,7 +101,7 @@ def test_what_is_planted_at_a_name_of_the_drill_is_refused_in_words_or_removed_i
 
 
 @pytest.mark.parametrize("program", [REPLACE_FILES, REPLACE_DIRECTORY], ids=["files", "directory"])
-def test_attacker_replaces_files_or_directory_of_the_place_at_any_step_and_nothing_outside_changes(
+def test_files_of_drill_replaced_at_any_step_change_nothing_outside(
     site: Site, runner: BackupdRunner, program: str
 ) -> None:
     whole = runner.run(["drill"], site.emptied().environ, counted=True)

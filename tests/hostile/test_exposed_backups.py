@@ -90,7 +90,7 @@ def test_backups_in_volume_of_their_own_outlive_app_that_deletes_all() -> None:
 
 
 @pytest.mark.root
-def test_backups_in_subdirectory_of_volume_of_app_are_exposed_wherever_they_are_mounted(tmp_path: Path) -> None:
+def test_backups_in_subdirectory_of_volume_of_app_are_exposed_at_any_mount_point(tmp_path: Path) -> None:
     with volumes() as made, mounted(made.data):
         below = made.data / "backups"
         below.mkdir()
@@ -135,7 +135,7 @@ def test_daemon_logs_warning_when_it_starts(backupd: Backupd, backups: Path) -> 
     assert "can delete" in line["message"]
 
 
-def test_page_and_status_say_so_in_both_languages() -> None:
+def test_exposed_backups_are_reported_on_page_and_status_in_both_languages() -> None:
     well, exposed = healthy(), replace(healthy(), exposed=True)
     assert (status_facts(well)["exposed"], status_facts(exposed)["exposed"]) == (False, True)
     assert exposed.stage == "healthy", "it is no reason to wake anybody"
@@ -145,7 +145,7 @@ def test_page_and_status_say_so_in_both_languages() -> None:
         assert said[language] in page_response(exposed, language).body.decode()
 
 
-def test_backups_moved_as_documented_stay_the_same_store(
+def test_backups_moved_as_documented_keep_store_identity(
     backupd: Backupd, backups: Path, database: Path, tmp_path: Path
 ) -> None:
     first = backupd("backup", "--pin", "--json").json["generation"]

@@ -44,7 +44,7 @@ def plant(path: Path, statements: str) -> None:
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
 @pytest.mark.parametrize("use", [open_catalog, read_catalog, read_copies])
-def test_catalog_with_a_foreign_object_is_damaged_before_anything_in_it_runs(
+def test_catalog_with_foreign_object_is_damaged_before_object_runs(
     tmp_path: Path, planted: str, use: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "catalog.sqlite3"
@@ -57,7 +57,7 @@ def test_catalog_with_a_foreign_object_is_damaged_before_anything_in_it_runs(
 
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
-def test_object_that_is_planted_in_an_open_catalog_does_not_run(tmp_path: Path, planted: str) -> None:
+def test_object_planted_in_open_catalog_does_not_run(tmp_path: Path, planted: str) -> None:
     path = tmp_path / "catalog.sqlite3"
     catalog = open_catalog(path)
     plant(path, planted)
@@ -65,7 +65,7 @@ def test_object_that_is_planted_in_an_open_catalog_does_not_run(tmp_path: Path, 
         catalog.runs()
 
 
-def test_backup_with_a_planted_trigger_is_made_and_the_rebuilt_catalog_has_all_runs(
+def test_backup_with_planted_trigger_is_published_and_rebuilt_catalog_has_all_runs(
     backupd: Backupd, path: Path
 ) -> None:
     assert backupd("backup").code == 0
@@ -78,7 +78,7 @@ def test_backup_with_a_planted_trigger_is_made_and_the_rebuilt_catalog_has_all_r
     assert path.with_name("catalog.sqlite3.damaged-1").exists()
 
 
-def test_view_in_place_of_the_runs_is_not_read_by_a_rebuild(backupd: Backupd, path: Path) -> None:
+def test_view_in_place_of_runs_is_not_read_by_rebuild(backupd: Backupd, path: Path) -> None:
     assert backupd("backup").code == 0
     plant(path, f"DROP TABLE run; CREATE VIEW run AS {ENDLESS}")
     began = time.monotonic()
@@ -103,7 +103,7 @@ time.sleep(9)  # what goes on without the catalog
 """
 
 
-def test_statement_without_end_ends_with_sigterm(tmp_path: Path) -> None:
+def test_endless_statement_ends_with_sigterm(tmp_path: Path) -> None:
     open_catalog(tmp_path / "catalog.sqlite3")
     command = [sys.executable, "-c", SLOW, tmp_path / "catalog.sqlite3", ENDLESS]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -113,7 +113,7 @@ def test_statement_without_end_ends_with_sigterm(tmp_path: Path) -> None:
         assert process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_statement_without_end_is_interrupted_and_is_no_damage(tmp_path: Path) -> None:
+def test_endless_statement_is_interrupted_and_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     open_catalog(path)
     with (
@@ -126,7 +126,7 @@ def test_statement_without_end_is_interrupted_and_is_no_damage(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_pipe_in_place_of_a_side_file_is_refused_without_waiting(tmp_path: Path, suffix: str) -> None:
+def test_pipe_in_place_of_side_file_is_refused_without_waiting(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "catalog.sqlite3"
     open_catalog(path)
     os.mkfifo(f"{path}{suffix}")
@@ -134,9 +134,7 @@ def test_pipe_in_place_of_a_side_file_is_refused_without_waiting(tmp_path: Path,
         open_catalog(path)
 
 
-def test_file_that_becomes_a_link_while_it_is_opened_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_replaced_by_link_during_opening_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = tmp_path / "catalog.sqlite3", tmp_path / "other.sqlite3"
     open_catalog(path)
     open_catalog(other)
@@ -155,7 +153,7 @@ def test_file_that_becomes_a_link_while_it_is_opened_is_not_used(
 
 
 @pytest.mark.root
-def test_new_catalog_is_given_to_the_owner_of_its_directory_and_no_file_with_two_names_is(tmp_path: Path) -> None:
+def test_new_catalog_belongs_to_owner_of_directory_and_hard_linked_file_is_unchanged(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 1234)
     path, foreign = tmp_path / "catalog.sqlite3", tmp_path / "of-root"
     create(path)
@@ -173,7 +171,7 @@ sqlite3.connect(sys.argv[1]).execute(f"CREATE VIEW v AS SELECT '{'x' * (70 << 20
 """
 
 
-def test_catalog_that_takes_all_memory_is_damaged(tmp_path: Path) -> None:
+def test_catalog_that_uses_all_memory_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite3"
     open_catalog(path)
     subprocess.run([sys.executable, "-c", LARGE, path], check=True)

@@ -90,7 +90,7 @@ def lying_in(files: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_manifest_that_is_never_answered_makes_replica_unreachable_for_every_command(
+def test_manifest_without_response_makes_replica_unreachable_for_every_command(
     backupd: Backupd, faulty: FaultySftpServer, context: TaskContext, newest: str, older: str, order: BackupRequest
 ) -> None:
     environ, target = with_replica(backupd, faulty), order.path.with_name("restored.db")
@@ -108,7 +108,7 @@ def test_manifest_that_is_never_answered_makes_replica_unreachable_for_every_com
     assert known_damage(context) == set()
 
 
-def test_manifest_that_is_refused_is_named_and_not_called_damaged_by_any_command(
+def test_refused_manifest_is_named_and_not_called_damaged_by_any_command(
     backupd: Backupd, faulty: FaultySftpServer, context: TaskContext, newest: str, older: str, order: BackupRequest
 ) -> None:
     environ, target = with_replica(backupd, faulty), order.path.with_name("restored.db")
@@ -132,7 +132,7 @@ def test_manifest_that_is_refused_is_named_and_not_called_damaged_by_any_command
     assert not any(line["event.action"] == "generation.damaged" for line in log_lines(context.store.directory))
 
 
-def test_refused_manifest_hinders_neither_older_ids_nor_what_operator_accepts(
+def test_refused_manifest_hinders_neither_older_ids_nor_accepted_older_generation(
     backupd: Backupd, faulty: FaultySftpServer, newest: str, older: str, tmp_path: Path
 ) -> None:
     environ = with_replica(backupd, faulty)
@@ -161,7 +161,7 @@ def test_refused_manifest_hinders_no_new_copy_and_nothing_is_removed_or_overwrit
     assert before.items() <= lying_in(faulty.files).items()
 
 
-def test_manifest_that_is_listed_and_then_missing_is_no_removal(
+def test_manifest_missing_after_listing_is_no_removal(
     backupd: Backupd, faulty: FaultySftpServer, newest: str, older: str, tmp_path: Path
 ) -> None:
     environ = with_replica(backupd, faulty)
@@ -177,7 +177,7 @@ def test_manifest_that_is_listed_and_then_missing_is_no_removal(
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 @pytest.mark.parametrize("kind", ["directory", "sftp"])
-def test_newest_with_damaged_manifest_is_passed_over_only_where_operator_accepts_it(
+def test_newest_with_damaged_manifest_is_skipped_only_where_operator_accepts(
     backupd: Backupd, sshd: Sshd, newest: str, older: str, order: BackupRequest, tmp_path: Path, damage: str, kind: str
 ) -> None:
     there, target = tmp_path / "there", tmp_path / "restored.db"
@@ -208,7 +208,7 @@ def context_directory(backupd: Backupd) -> Path:
     return Path(backupd.environ["BACKUPD_BACKUPS_DIR"])
 
 
-def test_at_start_of_container_another_store_gives_newest_and_none_gives_older(
+def test_restore_if_missing_takes_newest_from_another_store_and_never_older_one(
     backupd: Backupd, newest: str, older: str, order: BackupRequest, backups: Path, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"

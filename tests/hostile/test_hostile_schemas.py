@@ -34,7 +34,7 @@ def hanging(path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_function_that_does_not_return_is_left_out_of_the_check(tmp_path: Path) -> None:
+def test_endless_function_is_left_out_of_check(tmp_path: Path) -> None:
     path, began = hanging(tmp_path / "t.db"), time.monotonic()
     found = inspect(path)
     assert time.monotonic() - began < 10 * LIMIT_S
@@ -46,7 +46,7 @@ def test_function_that_does_not_return_is_left_out_of_the_check(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("impatient")
-def test_damage_beside_a_function_that_does_not_return_is_found(tmp_path: Path) -> None:
+def test_damage_beside_endless_function_is_found(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE z(a)", f"INSERT INTO z {NUMBERS} SELECT hex(randomblob(200)) FROM n")
     hanging(path)
     with path.open("r+b") as stream:
@@ -56,13 +56,13 @@ def test_damage_beside_a_function_that_does_not_return_is_found(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("impatient")
-def test_check_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+def test_abandoned_check_leaves_no_process(tmp_path: Path) -> None:
     others = children_of(os.getpid())
     inspect(hanging(tmp_path / "t.db"))
     assert children_of(os.getpid()) == others
 
 
-def test_expression_that_takes_all_memory_is_left_out_of_the_check(tmp_path: Path) -> None:
+def test_expression_that_uses_all_memory_is_left_out_of_check(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
     rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a, b AS (length(hex(zeroblob(490000000)))) NOT NULL)")
     found = inspect(path).verdict
@@ -90,7 +90,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("statements", HOSTILE.values(), ids=HOSTILE)
-def test_sound_database_with_a_hostile_schema_is_backed_up_in_full(
+def test_sound_database_with_hostile_schema_is_fully_backed_up(
     database: Path, backupd: Backupd, statements: tuple[str, ...]
 ) -> None:
     database.unlink()
@@ -101,7 +101,7 @@ def test_sound_database_with_a_hostile_schema_is_backed_up_in_full(
     assert (answer.code, answer.json["outcome"], answer.json["verification"]) == (0, "published", "full")
 
 
-def test_comments_that_no_module_follows_are_read_in_no_time(tmp_path: Path) -> None:
+def test_unterminated_comments_in_schema_are_read_in_bounded_time(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE VIRTUAL TABLE f USING fts5(x)")
     rewrite(path, "USING fts5(x)", "/**/" * 60 + "(")
     began = time.monotonic()
@@ -109,7 +109,7 @@ def test_comments_that_no_module_follows_are_read_in_no_time(tmp_path: Path) -> 
     assert time.monotonic() - began < 10
 
 
-def test_table_names_beyond_what_a_manifest_holds_are_left_out(database: Path, backupd: Backupd) -> None:
+def test_table_names_beyond_manifest_limit_are_left_out(database: Path, backupd: Backupd) -> None:
     database.unlink()
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("BEGIN")
@@ -120,7 +120,7 @@ def test_table_names_beyond_what_a_manifest_holds_are_left_out(database: Path, b
     assert backupd("list", "--json").json[0]["verification"] == "full"
 
 
-def test_more_columns_than_any_sqlite_of_ours_knows_leave_the_pages_to_be_checked(tmp_path: Path) -> None:
+def test_columns_beyond_sqlite_limit_leave_pages_checked(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
     rewrite(path, "CREATE TABLE t(a)", f"CREATE TABLE t({', '.join(f'c{n}' for n in range(32_000))})")
     found = verdict(path)
@@ -134,7 +134,7 @@ def query(backupd: Backupd, query: str, **more: str) -> CommandResult:
 
 
 @pytest.mark.parametrize("endless", [f"SELECT {HANGING}", f"SELECT max(i) FROM ({ENDLESS})"])
-def test_query_of_a_drill_ends_in_time_and_tells_so(backupd: Backupd, endless: str) -> None:
+def test_drill_query_ends_at_time_limit_with_reason(backupd: Backupd, endless: str) -> None:
     began = time.monotonic()
     answer = query(backupd, endless, BACKUPD_DRILL__TIMEOUT_S="1")
     assert time.monotonic() - began < 20
@@ -142,13 +142,13 @@ def test_query_of_a_drill_ends_in_time_and_tells_so(backupd: Backupd, endless: s
     assert "took longer than 1 s" in answer.out + answer.err
 
 
-def test_query_of_a_drill_gets_no_column_that_is_a_misspelt_text(backupd: Backupd) -> None:
+def test_drill_query_with_misspelt_column_fails(backupd: Backupd) -> None:
     answer = query(backupd, 'SELECT "1"')
     assert answer.code == 1
     assert "single quotes" in answer.out + answer.err
 
 
-def test_long_answer_to_the_query_of_a_drill_is_cut(backupd: Backupd) -> None:
+def test_long_result_of_drill_query_is_truncated(backupd: Backupd) -> None:
     answer = query(backupd, "SELECT hex(zeroblob(100000000))")
     assert answer.code == 1
     assert len(answer.out + answer.err) < 5000

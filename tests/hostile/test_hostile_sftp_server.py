@@ -92,15 +92,13 @@ MANY_ATTRIBUTES = struct.pack(">II", paramiko.SFTPAttributes.FLAG_EXTENDED, EVER
 @pytest.mark.parametrize(
     ("action", "request_name"), [("open", "lstat"), ("manifests", "lstat"), ("publish", "lstat"), ("probe", "stat")]
 )
-def test_a_count_of_attributes_that_are_not_there_is_refused(
-    faulty: FaultySftpServer, action: str, request_name: str
-) -> None:
+def test_attribute_count_beyond_packet_is_refused(faulty: FaultySftpServer, action: str, request_name: str) -> None:
     faulty.set_faults(to(request_name, sent(sftp.CMD_ATTRS, MANY_ATTRIBUTES)))
     assert_bounded(measured(faulty, action, SHORT), "protocol")
 
 
 @pytest.mark.parametrize("attributes", [b"", MANY_ATTRIBUTES], ids=["entries", "attributes of an entry"])
-def test_a_count_of_entries_that_are_not_there_is_refused(faulty: FaultySftpServer, attributes: bytes) -> None:
+def test_entry_count_beyond_packet_is_refused(faulty: FaultySftpServer, attributes: bytes) -> None:
     body = struct.pack(">I", 1) + text(b"a") + text(b"a") + attributes if attributes else struct.pack(">I", EVERY)
     faulty.set_faults(to("readdir", sent(sftp.CMD_NAME, body)))
     assert_bounded(measured(faulty, "list", SHORT), "protocol")
@@ -113,7 +111,7 @@ def extension_info(session: FaultySftpSession, _number: int) -> None:
     session.sock.get_transport()._send_message(message)
 
 
-def test_a_count_of_extensions_that_are_not_there_is_refused(faulty: FaultySftpServer) -> None:
+def test_extension_count_beyond_packet_is_refused(faulty: FaultySftpServer) -> None:
     faulty.set_faults(to("opendir", extension_info))
     assert_bounded(measured(faulty, "list", SHORT))
 
@@ -127,7 +125,7 @@ def questions(transport: paramiko.Transport) -> None:
     transport._send_message(message)
 
 
-def test_a_count_of_questions_that_are_not_there_is_refused(faulty: FaultySftpServer) -> None:
+def test_prompt_count_beyond_packet_is_refused(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(allowed="keyboard-interactive", login=questions))
     assert_bounded(measured(faulty, "list", SHORT, password="secret of mine"))
 
@@ -154,23 +152,23 @@ def told(faulty: FaultySftpServer, action: str, faults: SftpFaults, operation_s:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_answer_that_drips_ends_at_the_limit_of_the_operation(faulty: FaultySftpServer, action: str) -> None:
+def test_slowly_dripping_response_ends_at_operation_timeout(faulty: FaultySftpServer, action: str) -> None:
     began = time.monotonic()
     found = told(faulty, action, SftpFaults(drip_s=0.2), operation_s=0.6)
     assert re.search("longer than [124] s", found), found
     assert time.monotonic() - began < MAX_SECONDS
 
 
-def test_a_login_that_drips_ends_at_the_limit_of_the_operation(faulty: FaultySftpServer) -> None:
+def test_slowly_dripping_login_ends_at_operation_timeout(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(drip_s=0.5))
     assert_bounded(measured(faulty, "list", SHORT), "longer than 3 s")
 
 
-def test_an_archive_may_take_as_long_as_its_bytes_take_on_a_slow_line() -> None:
+def test_slow_archive_transfer_has_time_in_proportion_to_size() -> None:
     assert Timeouts().limit_s(1 << 30) - Timeouts().limit_s(0) == 1 << 15  # 32 KiB a second
 
 
-def test_a_listing_without_an_end_ends(faulty: FaultySftpServer) -> None:
+def test_endless_listing_ends(faulty: FaultySftpServer) -> None:
     names = count()
 
     def more(session: FaultySftpSession, number: int) -> None:
@@ -184,7 +182,7 @@ def test_a_listing_without_an_end_ends(faulty: FaultySftpServer) -> None:
     assert_bounded(measured(faulty, "list", Timeouts(4, 2, 50)), "entries", max_seconds=45)
 
 
-def test_long_names_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_long_names_use_bounded_memory(faulty: FaultySftpServer) -> None:
     entries = (text(b"x" * 50_000 + b".manifest.json") + text(b"") + bytes(4)) * 4
     faulty.set_faults(to("readdir", sent(sftp.CMD_NAME, struct.pack(">I", 4) + entries)))
     (faulty.files / ".backupd/removing").mkdir(parents=True)
@@ -215,12 +213,12 @@ def flood(kind: int) -> Callable[[FaultySftpSession, int], None]:
 
 
 @pytest.mark.parametrize("kind", [common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA], ids=["data", "errors"])
-def test_more_data_than_the_window_allows_is_refused(faulty: FaultySftpServer, kind: int) -> None:
+def test_data_beyond_window_is_refused(faulty: FaultySftpServer, kind: int) -> None:
     faulty.set_faults(to("opendir", flood(kind)))
     assert_bounded(measured(faulty, "list", SHORT))
 
 
-def test_handles_that_nobody_asked_for_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_unrequested_handles_use_bounded_memory(faulty: FaultySftpServer) -> None:
     def handles(session: FaultySftpSession, _number: int) -> None:
         for at in range(FLOOD_BYTES >> 17):
             handle = at.to_bytes(4, "big") * (1 << 15)
@@ -230,7 +228,7 @@ def test_handles_that_nobody_asked_for_fill_no_memory(faulty: FaultySftpServer) 
     assert_bounded(measured(faulty, "list", SHORT))
 
 
-def test_answers_larger_than_what_was_asked_for_fill_no_memory(faulty: FaultySftpServer) -> None:
+def test_responses_larger_than_requested_use_bounded_memory(faulty: FaultySftpServer) -> None:
     (faulty.files / f"{ID}.sqlite3.gz").write_bytes(b"")
     with (faulty.files / f"{ID}.sqlite3.gz").open("wb") as sparse:
         sparse.truncate(1 << 30)
@@ -245,7 +243,7 @@ def test_answers_larger_than_what_was_asked_for_fill_no_memory(faulty: FaultySft
     assert_bounded(measured(faulty, "open", SHORT))
 
 
-def test_a_packet_larger_than_any_is_refused(faulty: FaultySftpServer) -> None:
+def test_oversized_packet_is_refused(faulty: FaultySftpServer) -> None:
     def huge(session: FaultySftpSession, _number: int) -> None:
         session.sock.sendall(struct.pack(">I", (16 << 20) - 1))
         for _ in range(16):
@@ -260,7 +258,7 @@ def test_a_packet_larger_than_any_is_refused(faulty: FaultySftpServer) -> None:
 
 @pytest.mark.parametrize("code", [sftp.SFTP_FAILURE, sftp.SFTP_EOF, sftp.SFTP_PERMISSION_DENIED, 99])
 @pytest.mark.parametrize("action", sorted(ACTIONS.keys() - {"space"}))
-def test_a_long_text_of_an_error_becomes_one_short_line(faulty: FaultySftpServer, action: str, code: int) -> None:
+def test_long_error_text_becomes_one_short_line(faulty: FaultySftpServer, action: str, code: int) -> None:
     words = b"no\n\x1b[2Jforged: all is well\r\xff\xfe" + b"x " * 60_000
     body = struct.pack(">I", code) + text(words) + text(b"en")
 
@@ -272,7 +270,7 @@ def test_a_long_text_of_an_error_becomes_one_short_line(faulty: FaultySftpServer
     assert (found != "", found.isprintable(), len(found) < 400) == (True, True, True), found
 
 
-def test_a_long_list_of_methods_of_logging_in_becomes_one_short_line(faulty: FaultySftpServer) -> None:
+def test_long_list_of_login_methods_becomes_one_short_line(faulty: FaultySftpServer) -> None:
     faulty.set_faults(SftpFaults(allowed=",".join(f"method\n{at}" for at in range(20_000))))
     assert_bounded(measured(faulty, "list", SHORT, password="secret of mine"), "refuses the login")
 
@@ -347,7 +345,7 @@ def long_version(connection: socket.socket) -> None:
         (long_version, "trust"),
     ],
 )
-def test_what_answers_before_any_login_costs_little(
+def test_messages_before_login_use_bounded_memory(
     faulty: FaultySftpServer, send: Callable[[socket.socket], None], action: str
 ) -> None:
     with raw_server(faulty, send) as server:

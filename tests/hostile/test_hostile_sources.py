@@ -72,7 +72,7 @@ SIDE_PLANTS = [name for name in PLANTS if name != "another database"]
 
 @pytest.mark.root
 @pytest.mark.parametrize("plant", PLANTS)
-def test_what_takes_the_place_of_the_source_after_it_was_inspected_is_not_read(
+def test_file_replacing_source_after_inspection_is_not_read(
     database: Path, other: Path, tmp_path: Path, plant: str
 ) -> None:
     source = Source.inspect(database)
@@ -88,7 +88,7 @@ def test_what_takes_the_place_of_the_source_after_it_was_inspected_is_not_read(
 @pytest.mark.root
 @pytest.mark.parametrize(("suffix", "mode"), [("-wal", "wal"), ("-shm", "wal"), ("-journal", "delete")])
 @pytest.mark.parametrize("plant", SIDE_PLANTS)
-def test_what_is_planted_beside_the_source_is_told_and_neither_opened_nor_waited_for(
+def test_planted_file_beside_source_is_reported_and_not_opened(
     database: Path, other: Path, tmp_path: Path, plant: str, suffix: str, mode: str
 ) -> None:
     with running_app(database) as app:
@@ -111,7 +111,7 @@ while os.getppid() != 1:
 """
 
 
-def test_database_that_is_exchanged_all_the_time_gets_nothing_of_another_into_a_backup(
+def test_constantly_exchanged_database_is_backed_up_without_foreign_pages(
     database: Path, other: Path, tmp_path: Path
 ) -> None:
     decoy = database.with_name("decoy")
@@ -139,7 +139,7 @@ def hot_journal(database: Path) -> Path:
     return database.with_name(f"{database.name}-journal")
 
 
-def test_hot_journal_of_100_gib_is_copied_without_its_holes(database: Path, context: TaskContext) -> None:
+def test_hot_journal_of_100_gib_is_copied_without_holes(database: Path, context: TaskContext) -> None:
     os.truncate(hot_journal(database), HUGE_BYTES)
     began = time.monotonic()
     report = back_up(database, context)
@@ -148,7 +148,7 @@ def test_hot_journal_of_100_gib_is_copied_without_its_holes(database: Path, cont
     assert occupied_bytes(context.store.directory) < 10 << 20
 
 
-def test_hot_journal_that_claims_more_pages_than_there_are_is_refused(database: Path, tmp_path: Path) -> None:
+def test_hot_journal_with_impossible_page_count_is_refused(database: Path, tmp_path: Path) -> None:
     journal = hot_journal(database)
     with journal.open("r+b") as stream:
         stream.seek(16)
@@ -158,7 +158,7 @@ def test_hot_journal_that_claims_more_pages_than_there_are_is_refused(database: 
     assert occupied_bytes(tmp_path / "staging") < 10 << 20
 
 
-def test_wal_of_100_gib_is_read_as_far_as_it_is_written(database: Path, context: TaskContext) -> None:
+def test_wal_of_100_gib_is_read_up_to_written_frames(database: Path, context: TaskContext) -> None:
     with running_app(database) as app:
         app.sql("INSERT INTO ledger VALUES (1, 1, 2, 3)")
         os.truncate(f"{database}-wal", HUGE_BYTES)
@@ -180,7 +180,7 @@ def claim_pages(wal: Path, page_size: int, pages: int) -> None:
 
 
 @pytest.mark.parametrize("pages", [0xFFFFFFFE, 0x7FFFFFFF])
-def test_wal_that_claims_billions_of_pages_costs_neither_memory_nor_disk(
+def test_wal_with_impossible_page_count_uses_bounded_memory_and_disk(
     database: Path, tmp_path: Path, pages: int
 ) -> None:
     with running_app(database) as app:
@@ -199,7 +199,7 @@ def test_wal_that_claims_billions_of_pages_costs_neither_memory_nor_disk(
     assert occupied_bytes(tmp_path / "staging") < 10 << 20
 
 
-def test_wal_of_an_encrypted_database_that_claims_four_billion_pages_is_refused(tmp_path: Path) -> None:
+def test_wal_of_encrypted_database_with_impossible_page_count_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data" / "app.db"
     path.parent.mkdir()
     copy = tmp_path / "planted" / "app.db"
@@ -215,7 +215,7 @@ def test_wal_of_an_encrypted_database_that_claims_four_billion_pages_is_refused(
     assert occupied_bytes(tmp_path / "staging") < 10 << 20
 
 
-def test_lease_on_the_source_delays_a_backup_but_does_not_end_it(database: Path, tmp_path: Path) -> None:
+def test_lease_on_source_delays_backup_but_does_not_end_it(database: Path, tmp_path: Path) -> None:
     make_bank(database.with_name("two.db"))
     holder = (
         "import fcntl, os, signal, sys, time\n"

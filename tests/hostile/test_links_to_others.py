@@ -65,7 +65,7 @@ def state_of(directory: Path) -> dict[str, tuple[int, int, int, str]]:
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "/etc/no-such-file", "/proc/self/environ"])
-def test_auto_does_not_stay_root_for_a_link_to_a_file_of_roots(app: Volumes, target: str) -> None:
+def test_auto_puid_leaves_root_for_link_to_file_of_root(app: Volumes, target: str) -> None:
     planted(app.database, target)
     for command in (["backup", "--json"], ["serve"]):
         refused = app.backupd(*command)
@@ -75,7 +75,7 @@ def test_auto_does_not_stay_root_for_a_link_to_a_file_of_roots(app: Volumes, tar
     assert [*app.backups.iterdir()] == []
 
 
-def test_auto_does_not_stay_root_for_a_directory_that_is_a_link(app: Volumes) -> None:
+def test_auto_puid_leaves_root_for_linked_directory(app: Volumes) -> None:
     planted(app.data / "below", "/etc")
     refused = app.backupd("backup", BACKUPD_DATABASE=str(app.data / "below" / "passwd"))
     assert refused.code == 78
@@ -83,7 +83,7 @@ def test_auto_does_not_stay_root_for_a_directory_that_is_a_link(app: Volumes) ->
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777])
-def test_auto_stays_root_only_where_directory_and_database_are_roots(app: Volumes, mode: int) -> None:
+def test_auto_puid_is_root_only_where_directory_and_database_belong_to_root(app: Volumes, mode: int) -> None:
     os.chown(app.database, 0, 0)
     refused = app.backupd("backup", "--json")
     assert refused.code == 78
@@ -95,7 +95,7 @@ def test_auto_stays_root_only_where_directory_and_database_are_roots(app: Volume
     assert ("runs as root" in answer.err) == (mode == 0o755)
 
 
-def test_a_directory_where_anybody_may_put_a_database_keeps_nobody_root(app: Volumes) -> None:
+def test_auto_puid_leaves_root_for_world_writable_directory(app: Volumes) -> None:
     app.database.unlink()
     os.chown(app.data, 0, 0)
     app.data.chmod(0o1777)
@@ -107,13 +107,13 @@ def test_a_directory_where_anybody_may_put_a_database_keeps_nobody_root(app: Vol
 
 
 @pytest.mark.parametrize(("puid", "said"), [("auto", []), ("0", ["backupd runs as root, as PUID says"])])
-def test_doctor_says_that_it_runs_as_root(app: Volumes, puid: str, said: list[str]) -> None:
+def test_doctor_reports_running_as_root(app: Volumes, puid: str, said: list[str]) -> None:
     findings = app.backupd("doctor", "--json", PUID=puid).json
     assert [finding["detail"] for finding in findings if finding["check"] == "user"] == said
 
 
 @pytest.mark.parametrize("way", ["file", "directory", "chain"])
-def test_a_link_to_another_apps_database_is_backed_up_by_nobody(two: TwoApps, way: str) -> None:
+def test_link_to_database_of_another_app_is_not_backed_up(two: TwoApps, way: str) -> None:
     before = state_of(two.others)
     database = two.mine.database
     if way == "directory":
@@ -137,7 +137,7 @@ def test_a_link_to_another_apps_database_is_backed_up_by_nobody(two: TwoApps, wa
     assert state_of(two.others) == before
 
 
-def test_other_sources_go_on_beside_a_refused_link(two: TwoApps) -> None:
+def test_other_sources_are_backed_up_beside_refused_link(two: TwoApps) -> None:
     planted(two.mine.database, two.others / "other.db")
     answer = two.backupd("backup", "--json")
     outcomes = {report["source"]: report["outcome"] for report in answer.json}
@@ -146,7 +146,9 @@ def test_other_sources_go_on_beside_a_refused_link(two: TwoApps) -> None:
 
 @pytest.mark.parametrize("arguments", [["restore"], ["restore", "--undo"], ["restore", "--online"], ["clean"]])
 @pytest.mark.parametrize("target", ["other.db", "new.db"])
-def test_no_restore_follows_a_link_into_another_apps_directory(two: TwoApps, arguments: list[str], target: str) -> None:
+def test_restore_does_not_follow_link_into_directory_of_another_app(
+    two: TwoApps, arguments: list[str], target: str
+) -> None:
     assert two.backupd("backup", "--source", "tasks").code == 0
     planted(two.mine.database, two.others / target)
     before = state_of(two.others)
@@ -159,7 +161,7 @@ def test_no_restore_follows_a_link_into_another_apps_directory(two: TwoApps, arg
     assert transfers(two.others / "other.db") == 0
 
 
-def test_a_link_that_the_app_and_its_target_share_goes_on_working(app: Volumes) -> None:
+def test_link_to_target_of_same_owner_is_followed(app: Volumes) -> None:
     app.database.rename(app.data / "real.db")
     planted(app.database, "real.db")
     answer = app.backupd("backup", "--json")
@@ -167,7 +169,7 @@ def test_a_link_that_the_app_and_its_target_share_goes_on_working(app: Volumes) 
     assert answer.json["outcome"] == "published"
 
 
-def test_a_new_file_is_not_restored_through_a_link_into_another_apps_directory(two: TwoApps) -> None:
+def test_restore_to_new_file_does_not_follow_link_into_directory_of_another_app(two: TwoApps) -> None:
     assert two.backupd("backup", "--source", "tasks").code == 0
     planted(two.mine.data / "below", two.others)
     before = state_of(two.others)

@@ -110,7 +110,7 @@ def catalog_text(backups: Path) -> str:
         return "\n".join(catalog.iterdump())
 
 
-def test_commands_print_no_secret_that_a_service_or_a_command_repeats(
+def test_commands_print_no_secret_repeated_by_service_or_command(
     revealing: Backupd, backups: Path, there: RecordingServer
 ) -> None:
     answers = [
@@ -182,7 +182,7 @@ def test_secret_that_was_cut_off_is_masked(secret: str) -> None:
         ("sftp://backup@nas:22/backups", "sftp://backup@nas:22/backups"),
     ],
 )
-def test_passwords_and_keys_of_others_are_masked_where_their_place_shows_them(text: str, masked: str) -> None:
+def test_passwords_and_keys_of_others_are_masked_by_context(text: str, masked: str) -> None:
     assert Mask()(text) == masked
 
 
@@ -194,11 +194,11 @@ def test_passwords_and_keys_of_others_are_masked_where_their_place_shows_them(te
         ("ntfy://example.com/alerts", "alerts are sent to example.com"),
     ],
 )
-def test_harmless_words_of_a_secret_url_stay(url: str, kept: str) -> None:
+def test_harmless_words_of_secret_url_are_shown(url: str, kept: str) -> None:
     assert Mask([url])(kept) == kept
 
 
-def test_short_secret_is_masked_as_a_word_only() -> None:
+def test_short_secret_is_masked_as_whole_word_only() -> None:
     assert Mask(["abc"])("abc, abcd and ABC") == f"{MASK}, abcd and {MASK}"
 
 

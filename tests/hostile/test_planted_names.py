@@ -120,7 +120,7 @@ def plant(place: Path, name: StoreName, how: Callable[[Path, StoreName], None]) 
 
 @pytest.mark.parametrize("how", [link, pipe])
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.pattern)
-def test_whatever_is_planted_at_a_name_delays_no_run_and_leads_nowhere(
+def test_planted_file_at_any_name_delays_no_run_and_is_not_followed(
     place: Path, name: StoreName, how: Callable[[Path, StoreName], None]
 ) -> None:
     path = plant(place, name, how)
@@ -138,7 +138,7 @@ def test_whatever_is_planted_at_a_name_delays_no_run_and_leads_nowhere(
 
 
 @pytest.mark.parametrize("pattern", ["SHA256SUMS", ".backupd/identity", ".backupd/holds/SOURCE.json"])
-def test_huge_file_is_not_read_to_its_end(place: Path, pattern: str) -> None:
+def test_huge_file_is_not_read_to_end(place: Path, pattern: str) -> None:
     (name,) = (one for one in NAMES if one.pattern == pattern)
     plant(place, name, huge)
     change(place / "data" / "tasks.db")
@@ -158,7 +158,7 @@ def test_device_is_not_read(place: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", [".backupd/quarantine", ".backupd/quarantine/SOURCE"])
-def test_link_in_the_quarantine_makes_no_damaged_copy_remove_directories_elsewhere(place: Path, pattern: str) -> None:
+def test_link_in_quarantine_removes_no_directories_elsewhere(place: Path, pattern: str) -> None:
     """`outside` has directories by the names of older copies, of which the quarantine keeps the first only."""
     (name,) = (one for one in NAMES if one.pattern == pattern)
     plant(place, name, link)
@@ -172,7 +172,7 @@ def test_link_in_the_quarantine_makes_no_damaged_copy_remove_directories_elsewhe
     assert command(place)("clean", "--older-than", "0", timeout_s=30).code in {0, 1}
 
 
-def test_pipe_at_the_claim_of_a_source_keeps_the_daemon_from_no_other(tmp_path: Path) -> None:
+def test_pipe_in_place_of_claim_blocks_only_that_source(tmp_path: Path) -> None:
     hidden = tmp_path / ".backupd"
     hidden.mkdir()
     os.mkfifo(hidden / "daemon-tasks.lock")
@@ -191,7 +191,7 @@ def change(database: Path) -> None:
         app.execute("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
 
 
-def test_names_in_the_table_are_those_in_the_documentation() -> None:
+def test_names_in_table_match_documentation() -> None:
     marker = "<!-- generated: python -m backupd.stores.names -->\n"
     assert (ROOT / "docs" / "generations.md").read_text().partition(marker)[2] == names_table()
 
@@ -220,7 +220,7 @@ _STRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s", "300", "-o"]
 _MADE = re.compile(r"O_CREAT|^mkdir|^rename|^link")
 
 
-def test_every_name_that_commands_give_in_the_store_is_in_the_table(place: Path, tmp_path: Path) -> None:
+def test_every_name_given_by_commands_is_in_table(place: Path, tmp_path: Path) -> None:
     journal, store = tmp_path / "strace", str(place / "backups")
     calls = "openat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat"
     subprocess.run(

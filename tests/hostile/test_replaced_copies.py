@@ -105,7 +105,7 @@ def assert_refused_by_all(environ: dict[str, str], newest: str, older: str, tmp_
 
 
 @pytest.mark.parametrize("store", ["", "f" * 16], ids=["claims to be ours", "claims another store"])
-def test_copy_with_another_digest_than_manifest_here_is_refused_by_every_command(
+def test_copy_with_other_digest_than_local_manifest_is_refused_by_every_command(
     environ: dict[str, str], forge: Forge, newest: str, older: str, there: Path, tmp_path: Path, store: str
 ) -> None:
     forge(newest, store)
@@ -117,7 +117,7 @@ def test_copy_with_another_digest_than_manifest_here_is_refused_by_every_command
 
 
 @pytest.mark.parametrize("memory", ["catalog", "runs", "rebuilt"])
-def test_copy_of_generation_that_was_pruned_here_is_compared_with_what_catalog_remembers(
+def test_copy_of_generation_pruned_here_is_compared_with_catalog(
     environ: dict[str, str],
     forge: Forge,
     context: TaskContext,
@@ -151,7 +151,7 @@ def test_doctor_finds_replaced_copy(
     assert (found.ok, newest in found.detail) == (False, True), found
 
 
-def test_machine_that_lost_its_store_knows_no_digest_and_restores_what_is_there(
+def test_machine_without_its_store_restores_copies_without_digest_comparison(
     environ: dict[str, str], newest: str, tmp_path: Path
 ) -> None:
     empty = {**environ, "BACKUPD_BACKUPS_DIR": str(tmp_path / "empty")}

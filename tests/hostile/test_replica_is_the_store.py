@@ -80,7 +80,7 @@ def generations(backups: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(backups).items() if name.startswith("tasks-")}
 
 
-def test_the_local_store_is_refused_as_a_replica_by_every_command(
+def test_local_store_as_replica_is_refused_by_every_command(
     backupd: Backupd, itself: dict[str, str], backups: Path
 ) -> None:
     before = generations(backups)
@@ -104,7 +104,7 @@ def test_the_local_store_is_refused_as_a_replica_by_every_command(
     assert not list((backups / ".backupd/staging").iterdir())
 
 
-def test_doctor_tells_it_before_the_first_backup(backupd: Backupd, backups: Path, sshd: Sshd) -> None:
+def test_doctor_reports_local_store_as_replica_before_first_backup(backupd: Backupd, backups: Path, sshd: Sshd) -> None:
     backups.mkdir()
     findings = backupd("doctor", "--json", **over_sftp(sshd, backups)).json
     (found,) = [finding for finding in findings if finding["check"] == "replica nas"]
@@ -121,7 +121,7 @@ def leading_to(request: pytest.FixtureRequest) -> Callable[[Path], dict[str, str
     return lambda path: over_sftp(sshd, path)
 
 
-def test_a_cloned_volume_is_read_and_never_written(
+def test_cloned_volume_is_read_and_never_written(
     backupd: Backupd, backups: Path, tmp_path: Path, leading_to: Callable[[Path], dict[str, str]]
 ) -> None:
     assert backupd("backup").code == 0
@@ -133,13 +133,13 @@ def test_a_cloned_volume_is_read_and_never_written(
     assert backupd("verify", "--all", "--store", "nas", **replica).code == 0
     for command in (("replicate",), ("remove", "tasks-20200101-0400", "--store", "nas", "--force")):
         answer = backupd(*command, **replica)
-        assert (answer.code, "another backupd keeps its backups" in answer.err) == (78, True), answer
+        assert (answer.code, "is the local store of another backupd" in answer.err) == (78, True), answer
     assert contents(clone) == before
     (clone / ".backupd/identity").unlink()  # as the hint says: no backupd uses it any more
     assert backupd("replicate", **replica).code == 0
 
 
-def test_the_disk_of_a_lost_machine_is_read_and_never_written(
+def test_disk_of_lost_machine_is_read_and_never_written(
     backupd: Backupd, backups: Path, tmp_path: Path, leading_to: Callable[[Path], dict[str, str]]
 ) -> None:
     assert backupd("backup").code == 0
@@ -149,11 +149,11 @@ def test_the_disk_of_a_lost_machine_is_read_and_never_written(
     assert backupd("restore", "--from", "nas", "--to", tmp_path / "restored.db", **replica).code == 0
     assert backupd("list", "--store", "nas", **replica).code == 0
     answer = backupd("replicate", "--adopt", **replica)
-    assert (answer.code, "another backupd keeps its backups" in answer.err) == (78, True), answer
+    assert (answer.code, "is the local store of another backupd" in answer.err) == (78, True), answer
     assert contents(lost) == before
 
 
-def test_what_a_lost_machine_sent_is_adopted_as_before(
+def test_copies_sent_by_lost_machine_are_adopted(
     backupd: Backupd, backups: Path, tmp_path: Path, leading_to: Callable[[Path], dict[str, str]]
 ) -> None:
     there = tmp_path / "there"

@@ -114,7 +114,7 @@ def with_target(arguments: Sequence[str], volume: Volume) -> list[str]:
     [("restore", "latest"), ("restore", "latest", "--to", "DATA/new.db")],
     ids=["in place", "to a new file"],
 )
-def test_part_is_replaced_at_any_step_of_restore_and_nothing_of_root_is_touched(
+def test_part_replaced_at_any_step_of_restore_changes_no_file_of_root(
     template: Volume, tmp_path: Path, arguments: Sequence[str], plant: str
 ) -> None:
     def attack_at(at: int) -> None:
@@ -148,7 +148,7 @@ for path in glob.glob("backups/.backupd/staging/*/restored.sqlite3"):
 """
 
 
-def test_staged_copy_is_replaced_at_any_step_of_online_restore_and_no_other_database_is_disclosed(
+def test_staged_copy_replaced_at_any_step_of_online_restore_discloses_no_other_database(
     template: Volume, tmp_path: Path
 ) -> None:
     def attack_at(at: int | None) -> CommandResult:
@@ -201,7 +201,7 @@ PLANTED = {
     ],
 )
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_is_planted_at_a_name_of_restore_is_refused_in_words_and_backups_go_on(
+def test_planted_file_at_name_of_restore_is_refused_with_reason_and_backups_continue(
     template: Volume, tmp_path: Path, kind: str, name: str, refused: set[tuple[str, ...]]
 ) -> None:
     runner = BackupdRunner(tmp_path)

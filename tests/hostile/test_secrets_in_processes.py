@@ -59,7 +59,7 @@ def in_place(found: Found, *places: str) -> set[tuple[str, str, str]]:
     return {one for one in found.where if one[1] in places}
 
 
-def test_no_process_of_a_daemon_shows_a_secret_and_none_that_packs_has_one(
+def test_daemon_processes_show_no_secret_and_packing_process_has_none(
     backupd: Backupd, database: Path, sshd: Sshd, secrets: dict[str, str], tmp_path: Path
 ) -> None:
     database.unlink()
@@ -83,9 +83,7 @@ def test_no_process_of_a_daemon_shows_a_secret_and_none_that_packs_has_one(
     assert [asked.path.partition(MONITOR)[2] for asked in monitor.requests] == ["/start", ""]
 
 
-def test_the_daemon_has_no_secret_in_its_environment_once_it_answers(
-    backupd: Backupd, sshd: Sshd, tmp_path: Path
-) -> None:
+def test_running_daemon_has_no_secret_in_environment(backupd: Backupd, sshd: Sshd, tmp_path: Path) -> None:
     with configured(sshd, tmp_path) as (environ, _), running_daemon(backupd, **environ) as daemon:
         daemon.wait_until_alive()
         block = Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
@@ -97,7 +95,7 @@ def test_the_daemon_has_no_secret_in_its_environment_once_it_answers(
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_command_has_dropped_the_secrets_when_it_touches_the_volume(
+def test_command_drops_secrets_before_touching_volume(
     backupd: Backupd, database: Path, sshd: Sshd, secrets: dict[str, str], tmp_path: Path, command: str
 ) -> None:
     database.unlink()

@@ -132,7 +132,7 @@ CHECKING = r"subprocess.Popen .*worker\.integrity_check"
 
 @pytest.mark.parametrize("when", [COPYING, PACKING, CHECKING], ids=["copying", "packing", "checking"])
 @pytest.mark.parametrize("attack", [LINK, FILE], ids=["link", "file"])
-def test_copy_that_is_swapped_is_noticed_and_nothing_else_is_packed(place: Place, when: str, attack: str) -> None:
+def test_replaced_copy_is_detected_and_not_packed(place: Place, when: str, attack: str) -> None:
     (before,) = place.archives()
     done = place.attacked(when, attack)
     assert done.returncode == 1
@@ -142,7 +142,7 @@ def test_copy_that_is_swapped_is_noticed_and_nothing_else_is_packed(place: Place
 
 
 @pytest.mark.parametrize("when", [COPYING, PACKING, CHECKING], ids=["copying", "packing", "checking"])
-def test_staging_directory_that_is_renamed_and_replaced_is_used_all_the_same(place: Place, when: str) -> None:
+def test_renamed_and_replaced_staging_directory_is_still_used(place: Place, when: str) -> None:
     """The run has its directory open: what is at its path is nothing to it."""
     attack = "p = staged('.'); p.rename(p.with_name('away')); p.symlink_to(outside)"
     done = place.attacked(when, attack)
@@ -159,7 +159,7 @@ def is_balanced_after(archive: Path, place: Place) -> bool:
     return is_balanced(unpacked)
 
 
-def test_copy_that_is_written_to_during_its_check_fails_the_run(place: Place) -> None:
+def test_copy_written_to_during_check_fails_run(place: Place) -> None:
     attack = (
         "p = staged() / 'snapshot.sqlite3'\n"
         "try:\n os.close(os.open(p, os.O_RDWR | os.O_NONBLOCK))\n"  # it would wait for the lease to end
@@ -172,7 +172,7 @@ def test_copy_that_is_written_to_during_its_check_fails_the_run(place: Place) ->
     assert place.archives() == [before]
 
 
-def test_copy_that_another_process_has_open_to_write_is_not_packed(place: Place) -> None:
+def test_copy_open_for_writing_by_another_process_is_not_packed(place: Place) -> None:
     (before,) = place.archives()
     done = place.attacked(PACKING, "hits.append(os.open(staged() / 'snapshot.sqlite3', os.O_RDWR))")
     assert done.returncode == 1
@@ -181,7 +181,7 @@ def test_copy_that_another_process_has_open_to_write_is_not_packed(place: Place)
 
 
 @pytest.mark.parametrize("what", ["archive.part", r"tasks-[\d-]+\.manifest\.json"], ids=["archive", "manifest"])
-def test_file_that_is_swapped_at_its_publication_is_not_published(place: Place, what: str) -> None:
+def test_file_replaced_at_publication_is_not_published(place: Place, what: str) -> None:
     (before,) = place.archives()
     attack = "p = staged() / values[0]; p.unlink(); p.symlink_to(outside / 'secret')"
     done = place.attacked(f"os.rename {what}", attack)
@@ -190,7 +190,7 @@ def test_file_that_is_swapped_at_its_publication_is_not_published(place: Place, 
     assert place.archives() == [before]
 
 
-def test_attacker_who_swaps_in_a_loop_discloses_nothing_and_costs_no_good_generation(place: Place) -> None:
+def test_attacker_replacing_files_in_loop_discloses_nothing_and_good_generations_are_kept(place: Place) -> None:
     """A process of its own, as fast as it can, during three backups."""
     attacker = (
         "import os, sys\n"

@@ -41,7 +41,7 @@ def test_version_is_read_from_file_and_through_link_of_its_owner(volume: Path) -
     assert version_of(owned(volume / "current")) == "1.2.3"
 
 
-def test_link_of_app_to_file_of_root_tells_nothing(volume: Path) -> None:
+def test_link_of_app_to_file_of_root_is_not_read(volume: Path) -> None:
     (volume / "VERSION").symlink_to("../secret")
     assert version_of(owned(volume / "VERSION")) is None
     (volume / "directory").symlink_to("..")
@@ -49,7 +49,7 @@ def test_link_of_app_to_file_of_root_tells_nothing(volume: Path) -> None:
     assert version_of(volume / "directory" / "secret") is None
 
 
-def test_pipe_device_and_endless_file_are_passed_over_at_once(volume: Path) -> None:
+def test_pipe_device_and_endless_file_are_skipped_at_once(volume: Path) -> None:
     os.mkfifo(volume / "pipe")
     os.mknod(volume / "zero", 0o600 | 0o020000, os.makedev(1, 5))
     with (volume / "sparse").open("wb") as stream:

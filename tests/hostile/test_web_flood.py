@@ -93,7 +93,7 @@ def served(service: StatusService) -> Iterator[Site]:
 
 @pytest.mark.no_cover  # measuring coverage doubles the time
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/api/status", "/"])
-def test_each_answer_about_200_sources_takes_less_than_a_second(large: StatusService, path: str) -> None:
+def test_each_response_about_200_sources_takes_less_than_a_second(large: StatusService, path: str) -> None:
     """What counts is the time on a core, and the better of three attempts: other programs share the machine."""
     costs = []
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_each_answer_about_200_sources_takes_less_than_a_second(large: StatusSer
     assert min(costs) < 2 * WITHIN_S, "twice, since other tests share the caches of the cores"
 
 
-def test_flood_of_requests_costs_few_computations(large: StatusService) -> None:
+def test_flood_of_requests_causes_few_computations(large: StatusService) -> None:
     with served(large) as site:
         site.ask("/health")
         before, began, answers = time.process_time(), time.monotonic(), 0
@@ -119,7 +119,7 @@ def test_flood_of_requests_costs_few_computations(large: StatusService) -> None:
     assert cpu_s < answers * 0.006 + took_s * 0.25, f"{cpu_s:.1f} s of CPU for {answers} answers in {took_s:.1f} s"
 
 
-def test_what_took_long_is_shared_for_longer() -> None:
+def test_slow_computation_is_shared_for_longer() -> None:
     assert [fresh_for_s(2.0, took_s) for took_s in (0.01, 0.5, 3.0)] == [2.0, 2.0, 12.0]
     assert fresh_for_s(0.0, 3.0) == 0.0
 
@@ -132,7 +132,7 @@ def test_page_and_api_share_one_computation() -> None:
         assert site.service.calls == ["history"]
 
 
-def test_value_that_cannot_be_computed_is_tried_again() -> None:
+def test_failed_computation_is_retried() -> None:
     results: list[Exception | str] = [OSError("no disk"), "there"]
 
     def compute() -> str:
@@ -150,7 +150,7 @@ def test_value_that_cannot_be_computed_is_tried_again() -> None:
 # --- Guesses ---
 
 
-def test_guesses_are_slowed_and_the_operator_is_not_locked_out() -> None:
+def test_token_guesses_are_slowed_and_operator_is_not_locked_out() -> None:
     with serving(token=TOKEN, cache_s=30) as site:
         assert site.ask("/api/status", Authorization=f"Bearer {TOKEN}").status == 200
         for _ in range(5):
@@ -168,7 +168,7 @@ def test_guesses_are_slowed_and_the_operator_is_not_locked_out() -> None:
         assert site.ask("/health", source=STRANGER).status == 200
 
 
-def test_storm_of_guesses_leaves_the_operator_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storm_of_token_guesses_leaves_operator_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "is_loopback", lambda _address: False)
     stop = threading.Event()
     with serving(token=TOKEN, cache_s=30) as site:
@@ -191,7 +191,7 @@ def test_storm_of_guesses_leaves_the_operator_a_connection(monkeypatch: pytest.M
     assert answers == [200] * 5
 
 
-def test_delay_grows_ends_and_forgets() -> None:
+def test_delay_of_guesses_grows_ends_and_is_forgotten() -> None:
     now = [0.0]
     guesses = Guesses(lambda: now[0])
     delays = []
@@ -206,7 +206,7 @@ def test_delay_grows_ends_and_forgets() -> None:
     assert guesses.delay_s("192.0.2.1") == 0.0
 
 
-def test_guesses_from_many_addresses_take_bounded_memory() -> None:
+def test_guesses_from_many_addresses_use_bounded_memory() -> None:
     guesses = Guesses()
     for number in range(5000):
         guesses.add(f"192.0.{number // 256}.{number % 256}")
@@ -229,7 +229,7 @@ def test_addresses_of_one_host_count_as_one(one: str, other: str) -> None:
 # --- Slow clients ---
 
 
-def test_500_slow_clients_keep_no_probe_from_its_answer() -> None:
+def test_health_probe_is_answered_beside_500_slow_clients() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     try:

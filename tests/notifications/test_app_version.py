@@ -57,7 +57,7 @@ def test_app_that_is_down_has_the_version_from_its_file(tmp_path: Path) -> None:
     assert found == AppVersion("app", "2.0", "its health_url: Connection refused")
 
 
-def test_doctor_finds_an_app_whose_deploys_go_unnoticed(backupd: Backupd) -> None:
+def test_doctor_reports_app_without_version(backupd: Backupd) -> None:
     with recording_server(CannedResponse(body=b'{"version": "1.4.2"}')) as there:
         url = {"BACKUPD_APP__HEALTH_URL": there.url("/health")}
         assert "ok     app: it is healthy, version 1.4.2" in backupd("doctor", **url).out

@@ -28,7 +28,7 @@ def json_url(port: int, path: str = "hunter2-path") -> str:
     return f"json://hunter2-user:hunter2-pass@127.0.0.1:{port}/{path}?cto=2&rto=2"
 
 
-def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() -> None:
+def test_failing_service_does_not_prevent_messages_to_others() -> None:
     def answering(asked: ReceivedRequest) -> CannedResponse:
         moved = CannedResponse(
             302, headers={"Location": "/login"}
@@ -53,7 +53,7 @@ def test_each_service_is_told_and_one_that_fails_is_no_obstacle_to_the_others() 
     assert "hunter2" not in "".join(said)
 
 
-def test_what_hangs_for_good_is_ended_in_time_and_leaves_no_process() -> None:
+def test_hanging_sender_is_ended_in_time_and_leaves_no_process() -> None:
     sleeper = Sender([sys.executable, "-c", "import time; time.sleep(600)"], timeout_s=0.5)
     channel = Channel.of("json://x")
     assert sleeper.send(MESSAGE, [channel]) == {channel: "the sending process did not end within 0 s"}
@@ -80,7 +80,7 @@ def test_sender_stopped_from_another_thread_ends_at_once_and_stays_stopped() -> 
     assert set(sender.send(MESSAGE, [Channel.of("json://x")]).values()) == {"the daemon is stopping"}
 
 
-def test_child_shows_no_secret_in_the_process_list_and_writes_only_the_answer() -> None:
+def test_child_has_no_secret_in_process_list_and_writes_only_response() -> None:
     with recording_server(HANG) as there:
         message = {"severity": "info", "title": "t", "body": "b"}
         order = {"message": message, "urls": [json_url(there.port)]}

@@ -155,7 +155,7 @@ def test_hostile_text_gives_a_short_message_without_control_characters() -> None
     assert len(lines.body) < 500
 
 
-def test_same_message_has_the_same_reference_and_another_a_different_one() -> None:
+def test_equal_messages_have_equal_references_and_others_do_not() -> None:
     one, same = (compose((Notice("info", "x"),), "tasks", UTC, NOW) for _ in range(2))
     assert one == same
     assert one.reference in one.body

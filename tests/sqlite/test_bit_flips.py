@@ -59,7 +59,7 @@ def verdict_on(path: Path, data: bytes) -> Verdict:
     return verdict(path)
 
 
-def test_the_database_is_sound_before_any_bit_is_flipped(tmp_path: Path, sound: Sound) -> None:
+def test_unchanged_database_is_sound(tmp_path: Path, sound: Sound) -> None:
     found = verdict_on(tmp_path / "copy.db", sound.bytes)
     assert (found.level, found.damage, found.notes) == ("full", (), ())
 
@@ -83,7 +83,7 @@ PLACES: dict[str, tuple[str, tuple[int, ...]]] = {
     [(place, at) for place, at_all in PLACES.values() for at in at_all],
     ids=[f"{name} +{at}" for name, (_place, at_all) in PLACES.items() for at in at_all],
 )
-def test_a_flipped_bit_is_corruption(tmp_path: Path, sound: Sound, place: str, at: int) -> None:
+def test_flipped_bit_is_corruption(tmp_path: Path, sound: Sound, place: str, at: int) -> None:
     if place == "header":
         start = 0
     elif place == "trunk":
@@ -123,7 +123,7 @@ print(number)
 
 
 @pytest.mark.parametrize("writer", ["3.40.1", "3.99.0"])
-def test_a_flipped_bit_in_the_schema_is_never_taken_for_another_engine(tmp_path: Path, writer: str) -> None:
+def test_flipped_bit_in_schema_is_not_schema_of_another_engine(tmp_path: Path, writer: str) -> None:
     path = tmp_path / "copy.db"
     connection = sqlite3.connect(path)
     connection.execute(
@@ -139,7 +139,7 @@ def test_a_flipped_bit_in_the_schema_is_never_taken_for_another_engine(tmp_path:
     assert int(flipped.stdout) > 600
 
 
-def test_a_flipped_bit_in_an_indexed_column_is_corruption_that_names_the_index(tmp_path: Path, sound: Sound) -> None:
+def test_flipped_bit_in_indexed_column_is_corruption_that_names_index(tmp_path: Path, sound: Sound) -> None:
     data = bytearray(sound.bytes)
     data[sound.bytes.index(b"key 001234") + 9] ^= 2
     found = verdict_on(tmp_path / "copy.db", bytes(data))

@@ -50,7 +50,7 @@ def checksummed(path: Path, mode: str = "delete") -> Path:
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Path, take: Take, mode: str) -> None:
+def test_each_page_of_copy_has_checksum_that_app_expects(tmp_path: Path, take: Take, mode: str) -> None:
     copy = take(checksummed(tmp_path / "app.db", mode))
     assert wrong(copy.file.path) == []
     found = verdict(copy.file.path)
@@ -60,13 +60,13 @@ def test_each_page_of_a_copy_has_the_checksum_that_its_app_expects(tmp_path: Pat
     assert wrong(compacted.file.path) == []
 
 
-def test_a_restored_database_keeps_its_checksums_when_its_journal_mode_is_set(tmp_path: Path) -> None:
+def test_restored_database_keeps_checksums_when_journal_mode_is_set(tmp_path: Path) -> None:
     path = checksummed(tmp_path / "app.db")
     assert set_journal_mode(written(path), "wal")
     assert wrong(path) == []
 
 
-def test_a_bit_that_rotted_in_the_payload_of_the_source_is_damage(tmp_path: Path, take: Take) -> None:
+def test_flipped_bit_in_payload_of_source_with_checksums_is_damage(tmp_path: Path, take: Take) -> None:
     path = checksummed(tmp_path / "app.db")
     data = bytearray(path.read_bytes())
     data[5 * PAGE + 2000] ^= 1
@@ -75,7 +75,7 @@ def test_a_bit_that_rotted_in_the_payload_of_the_source_is_damage(tmp_path: Path
     assert (found.level, found.damage) == ("corrupt", ("page 6 does not match its checksum",))
 
 
-def test_reserved_bytes_that_are_no_checksums_are_left_as_they_are(tmp_path: Path, take: Take) -> None:
+def test_reserved_bytes_without_checksums_are_left_unchanged(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "app.db"
     subprocess.run([sys.executable, "-c", MAKE, path, "delete"], check=True)
     copy = take(path)
@@ -83,7 +83,7 @@ def test_reserved_bytes_that_are_no_checksums_are_left_as_they_are(tmp_path: Pat
     assert verdict(copy.file.path).checks == ("integrity_check",)
 
 
-def test_no_restore_writes_without_checksums_into_a_live_database(backupd: Backupd, database: Path) -> None:
+def test_online_restore_into_database_with_checksums_is_refused(backupd: Backupd, database: Path) -> None:
     database.unlink()
     checksummed(database)
     before = database.read_bytes()

@@ -10,7 +10,7 @@ from support.bank import make_bank
 from support.sqlite_checks import NUMBERS, contents_of, make, patch, rewrite, verdict
 
 
-def test_rows_are_counted_in_tables_and_in_nothing_else(tmp_path: Path) -> None:
+def test_rows_are_counted_in_tables_only(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE plain(a)",
@@ -29,7 +29,7 @@ def test_rows_are_counted_in_tables_and_in_nothing_else(tmp_path: Path) -> None:
     assert found.virtual == {}
 
 
-def test_virtual_tables_are_counted_with_all_that_they_store(tmp_path: Path) -> None:
+def test_virtual_tables_are_counted_with_their_shadow_tables(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE docs(id INTEGER PRIMARY KEY, t)",
@@ -57,7 +57,7 @@ def test_virtual_tables_are_counted_with_all_that_they_store(tmp_path: Path) -> 
     assert len(found.tables) == 1 + 5 + 5 + 4 + 4 + 3
 
 
-def test_without_its_module_a_virtual_table_is_known_by_its_shadow_tables(tmp_path: Path) -> None:
+def test_virtual_table_without_module_is_counted_by_shadow_tables(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE VIRTUAL TABLE f USING fts5(x)", "INSERT INTO f VALUES ('a'), ('b')")
     before = contents_of(path)
     rewrite(path, "fts5(x)", "fts5(x, tokenize = own)")
@@ -76,7 +76,7 @@ print(integrity_check.contents_of(connection, {}, indexes_compared=True)["tables
 """
 
 
-def test_a_virtual_table_whose_rows_never_end_is_not_counted_for_ever(tmp_path: Path) -> None:
+def test_virtual_table_with_endless_rows_is_not_counted(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE VIEW endless(x) AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
@@ -89,19 +89,19 @@ def test_a_virtual_table_whose_rows_never_end_is_not_counted_for_ever(tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
-def test_a_database_without_tables_has_none(tmp_path: Path, encoding: str) -> None:
+def test_database_without_tables_has_empty_table_counts(tmp_path: Path, encoding: str) -> None:
     path = make(tmp_path / "t.db", f"PRAGMA encoding='{encoding}'", "PRAGMA user_version=1")
     assert contents_of(path).tables == {}
 
 
-def test_names_that_are_no_utf8_are_told_as_well_as_can_be(tmp_path: Path) -> None:
+def test_table_names_outside_utf8_are_escaped(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE cafXX(a)", "INSERT INTO cafXX VALUES (1)", "CREATE TABLE u(a)")
     patch(path, b"cafXX", b"caf\xe9\xe8")
     assert verdict(path).level == "full"
     assert contents_of(path).tables == {"caf\\xe9\\xe8": None, "u": 0}
 
 
-def test_a_schema_in_utf16_has_the_digest_of_the_same_schema_in_utf8(tmp_path: Path) -> None:
+def test_schema_digest_is_equal_in_utf8_and_utf16(tmp_path: Path) -> None:
     digests = {
         contents_of(
             make(tmp_path / f"{encoding}.db", f"PRAGMA encoding='{encoding}'", "CREATE TABLE t(ä)")
@@ -134,13 +134,13 @@ def schema(tmp_path: Path) -> Path:
         "CREATE VIRTUAL TABLE f USING fts5(x)",
     ],
 )
-def test_the_digest_changes_with_the_schema(schema: Path, change: str) -> None:
+def test_schema_digest_changes_with_schema(schema: Path, change: str) -> None:
     before = contents_of(schema).schema_sha256
     make(schema, change)
     assert contents_of(schema).schema_sha256 != before
 
 
-def test_the_digest_does_not_change_with_anything_else(schema: Path, tmp_path: Path) -> None:
+def test_schema_digest_is_unchanged_by_rows_and_pragmas(schema: Path, tmp_path: Path) -> None:
     before = contents_of(schema).schema_sha256
     for change in (
         "INSERT INTO t VALUES (1)",
@@ -156,7 +156,7 @@ def test_the_digest_does_not_change_with_anything_else(schema: Path, tmp_path: P
     assert contents_of(turned_round).schema_sha256 == before
 
 
-def test_a_copy_that_is_marked_as_wal_is_read_as_it_is_and_nothing_appears_beside_it(tmp_path: Path) -> None:
+def test_copy_marked_as_wal_is_read_unchanged_and_creates_no_side_files(tmp_path: Path) -> None:
     directory = tmp_path / "staging"
     directory.mkdir()
     make_bank(directory / "copy.db", "wal")
@@ -167,7 +167,7 @@ def test_a_copy_that_is_marked_as_wal_is_read_as_it_is_and_nothing_appears_besid
     assert (directory / "copy.db").read_bytes() == before
 
 
-def test_foreign_key_violations_are_counted_and_are_no_damage(tmp_path: Path) -> None:
+def test_foreign_key_violations_are_counted_and_not_damage(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE p(id INTEGER PRIMARY KEY)",

@@ -44,15 +44,15 @@ def test_side_files_copies_and_hidden_directories_are_left_out(data: Path) -> No
     assert find_database(data) == database
 
 
-def test_none_is_missing_and_says_what_to_check(data: Path) -> None:
+def test_directory_without_database_is_reported_missing_with_hint(data: Path) -> None:
     assert find_database(data) is None
     error = not_one_database(data)
     assert isinstance(error, SourceMissing)
-    assert error.message == f"{data} is a directory without an SQLite database, 5 directories deep"
+    assert error.message == f"{data} is a directory without a SQLite database, 5 directories deep"
     assert f"{data}/FILE" in error.hint
 
 
-def test_several_are_refused_and_all_are_listed(data: Path) -> None:
+def test_several_databases_in_directory_are_refused_and_listed(data: Path) -> None:
     for name in ("a.db", "b/c.db"):
         make_database(data / name)
     assert find_database(data) is None
@@ -78,24 +78,28 @@ def test_links_pipes_and_sockets_of_a_neighbour_are_not_opened(data: Path, tmp_p
     assert find_database(data) == database
 
 
-def test_more_files_than_are_looked_at_make_it_uncertain(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_with_more_files_than_limit_has_no_certain_database(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(discovery, "MAX_FILES", 10)
     database = make_database(data / "0.db")
-    for number in range(20):
-        (data / f"{number}.jpg").touch()
+    for name in ("a", "b"):
+        (data / name).mkdir()
+        for number in range(9):
+            (data / name / f"{number}.jpg").touch()
     assert find_database(data) is None
     error = not_one_database(data)
     assert "more than 10 files" in error.message
     assert str(database) in error.hint
 
 
-def test_directory_that_is_missing_or_the_root_has_no_certain_database(data: Path) -> None:
+def test_missing_or_root_directory_has_no_certain_database(data: Path) -> None:
     assert find_database(data / "missing") is None
     assert "cannot be read" in not_one_database(data / "missing").message
 
 
 @pytest.mark.root
-def test_private_directory_of_the_app_is_searched_with_its_rights(data: Path) -> None:
+def test_private_directory_of_app_is_searched_with_rights_of_owner(data: Path) -> None:
     database = make_database(data / "app" / "tasks.db")
     for path in (data, data / "app", database):
         os.chown(path, 4711, 4711)

@@ -25,7 +25,7 @@ TWO = "UPDATE account SET balance = balance + (CASE id WHEN 1 THEN -1 ELSE 1 END
 
 @KINDS
 @MODES
-def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
+def test_copy_of_encrypted_database_has_committed_rows_and_source_is_unchanged(
     tmp_path: Path, back_up: BackUp, cipher: tuple[str, ...], mode: str
 ) -> None:
     path = tmp_path / "app.db"
@@ -42,7 +42,7 @@ def test_what_is_committed_is_in_the_copy_and_the_source_is_not_touched(
 
 
 @MODES
-def test_a_copy_while_the_app_commits_is_one_state(tmp_path: Path, take: Take, mode: str) -> None:
+def test_copy_of_encrypted_database_during_commits_is_consistent(tmp_path: Path, take: Take, mode: str) -> None:
     path = tmp_path / "app.db"
     stop = threading.Event()
     with encrypted(path, WHOLE, mode) as app:
@@ -64,9 +64,7 @@ def test_a_copy_while_the_app_commits_is_one_state(tmp_path: Path, take: Take, m
         assert read(copy.file.path, "SELECT sum(balance), min(balance) < 50 FROM account") == [[100, 1]]
 
 
-def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_then_on(
-    tmp_path: Path, back_up: BackUp
-) -> None:
+def test_database_encrypted_from_start_is_warned_of_once_and_then_noted(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "app.db"
     with encrypted(path) as app:
         first = back_up(path)
@@ -78,7 +76,7 @@ def test_a_database_that_was_always_encrypted_is_warned_of_once_and_noted_from_t
     assert second.context.holds.get("tasks") is None
 
 
-def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_until_it_is_accepted(
+def test_database_encrypted_after_readable_backups_prunes_nothing_until_accepted(
     order: BackupRequest, context: TaskContext, tmp_path: Path
 ) -> None:
     good = backup(order, context)
@@ -99,14 +97,14 @@ def test_a_database_that_was_readable_and_is_encrypted_now_pushes_nothing_out_un
     assert not context.holds.accepted("tasks")
 
 
-def test_an_acceptance_holds_for_one_copy_only(order: BackupRequest, context: TaskContext) -> None:
+def test_acceptance_of_encryption_holds_for_one_backup(order: BackupRequest, context: TaskContext) -> None:
     context.holds.accept("tasks")
     assert backup(order, context).outcome == "published"
     assert not context.holds.accepted("tasks")
 
 
 @pytest.mark.parametrize("what", [b"no database" * 1000, b"\xff" * 4096])
-def test_a_database_that_is_none_any_more_freezes_pruning(
+def test_source_that_is_no_database_any_more_holds_pruning(
     order: BackupRequest, context: TaskContext, what: bytes
 ) -> None:
     good = backup(order, context)
@@ -118,7 +116,7 @@ def test_a_database_that_is_none_any_more_freezes_pruning(
     assert context.holds.get("tasks") is not None
 
 
-def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Path, back_up: BackUp) -> None:
+def test_hot_journal_of_encrypted_database_fails_backup_and_is_left_to_app(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "app.db"
     with encrypted(path) as app:
         back_up(path)
@@ -138,7 +136,7 @@ def test_a_hot_journal_of_an_encrypted_database_is_left_to_its_app(tmp_path: Pat
     assert read(again.unpacked(tmp_path / "copy.db"), "SELECT count(*) FROM long") == [[2000]]
 
 
-def test_a_wal_that_hides_what_is_committed_is_refused(tmp_path: Path, take: Take) -> None:
+def test_encrypted_wal_that_hides_commits_is_refused(tmp_path: Path, take: Take) -> None:
     """SQLite3 Multiple Ciphers encrypts frames after their checksums were made."""
     path = tmp_path / "app.db"
     with encrypted(path, WHOLE, "wal"):
@@ -150,7 +148,7 @@ def test_a_wal_that_hides_what_is_committed_is_refused(tmp_path: Path, take: Tak
             take(path)
 
 
-def test_frames_after_the_last_commit_are_not_taken_in(tmp_path: Path, take: Take) -> None:
+def test_wal_frames_after_last_commit_are_not_copied(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "app.db"
     with encrypted(path, WHOLE, "wal") as app:
         app.sql("PRAGMA cache_size=5")
@@ -163,7 +161,7 @@ def test_frames_after_the_last_commit_are_not_taken_in(tmp_path: Path, take: Tak
     assert read(copy.file.path, "SELECT sum(balance) FROM account") == [[100]]
 
 
-def test_an_app_that_holds_its_lock_is_waited_for_and_named(tmp_path: Path, take: Take) -> None:
+def test_lock_of_app_on_encrypted_database_is_waited_for_and_reported(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "app.db"
     with encrypted(path) as app:
         app.sql("BEGIN EXCLUSIVE")
@@ -171,7 +169,7 @@ def test_an_app_that_holds_its_lock_is_waited_for_and_named(tmp_path: Path, take
             take(path)
 
 
-def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, back_up: BackUp) -> None:
+def test_vacuum_of_encrypted_database_is_refused_with_hint(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "app.db"
     with encrypted(path):
         pass
@@ -182,7 +180,7 @@ def test_vacuum_of_an_encrypted_database_is_refused_in_words(tmp_path: Path, bac
 
 @pytest.mark.root
 @MODES
-def test_a_copy_for_which_there_is_no_room_fails_as_such(tmp_path: Path, mode: str) -> None:
+def test_copy_of_encrypted_database_without_space_is_no_space_error(tmp_path: Path, mode: str) -> None:
     """In WAL mode it is the WAL that does not fit any more."""
     path = tmp_path / "app.db"
     with encrypted(path, WHOLE, mode), small_disk(tmp_path / "disk", "100k") as disk:

@@ -38,7 +38,7 @@ def in_a_transaction(path: Path, foreign: str) -> Iterator[App]:
 
 
 @FOREIGN
-def test_a_journal_of_an_app_that_lives_is_not_taken_for_that_of_a_dead_one(
+def test_journal_of_living_app_with_foreign_locks_is_not_hot(
     path: Path, tmp_path: Path, back_up: BackUp, foreign: str
 ) -> None:
     with in_a_transaction(path, foreign) as app:
@@ -55,9 +55,7 @@ def test_a_journal_of_an_app_that_lives_is_not_taken_for_that_of_a_dead_one(
     assert back_up(path).outcome == ("published", 0)
 
 
-def test_a_lock_directory_is_told_as_what_it_is_while_its_app_is_at_work_and_when_it_died(
-    path: Path, back_up: BackUp
-) -> None:
+def test_lock_directory_of_dotfile_app_is_named_while_app_runs_and_after_its_death(path: Path, back_up: BackUp) -> None:
     with in_a_transaction(path, "vfs=unix-dotfile") as app:
         result = back_up(path)
         assert result.outcome == ("failed", 1)
@@ -69,9 +67,7 @@ def test_a_lock_directory_is_told_as_what_it_is_while_its_app_is_at_work_and_whe
     assert back_up(path).outcome == ("degraded", 3)
 
 
-def test_a_lock_file_of_the_app_and_a_lock_directory_beside_locks_that_are_held_are_its_own_affair(
-    path: Path, take: Take
-) -> None:
+def test_lock_file_of_app_and_lock_directory_beside_held_locks_are_ignored(path: Path, take: Take) -> None:
     Path(f"{path}.lock").touch()
     assert is_balanced(take(path).file.path)
     Path(f"{path}.lock").unlink()
@@ -83,7 +79,7 @@ def test_a_lock_file_of_the_app_and_a_lock_directory_beside_locks_that_are_held_
 
 
 @FOREIGN
-def test_an_app_that_commits_into_the_middle_of_a_copy_is_found_out(
+def test_commit_during_copy_under_foreign_locks_is_detected(
     path: Path, asleep: Callable[[int], None], back_up: BackUp, foreign: str
 ) -> None:
     path.unlink()

@@ -28,7 +28,7 @@ def disk_of_backups(backups: Path) -> Iterator[Path]:
         yield disk
 
 
-def test_a_copy_that_fills_the_disk_of_the_backups_leaves_nothing_there_and_takes_nothing_away(
+def test_copy_that_fills_disk_of_backups_leaves_no_files_and_keeps_generations(
     tmp_path: Path, disk_of_backups: Path, back_up: BackUp, asleep: Callable[[int], None]
 ) -> None:
     path = tmp_path / "tasks.db"
@@ -48,7 +48,7 @@ def test_a_copy_that_fills_the_disk_of_the_backups_leaves_nothing_there_and_take
     assert back_up(path).outcome == ("published", 0)
 
 
-def test_an_app_whose_disk_is_too_full_for_shared_memory_is_told_of_that(tmp_path: Path, take: Take) -> None:
+def test_app_disk_without_space_for_shared_memory_is_no_space_error(tmp_path: Path, take: Take) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         make_bank(disk / "tasks.db")
         database = (disk / "tasks.db").read_bytes()
@@ -63,7 +63,7 @@ def test_an_app_whose_disk_is_too_full_for_shared_memory_is_told_of_that(tmp_pat
         assert take(disk / "tasks.db").size_bytes == len(database)
 
 
-def test_a_live_database_on_a_full_disk_is_copied_all_the_same(tmp_path: Path, take: Take) -> None:
+def test_database_in_use_on_full_disk_is_copied(tmp_path: Path, take: Take) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         make_bank(disk / "tasks.db")
         with running_app(disk / "tasks.db") as app:
@@ -73,7 +73,7 @@ def test_a_live_database_on_a_full_disk_is_copied_all_the_same(tmp_path: Path, t
     assert rows(copy.file.path, "SELECT a FROM last_words") == [(1,)]
 
 
-def test_a_hot_journal_that_does_not_fit_is_never_half_copied(tmp_path: Path) -> None:
+def test_hot_journal_larger_than_free_space_is_not_copied_in_part(tmp_path: Path) -> None:
     path = killed_in_a_transaction(tmp_path)
     said: list[int] = []
     with (
@@ -86,7 +86,7 @@ def test_a_hot_journal_that_does_not_fit_is_never_half_copied(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size", ["300k", "450k"])
-def test_a_hot_database_that_does_not_fit_is_a_lack_of_space(tmp_path: Path, size: str) -> None:
+def test_hot_database_larger_than_free_space_is_no_space_error(tmp_path: Path, size: str) -> None:
     path = killed_in_a_transaction(tmp_path)
     before = contents(path.parent)
     with small_disk(tmp_path / "disk", size) as disk:
@@ -112,7 +112,7 @@ def killed_in_a_transaction(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_copy_that_has_no_room_to_be_compacted_in_is_told_as_such(tmp_path: Path) -> None:
+def test_vacuum_without_free_space_is_no_space_error(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     with small_disk(tmp_path / "disk", "300k") as disk:
         (disk / "staging").mkdir()

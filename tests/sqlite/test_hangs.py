@@ -51,7 +51,7 @@ def too_late() -> Iterator[None]:
     assert "(dmesg); if they are slow, raise timeout_s" in failed.value.hint
 
 
-def test_a_child_that_is_stopped_is_killed_and_holds_no_lock_any_more(path: Path, take: Take) -> None:
+def test_stopped_child_is_killed_and_releases_its_locks(path: Path, take: Take) -> None:
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         copying = pool.submit(take, path, IMPATIENT)
@@ -63,7 +63,7 @@ def test_a_child_that_is_stopped_is_killed_and_holds_no_lock_any_more(path: Path
         app.sql("COMMIT")
 
 
-def test_a_run_whose_child_hangs_fails_and_leaves_nothing_in_staging(path: Path, back_up: BackUp) -> None:
+def test_run_with_hanging_child_fails_and_leaves_staging_empty(path: Path, back_up: BackUp) -> None:
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
         app.sql("BEGIN EXCLUSIVE")
         copying = pool.submit(back_up, path, IMPATIENT)
@@ -77,7 +77,7 @@ def test_a_run_whose_child_hangs_fails_and_leaves_nothing_in_staging(path: Path,
 
 
 @pytest.mark.root
-def test_a_mount_that_does_not_answer_ends_the_copy(path: Path, staging: Path) -> None:
+def test_mount_without_answer_ends_copy_in_time(path: Path, staging: Path) -> None:
     others = children_of(os.getpid())  # servers of other tests
     with through_fuse(path.parent) as mount:
         source = Source.inspect(mount / path.name)
@@ -87,7 +87,7 @@ def test_a_mount_that_does_not_answer_ends_the_copy(path: Path, staging: Path) -
 
 
 @pytest.mark.root
-def test_a_mount_that_does_not_answer_ends_a_probe_too(path: Path, staging: Path) -> None:
+def test_mount_without_answer_ends_probe_in_time(path: Path, staging: Path) -> None:
     with through_fuse(path.parent) as mount:
         source = Source.inspect(mount / path.name)
         with stopped(serving(mount)), too_late():
@@ -95,7 +95,7 @@ def test_a_mount_that_does_not_answer_ends_a_probe_too(path: Path, staging: Path
 
 
 @pytest.mark.root
-def test_a_child_that_cannot_even_be_killed_is_left_behind(path: Path, staging: Path) -> None:
+def test_child_that_cannot_be_killed_is_abandoned_in_time(path: Path, staging: Path) -> None:
     others = children_of(os.getpid())
     with through_fuse(path.parent) as near, through_fuse(near) as far:
         source = Source.inspect(far / path.name)

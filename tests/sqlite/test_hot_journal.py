@@ -33,7 +33,7 @@ def hot(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 one_kind = pytest.mark.parametrize("hot", ["delete"], indirect=True)
 
 
-def test_the_copy_is_the_state_before_the_transaction_and_the_source_is_not_touched(hot: Path, take: Take) -> None:
+def test_copy_with_hot_journal_is_state_before_transaction_and_source_is_unchanged(hot: Path, take: Take) -> None:
     before = contents(hot.parent)
     copy = take(hot)
     assert copy.hot_journal
@@ -44,7 +44,7 @@ def test_the_copy_is_the_state_before_the_transaction_and_the_source_is_not_touc
 
 @one_kind
 @pytest.mark.root
-def test_on_a_read_only_mount_it_is_copied_as_well(hot: Path, take: Take) -> None:
+def test_hot_journal_on_read_only_mount_is_copied(hot: Path, take: Take) -> None:
     before = contents(hot.parent)
     with read_only(hot.parent) as mount:
         copy = take(mount / hot.name)
@@ -54,7 +54,7 @@ def test_on_a_read_only_mount_it_is_copied_as_well(hot: Path, take: Take) -> Non
 
 
 @one_kind
-def test_such_a_run_is_degraded_and_says_why(hot: Path, back_up: BackUp) -> None:
+def test_backup_with_hot_journal_is_degraded_with_reason(hot: Path, back_up: BackUp) -> None:
     result = back_up(hot)
     assert result.outcome == ("degraded", 3)
     assert "died in a transaction" in result.report.warnings[0]
@@ -62,7 +62,7 @@ def test_such_a_run_is_degraded_and_says_why(hot: Path, back_up: BackUp) -> None
 
 
 @one_kind
-def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(hot: Path, back_up: BackUp) -> None:
+def test_hot_journal_set_to_fail_fails_backup_with_hint(hot: Path, back_up: BackUp) -> None:
     before = contents(hot.parent)
     result = back_up(hot, SHORT_WAITS._replace(hot_journal="fail"))
     assert result.outcome == ("failed", 1)
@@ -73,20 +73,20 @@ def test_where_copying_a_journal_is_not_wanted_the_run_fails_with_the_way_out(ho
 
 
 @one_kind
-def test_a_probe_tells_of_it_and_touches_nothing(hot: Path, tmp_path: Path) -> None:
+def test_probe_reports_hot_journal_and_changes_nothing(hot: Path, tmp_path: Path) -> None:
     before = contents(hot.parent)
     assert probe_source(Source.inspect(hot), SHORT_WAITS, tmp_path)["hot"] is True
     assert contents(hot.parent) == before
 
 
 @one_kind
-def test_the_time_of_the_whole_copy_counts_here_too(hot: Path, take: Take) -> None:
+def test_copy_with_hot_journal_ends_at_time_limit(hot: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within"):
         take(hot, SHORT_WAITS._replace(timeout_s=1e-6))
 
 
 @one_kind
-def test_an_app_that_starts_again_meanwhile_rolls_back_and_is_copied_as_usual(hot: Path, take: Take) -> None:
+def test_app_restarted_during_wait_rolls_back_and_database_is_copied_as_usual(hot: Path, take: Take) -> None:
     def start_again() -> None:
         with running_app(hot) as app:
             app.sql("SELECT count(*) FROM account")
@@ -115,7 +115,7 @@ copy_with_journal(source, (state.st_dev, state.st_ino), *opened, wait)
 
 
 @one_kind
-def test_an_app_that_starts_again_while_the_journal_is_copied_waits_and_then_works(hot: Path, tmp_path: Path) -> None:
+def test_app_restarted_during_copy_of_hot_journal_waits_and_then_works(hot: Path, tmp_path: Path) -> None:
     impatient = f"import sqlite3; sqlite3.connect({str(hot)!r}, timeout=0).execute('SELECT 1 FROM account')"
     answers: list[list[list[Any]]] = []
     command = [sys.executable, "-c", COPY_SLOWLY, hot, tmp_path / "copy", tmp_path / "copy-journal"]
@@ -153,7 +153,7 @@ sys.stdin.read()
     [("510", "0x40000002", "being recovered"), ("1", "0x40000001", "being written")],
     ids=["exclusive", "reserved"],
 )
-def test_a_database_at_which_its_app_is_at_work_is_left_to_it(
+def test_journal_of_database_locked_by_app_is_not_copied(
     hot: Path, tmp_path: Path, size: str, start: str, said: str
 ) -> None:
     command = [sys.executable, "-c", HOLD_AS_SQLITE_DOES, str(hot), size, start]
@@ -165,7 +165,7 @@ def test_a_database_at_which_its_app_is_at_work_is_left_to_it(
         holder.communicate("")
 
 
-def test_a_journal_that_is_gone_when_it_is_to_be_copied_was_recovered(tmp_path: Path) -> None:
+def test_journal_missing_at_copy_counts_as_recovered(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, "delete")
     with two_files(tmp_path) as (database, journal), pytest.raises(SourceBusy, match="was recovered"):

@@ -10,7 +10,7 @@ from support.bank import make_bank
 from support.sqlite_checks import NUMBERS, inspect, make, overwrite_page, rewrite, verdict
 
 
-def test_a_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
+def test_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
     make_bank(tmp_path / "bank.db")
     found = inspect(tmp_path / "bank.db")
     assert (found.verdict.level, found.verdict.damage, found.verdict.notes) == ("full", (), ())
@@ -19,7 +19,7 @@ def test_a_sound_database_is_fully_verified_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", range(1, 20, 3))
-def test_a_page_whose_header_was_overwritten_is_corruption(tmp_path: Path, page: int) -> None:
+def test_page_with_overwritten_header_is_corruption(tmp_path: Path, page: int) -> None:
     path = tmp_path / "bank.db"
     make_bank(path)
     overwrite_page(path, page + 1)
@@ -29,7 +29,7 @@ def test_a_page_whose_header_was_overwritten_is_corruption(tmp_path: Path, page:
     assert found.contents is None
 
 
-def test_a_row_that_an_ordinary_index_misses_is_corruption(tmp_path: Path) -> None:
+def test_row_missing_in_ordinary_index_is_corruption(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a, b)", f"INSERT INTO t {NUMBERS} SELECT i, i FROM n")
     make(path, "CREATE INDEX t_a ON t(a)")
     rewrite(path, "t(a)", "t(b)")
@@ -48,7 +48,7 @@ def test_a_row_that_an_ordinary_index_misses_is_corruption(tmp_path: Path) -> No
         "CREATE INDEX odd ON t(b COLLATE app_collation)",
     ],
 )
-def test_what_needs_the_apps_functions_is_structurally_verified(tmp_path: Path, needs: str) -> None:
+def test_schema_that_needs_functions_of_app_is_structurally_verified(tmp_path: Path, needs: str) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a, b)", f"INSERT INTO t {NUMBERS} SELECT i, i FROM n", needs)
     found = inspect(path)
     assert (found.verdict.level, found.verdict.damage) == ("structural", ())
@@ -56,7 +56,7 @@ def test_what_needs_the_apps_functions_is_structurally_verified(tmp_path: Path, 
     assert found.contents.tables == {"t": 500}
 
 
-def test_damage_is_found_where_functions_of_the_app_are_missing_too(tmp_path: Path) -> None:
+def test_damage_beside_missing_functions_of_app_is_found(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a, b)",
@@ -67,7 +67,7 @@ def test_damage_is_found_where_functions_of_the_app_are_missing_too(tmp_path: Pa
     assert verdict(path).level == "corrupt"
 
 
-def test_a_missing_tokenizer_does_not_keep_the_rest_from_full_verification(tmp_path: Path) -> None:
+def test_missing_tokenizer_leaves_other_tables_fully_verified(tmp_path: Path) -> None:
     path = tmp_path / "fts.db"
     code = (
         "import apsw, apsw.fts5, sys; c = apsw.Connection(sys.argv[1]);"
@@ -81,7 +81,7 @@ def test_a_missing_tokenizer_does_not_keep_the_rest_from_full_verification(tmp_p
     assert "integrity_check without virtual tables" in found.checks
 
 
-def test_an_expression_index_that_another_sqlite_filled_is_a_note(tmp_path: Path) -> None:
+def test_expression_index_filled_by_another_sqlite_is_note(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a, g AS (a + 0))",
@@ -97,7 +97,7 @@ def test_an_expression_index_that_another_sqlite_filled_is_a_note(tmp_path: Path
     assert any("index v" in note for note in found.notes)
 
 
-def test_a_hundred_harmless_findings_do_not_hide_the_damage_behind_them(tmp_path: Path) -> None:
+def test_damage_behind_hundred_harmless_findings_is_found(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE a(x)",
@@ -116,7 +116,7 @@ def test_a_hundred_harmless_findings_do_not_hide_the_damage_behind_them(tmp_path
     assert any("z_x" in message for message in found.damage)
 
 
-def test_constraints_and_foreign_keys_are_the_apps_affair(tmp_path: Path) -> None:
+def test_violated_constraints_and_foreign_keys_are_not_damage(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a INT CHECK (app_function(a) > 0), b TEXT)",
@@ -131,7 +131,7 @@ def test_constraints_and_foreign_keys_are_the_apps_affair(tmp_path: Path) -> Non
     assert any("NULL value in t.b" in note for note in found.notes)
 
 
-def test_a_schema_of_a_newer_sqlite_is_told_apart_from_one_of_another_engine(tmp_path: Path) -> None:
+def test_schema_of_newer_sqlite_differs_from_schema_of_another_engine(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)", "CREATE TABLE u(a)", f"INSERT INTO u {NUMBERS} SELECT i FROM n")
     rewrite(path, "CREATE TABLE t(a)", "CREATE TABLE t(a FROBNICATE (b) ++)")
     newer = inspect(path, "3.99.0")

@@ -44,7 +44,7 @@ def assert_structural_until_damaged(path: Path, writer: str = "3.40.1") -> None:
     assert verdict(path, writer).level == "corrupt"
 
 
-def test_a_generated_column_that_only_the_app_can_compute_leaves_the_structure_to_be_checked(tmp_path: Path) -> None:
+def test_generated_column_with_function_of_app_is_structurally_verified(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         *FILLED,
@@ -56,7 +56,7 @@ def test_a_generated_column_that_only_the_app_can_compute_leaves_the_structure_t
     assert_structural_until_damaged(path)
 
 
-def test_a_key_in_an_order_that_only_the_app_knows_is_no_damage(tmp_path: Path) -> None:
+def test_key_with_collation_of_app_is_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "t.db"
     connection = sqlite3.connect(path)
     connection.create_collation("reverse", lambda a, b: (a < b) - (a > b))
@@ -72,7 +72,7 @@ def test_a_key_in_an_order_that_only_the_app_knows_is_no_damage(tmp_path: Path) 
     assert_structural_until_damaged(path)
 
 
-def test_a_built_in_function_that_refuses_what_is_stored_is_no_damage(tmp_path: Path) -> None:
+def test_built_in_function_that_refuses_stored_value_is_no_damage(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         *FILLED,
@@ -91,7 +91,7 @@ def test_a_built_in_function_that_refuses_what_is_stored_is_no_damage(tmp_path: 
     assert_structural_until_damaged(path)
 
 
-def test_a_function_of_the_app_that_has_the_name_of_one_of_ours_is_no_damage(tmp_path: Path) -> None:
+def test_app_function_with_name_of_built_in_function_is_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "t.db"
     connection = sqlite3.connect(path)
     connection.create_function("lower", 2, lambda a, _b: a, deterministic=True)
@@ -106,7 +106,7 @@ def test_a_function_of_the_app_that_has_the_name_of_one_of_ours_is_no_damage(tmp
     assert_structural_until_damaged(path)
 
 
-def test_a_schema_of_a_newer_sqlite_with_functions_of_the_app_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_schema_of_newer_sqlite_with_functions_of_app_is_checked_in_part(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         *FILLED,
@@ -132,7 +132,7 @@ def make_foreign(path: Path, *statements: str, foreign: str = FOREIGN) -> Path:
 @WRITERS
 @pytest.mark.parametrize("table", ["t", "z"])
 @pytest.mark.parametrize("foreign", [FOREIGN, "CREATE TABLE t(a uuid) STRICT", "CREATE TABLE t(a FROBNICATE (b) ++)"])
-def test_every_table_of_another_engine_is_counted_and_its_pages_are_checked(
+def test_tables_of_another_engine_are_counted_and_their_pages_are_checked(
     tmp_path: Path, writer: str, table: str, foreign: str
 ) -> None:
     path = make_foreign(tmp_path / "t.db", foreign=foreign)
@@ -150,7 +150,7 @@ def test_every_table_of_another_engine_is_counted_and_its_pages_are_checked(
 
 @WRITERS
 @pytest.mark.parametrize("broken", ["CREATE TABLE t)a)", "CRE\x01TE TABLE t(a)", "CREATE TABLE t(a", "CREATE TABLE"])
-def test_a_schema_that_damage_explains_is_damaged_whoever_wrote_it(tmp_path: Path, writer: str, broken: str) -> None:
+def test_malformed_schema_is_damage_with_any_writer(tmp_path: Path, writer: str, broken: str) -> None:
     path = make(tmp_path / "t.db", "CREATE TABLE t(a)")
     rewrite(path, "CREATE TABLE t(a)", broken)
     found = verdict(path, writer)
@@ -158,7 +158,7 @@ def test_a_schema_that_damage_explains_is_damaged_whoever_wrote_it(tmp_path: Pat
     assert "malformed database schema" in found.damage[0]
 
 
-def test_damage_behind_an_object_of_another_engine_is_not_passed_over(tmp_path: Path) -> None:
+def test_damage_behind_object_of_another_engine_is_found(tmp_path: Path) -> None:
     path = make_foreign(tmp_path / "t.db")
     change_schema(path, "UPDATE sqlite_master SET rowid = 99, sql = 'CREATE TABLE z)a)' WHERE name = 'z'")
     found = verdict(path)
@@ -177,7 +177,7 @@ def test_damage_behind_an_object_of_another_engine_is_not_passed_over(tmp_path: 
         ("UPDATE sqlite_master SET rootpage = 99999 WHERE name = 't'", ""),
     ],
 )
-def test_a_page_of_a_foreign_database_belongs_to_one_thing(tmp_path: Path, loss: str, said: str) -> None:
+def test_page_of_foreign_database_in_no_object_or_in_two_is_corruption(tmp_path: Path, loss: str, said: str) -> None:
     path = make_foreign(tmp_path / "t.db")
     change_schema(path, loss)
     found = verdict(path)
@@ -187,7 +187,7 @@ def test_a_page_of_a_foreign_database_belongs_to_one_thing(tmp_path: Path, loss:
 
 @pytest.mark.parametrize("auto_vacuum", ["NONE", "FULL", "INCREMENTAL"])
 @pytest.mark.parametrize("page_size", [512, 4096, 65536])
-def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
+def test_free_pages_and_pointer_maps_of_foreign_database_are_no_damage(
     tmp_path: Path, auto_vacuum: str, page_size: int
 ) -> None:
     path = make_foreign(
@@ -206,14 +206,14 @@ def test_free_pages_and_pointer_maps_of_a_foreign_database_are_no_damage(
     assert found.contents.tables == {"t": 500, "z": 500, "keyed": 500}
 
 
-def test_the_journal_mode_of_a_foreign_database_can_be_set(tmp_path: Path) -> None:
+def test_journal_mode_of_foreign_database_can_be_set(tmp_path: Path) -> None:
     path = make_foreign(tmp_path / "t.db")
     assert set_journal_mode(written(path), "wal")
     assert path.read_bytes()[18:20] == b"\x02\x02"
     assert verdict(path).level == "structural"
 
 
-def test_more_columns_than_this_library_allows_are_no_damage(tmp_path: Path) -> None:
+def test_table_with_more_columns_than_library_limit_is_no_damage(tmp_path: Path) -> None:
     columns = ", ".join(f"c{number}" for number in range(2001))
     path = make_foreign(tmp_path / "t.db", foreign=f"CREATE TABLE t({columns})")
     found = inspect(path)
@@ -242,7 +242,7 @@ print(json.dumps(integrity_check.check_copy(request, None)))
 """
 
 
-def test_values_longer_than_this_library_allows_are_no_damage_and_their_pages_are_checked(tmp_path: Path) -> None:
+def test_values_longer_than_library_limit_are_no_damage_and_their_pages_are_checked(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         *FILLED,
@@ -265,7 +265,7 @@ def test_values_longer_than_this_library_allows_are_no_damage_and_their_pages_ar
     assert check()["verdict"]["level"] == "corrupt"
 
 
-def test_rows_are_counted_in_the_table_where_no_check_has_compared_its_indexes(tmp_path: Path) -> None:
+def test_rows_are_counted_in_table_where_indexes_are_unchecked(tmp_path: Path) -> None:
     """The vector indexes of libSQL are empty."""
     path = make(tmp_path / "t.db", *FILLED, "CREATE TABLE e(a)", "CREATE INDEX i ON e(a)")
     change_schema(
@@ -278,7 +278,7 @@ def test_rows_are_counted_in_the_table_where_no_check_has_compared_its_indexes(t
     assert found.contents.tables == {"e": 0, "z": 500}
 
 
-def test_what_no_check_can_look_at_is_not_taken_for_sound(tmp_path: Path) -> None:
+def test_database_that_no_check_can_read_is_not_sound(tmp_path: Path) -> None:
     path = tmp_path / "t.db"
     make_bank(path)
     with path.open("r+b") as stream:
@@ -302,7 +302,7 @@ def test_double_quoted_strings_of_old_schemas_are_no_damage(tmp_path: Path) -> N
     assert (found.level, found.damage, found.notes) == ("full", (), ())
 
 
-def test_an_index_on_the_text_of_numbers_is_a_note_whatever_two_sqlites_make_of_them(tmp_path: Path) -> None:
+def test_index_on_text_of_numbers_is_note_across_sqlite_versions(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a TEXT, g REAL AS (CAST(a AS REAL)))",
@@ -314,7 +314,7 @@ def test_an_index_on_the_text_of_numbers_is_a_note_whatever_two_sqlites_make_of_
     assert (found.level, found.damage) == ("full", ())
 
 
-def test_an_index_on_an_expression_that_is_off_by_the_last_bit_is_a_note(tmp_path: Path) -> None:
+def test_expression_index_off_by_last_bit_is_note(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a)",
@@ -330,9 +330,7 @@ def test_an_index_on_an_expression_that_is_off_by_the_last_bit_is_a_note(tmp_pat
 @pytest.mark.parametrize(
     ("indexed", "level"), [("upper(a)", "full"), ("a", "corrupt")], ids=["expression", "ordinary column"]
 )
-def test_a_value_that_differs_by_its_case_is_damage_only_in_an_ordinary_index(
-    tmp_path: Path, indexed: str, level: str
-) -> None:
+def test_value_different_in_case_is_damage_in_ordinary_index_only(tmp_path: Path, indexed: str, level: str) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a, b)",
@@ -344,7 +342,7 @@ def test_a_value_that_differs_by_its_case_is_damage_only_in_an_ordinary_index(
     assert (found.level, "row 1 values differ from index e" in found.notes + found.damage) == (level, True)
 
 
-def test_a_line_end_in_the_name_of_an_index_does_not_make_its_findings_damage(tmp_path: Path) -> None:
+def test_line_end_in_index_name_makes_findings_no_damage(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db", "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)", 'CREATE INDEX "two\nlines" ON t(a + 1)'
     )
@@ -354,7 +352,7 @@ def test_a_line_end_in_the_name_of_an_index_does_not_make_its_findings_damage(tm
     assert "row 1 missing from index two\nlines" in found.notes
 
 
-def test_types_and_null_where_the_schema_forbids_them_are_said_once_each(tmp_path: Path) -> None:
+def test_types_and_nulls_against_schema_are_noted_once_each(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE TABLE t(a, b)",
@@ -367,7 +365,7 @@ def test_types_and_null_where_the_schema_forbids_them_are_said_once_each(tmp_pat
     assert len(found.notes) == 2
 
 
-def test_a_damaged_full_text_index_is_a_note_for_it_can_be_made_anew(tmp_path: Path) -> None:
+def test_damaged_full_text_index_is_note(tmp_path: Path) -> None:
     path = make(
         tmp_path / "t.db",
         "CREATE VIRTUAL TABLE f USING fts5(x)",
@@ -379,7 +377,7 @@ def test_a_damaged_full_text_index_is_a_note_for_it_can_be_made_anew(tmp_path: P
     assert any("inverted index for FTS5 table main.f" in note for note in found.notes)
 
 
-def test_a_module_that_only_the_app_has_leaves_the_rest_to_be_checked_in_full(tmp_path: Path) -> None:
+def test_module_of_app_leaves_other_tables_fully_verified(tmp_path: Path) -> None:
     path = make(tmp_path / "t.db", *FILLED, "CREATE VIRTUAL TABLE f USING fts5(x)")
     rewrite(path, "USING fts5(x)", "USING own_module(x)")
     found = verdict(path)

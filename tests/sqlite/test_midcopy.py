@@ -56,7 +56,7 @@ def overwriting(path: Path) -> Callable[[], object]:
     return overwrite
 
 
-def test_a_database_that_is_replaced_is_copied_once_more_and_the_new_one_is_published(
+def test_database_replaced_during_copy_is_copied_again_and_new_one_is_published(
     tmp_path: Path, path: Path, back_up: BackUp
 ) -> None:
     other = CopyObserver(replacing(path, 500))
@@ -66,7 +66,7 @@ def test_a_database_that_is_replaced_is_copied_once_more_and_the_new_one_is_publ
     assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=500)
 
 
-def test_a_database_that_is_replaced_again_and_again_is_a_temporary_failure(path: Path, back_up: BackUp) -> None:
+def test_database_replaced_during_both_copies_is_temporary_failure(path: Path, back_up: BackUp) -> None:
     other = CopyObserver(replacing(path, ROWS + 1), replacing(path, ROWS + 2))
     result = back_up(path, progress=other)
     assert (result.outcome, other.done) == (("failed", 75), True)
@@ -75,14 +75,16 @@ def test_a_database_that_is_replaced_again_and_again_is_a_temporary_failure(path
     assert (result.generations, result.staged) == ({}, [])
 
 
-def test_a_rollback_database_that_is_replaced_is_noticed_too(tmp_path: Path, rollback: Path, back_up: BackUp) -> None:
+def test_rollback_database_replaced_during_copy_is_copied_again(
+    tmp_path: Path, rollback: Path, back_up: BackUp
+) -> None:
     other = CopyObserver(replacing(rollback, 500, "delete"))
     result = back_up(rollback, progress=other)
     assert (result.outcome, other.done) == (("published", 0), True)
     assert is_balanced(result.unpacked(tmp_path / "restored.db"), rows=500)
 
 
-def test_a_database_that_is_deleted_fails_as_missing_and_is_not_made_again(path: Path, back_up: BackUp) -> None:
+def test_database_deleted_during_copy_fails_as_missing_and_is_not_created(path: Path, back_up: BackUp) -> None:
     other = CopyObserver(path.unlink)
     result = back_up(path, progress=other)
     assert (result.outcome, other.done) == (("failed", 1), True)
@@ -91,7 +93,7 @@ def test_a_database_that_is_deleted_fails_as_missing_and_is_not_made_again(path:
     assert (result.generations, result.staged) == ({}, [])
 
 
-def test_a_database_that_is_overwritten_in_place_is_copied_once_more_and_quarantined_if_it_stays_so(
+def test_database_overwritten_during_copy_is_copied_again_and_quarantined_if_still_corrupt(
     path: Path, back_up: BackUp
 ) -> None:
     other = CopyObserver(overwriting(path))
@@ -103,9 +105,7 @@ def test_a_database_that_is_overwritten_in_place_is_copied_once_more_and_quarant
     assert result.context.holds.get("tasks") is not None
 
 
-def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
-    tmp_path: Path, path: Path, back_up: BackUp
-) -> None:
+def test_database_repaired_before_second_copy_is_published(tmp_path: Path, path: Path, back_up: BackUp) -> None:
     whole = path.read_bytes()
     other = CopyObserver(overwriting(path), before=(nothing, lambda: path.write_bytes(whole)))
     result = back_up(path, progress=other)
@@ -115,7 +115,7 @@ def test_a_database_that_is_whole_again_for_the_second_copy_is_published(
     assert result.context.holds.get("tasks") is None
 
 
-def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: Path, back_up: BackUp) -> None:
+def test_database_truncated_during_copy_is_copied_again_and_fails_as_damaged(path: Path, back_up: BackUp) -> None:
     other = CopyObserver(lambda: os.truncate(path, 8192))
     result = back_up(path, progress=other)
     assert (result.outcome, other.done) == (("failed", 1), True)
@@ -125,7 +125,7 @@ def test_a_database_that_is_cut_is_copied_once_more_and_fails_as_damaged(path: P
     assert result.context.holds.get("tasks") is not None
 
 
-def test_a_rollback_database_that_is_cut_is_told_as_damaged(rollback: Path, back_up: BackUp) -> None:
+def test_rollback_database_truncated_during_copy_fails_as_damaged(rollback: Path, back_up: BackUp) -> None:
     other = CopyObserver(lambda: os.truncate(rollback, 8192))
     result = back_up(rollback, progress=other)
     assert (result.outcome, other.done) == (("failed", 1), True)
@@ -135,7 +135,7 @@ def test_a_rollback_database_that_is_cut_is_told_as_damaged(rollback: Path, back
     assert (result.generations, result.staged) == ({}, [])
 
 
-def test_a_rollback_database_that_is_cut_and_whole_again_is_copied_once_more(
+def test_rollback_database_truncated_and_repaired_is_copied_again(
     tmp_path: Path, rollback: Path, back_up: BackUp
 ) -> None:
     whole = rollback.read_bytes()
@@ -147,7 +147,7 @@ def test_a_rollback_database_that_is_cut_and_whole_again_is_copied_once_more(
     assert result.context.holds.get("tasks") is None
 
 
-def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back_up: BackUp) -> None:
+def test_database_overwritten_by_other_data_fails_as_no_database(path: Path, back_up: BackUp) -> None:
     other = CopyObserver(lambda: path.write_bytes(b"\x55" * 9_000_000))
     result = back_up(path, progress=other)
     assert (result.outcome, other.done) == (("failed", 1), True)
@@ -155,7 +155,7 @@ def test_a_database_that_becomes_something_else_is_told_as_such(path: Path, back
     assert (result.generations, result.staged) == ({}, [])
 
 
-def test_a_commit_that_lands_in_the_middle_is_in_no_half_in_the_copy(path: Path, take: Take) -> None:
+def test_commit_during_copy_is_copied_whole_or_not_at_all(path: Path, take: Take) -> None:
     with running_app(path) as app:
         done: list[object] = []
 
@@ -169,7 +169,7 @@ def test_a_commit_that_lands_in_the_middle_is_in_no_half_in_the_copy(path: Path,
     assert is_balanced(copy.file.path, rows=ROWS)
 
 
-def test_a_wal_that_grows_without_end_ends_the_copy_and_not_the_app(path: Path, take: Take) -> None:
+def test_wal_growing_without_end_ends_copy_and_not_app(path: Path, take: Take) -> None:
     with running_app(path) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (1)")
         wal = Path(f"{path}-wal")
@@ -179,7 +179,7 @@ def test_a_wal_that_grows_without_end_ends_the_copy_and_not_the_app(path: Path, 
         app.sql("INSERT INTO ledger(amount) VALUES (2)")
 
 
-def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> None:
+def test_large_wal_before_copy_is_no_growth(path: Path, take: Take) -> None:
     with running_app(path) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (7)")
         os.truncate(f"{path}-wal", (1 << 30) + (64 << 20))
@@ -188,7 +188,7 @@ def test_a_wal_that_was_as_large_before_is_no_growth(path: Path, take: Take) -> 
     assert copy.file.path.read_bytes().startswith(b"SQLite format 3")
 
 
-def test_a_copy_that_sleeps_too_long_is_given_up(path: Path, take: Take) -> None:
+def test_copy_beyond_time_limit_fails_with_hint(path: Path, take: Take) -> None:
     with pytest.raises(SnapshotFailed, match="was not copied within 0 s") as failed:
         take(path, SHORT_WAITS._replace(timeout_s=0.3))
     assert "timeout_s" in failed.value.hint
@@ -213,7 +213,7 @@ class Slow:
 SIX_SECONDS = SHORT_WAITS._replace(timeout_s=6, busy_timeout_s=60)
 
 
-def test_no_second_copy_is_begun_that_would_not_be_done_in_time(path: Path, back_up: BackUp) -> None:
+def test_second_copy_without_enough_time_is_not_started(path: Path, back_up: BackUp) -> None:
     slow, replaced = Slow(3.1), replacing(path, 500)
     other = CopyObserver(lambda: (replaced(), slow.end()), before=(slow.begin,))
     result = back_up(path, SIX_SECONDS, other)
@@ -223,7 +223,7 @@ def test_no_second_copy_is_begun_that_would_not_be_done_in_time(path: Path, back
     assert back_up(path).outcome == ("published", 0)
 
 
-def test_a_corrupt_copy_is_the_answer_where_there_is_no_time_for_another(path: Path, back_up: BackUp) -> None:
+def test_corrupt_copy_without_time_for_second_copy_fails_as_corrupt(path: Path, back_up: BackUp) -> None:
     slow, overwrite = Slow(3.1), overwriting(path)
     other = CopyObserver(lambda: (overwrite(), slow.end()), before=(slow.begin,))
     result = back_up(path, SIX_SECONDS, other)
@@ -234,7 +234,7 @@ def test_a_corrupt_copy_is_the_answer_where_there_is_no_time_for_another(path: P
     assert result.context.holds.get("tasks") is not None
 
 
-def test_the_second_copy_has_what_the_first_one_left_of_the_time(path: Path, back_up: BackUp) -> None:
+def test_second_copy_has_rest_of_time_limit(path: Path, back_up: BackUp) -> None:
     slow, replaced = Slow(2), replacing(path, 500, "delete")
     with running_app(path.with_name("other-500.db")) as app:
         app.sql("BEGIN EXCLUSIVE")

@@ -32,7 +32,7 @@ def seen(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["tasks.db", "other.db"])
-def test_the_file_alone_is_refused_with_the_line_that_mounts_its_directory(
+def test_database_mounted_without_directory_is_refused_with_mount_to_use(
     app_data: Path, seen: Path, back_up: BackUp, name: str
 ) -> None:
     with running_app(app_data / "tasks.db") as app, mounted(app_data / "tasks.db", seen / name) as path:
@@ -46,7 +46,7 @@ def test_the_file_alone_is_refused_with_the_line_that_mounts_its_directory(
         assert (result.generations, contents(app_data), [*seen.iterdir()]) == ({}, before, [path])
 
 
-def test_a_file_that_its_app_has_replaced_on_the_host_is_refused_likewise(
+def test_mounted_file_replaced_on_host_is_refused_with_mount_to_use(
     app_data: Path, seen: Path, back_up: BackUp
 ) -> None:
     with mounted(app_data / "tasks.db", seen / "tasks.db") as path:
@@ -56,17 +56,13 @@ def test_a_file_that_its_app_has_replaced_on_the_host_is_refused_likewise(
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_a_side_file_that_is_mounted_by_itself_is_refused_too(
-    app_data: Path, tmp_path: Path, back_up: BackUp, suffix: str
-) -> None:
+def test_side_file_mounted_alone_is_refused(app_data: Path, tmp_path: Path, back_up: BackUp, suffix: str) -> None:
     (tmp_path / "side").touch()
     with mounted(tmp_path / "side", app_data / f"tasks.db{suffix}") as point:
         assert f"{point} {ALONE}" in back_up(app_data / "tasks.db").error
 
 
-def test_a_second_name_that_a_mount_gives_is_refused_unless_it_is_allowed(
-    app_data: Path, seen: Path, back_up: BackUp
-) -> None:
+def test_second_mount_of_database_is_refused_unless_allowed(app_data: Path, seen: Path, back_up: BackUp) -> None:
     with mounted(app_data / "tasks.db", seen / "tasks.db") as other:
         result = back_up(app_data / "tasks.db")
         assert result.outcome == ("failed", 1)
@@ -75,7 +71,7 @@ def test_a_second_name_that_a_mount_gives_is_refused_unless_it_is_allowed(
     assert back_up(app_data / "tasks.db").outcome == ("unchanged", 0)
 
 
-def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noticed(
+def test_app_with_file_mounted_alone_in_its_container_is_detected(
     app_data: Path, tmp_path: Path, back_up: BackUp
 ) -> None:
     (tmp_path / "container").mkdir()
@@ -93,7 +89,7 @@ def test_an_app_that_has_the_file_alone_and_its_wal_in_its_own_container_is_noti
     assert back_up(app_data / "tasks.db").outcome == ("published", 0)
 
 
-def test_a_link_into_a_mount_is_followed_to_its_wal_and_one_to_a_file_that_is_mounted_is_refused(
+def test_link_into_mounted_directory_is_followed_and_link_to_mounted_file_is_refused(
     app_data: Path, seen: Path, tmp_path: Path, take: Take, back_up: BackUp
 ) -> None:
     link = tmp_path / "link.db"
@@ -107,9 +103,7 @@ def test_a_link_into_a_mount_is_followed_to_its_wal_and_one_to_a_file_that_is_mo
             assert f"{path} {ALONE}" in back_up(link).error
 
 
-def test_the_directory_that_docker_makes_of_a_missing_file_is_told_as_such(
-    tmp_path: Path, seen: Path, back_up: BackUp
-) -> None:
+def test_directory_created_by_docker_for_missing_file_is_explained(tmp_path: Path, seen: Path, back_up: BackUp) -> None:
     (tmp_path / "missing.db").mkdir()
     with mounted(tmp_path / "missing.db", seen / "tasks.db") as path:
         result = back_up(path)

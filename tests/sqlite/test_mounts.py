@@ -51,15 +51,15 @@ MOUNTINFO = r"""22 1 254:0 / / rw,relatime - overlay overlay rw,lowerdir=/a:/b
         ("/again/tasks.db", "xfs"),
     ],
 )
-def test_the_last_mount_on_the_longest_point_is_the_one(path: str, kind: str) -> None:
+def test_filesystem_is_last_mount_on_longest_mount_point(path: str, kind: str) -> None:
     assert filesystem_of(path, mounts_in(MOUNTINFO)) == kind
 
 
-def test_where_no_mount_is_known_the_kind_is_not_known() -> None:
+def test_filesystem_without_known_mount_is_unknown() -> None:
     assert filesystem_of("/data/tasks.db", ()) == "unknown"
 
 
-def test_the_mounts_of_this_process_are_asked_where_none_are_given(tmp_path: Path) -> None:
+def test_filesystem_without_given_mounts_is_read_from_own_process(tmp_path: Path) -> None:
     assert filesystem_of("/proc/version") == "proc"
     assert filesystem_of(str(tmp_path / "tasks.db")) != "unknown"
 
@@ -72,14 +72,14 @@ def test_the_mounts_of_this_process_are_asked_where_none_are_given(tmp_path: Pat
         *("grpcfuse", "fuse.grpcfuse", "osxfs", "fuse.osxfs", "wslfs", "vmhgfs", "ocfs2", "gfs2"),
     ],
 )
-def test_other_kernels_may_write_there(kind: str) -> None:
+def test_network_and_shared_filesystems_are_remote(kind: str) -> None:
     assert is_remote(kind)
 
 
 @pytest.mark.parametrize(
     "kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs", "f2fs", "fusectl", "nfsd", "cephx", "9pfs", "unknown"]
 )
-def test_only_this_kernel_writes_there(kind: str) -> None:
+def test_local_filesystems_are_not_remote(kind: str) -> None:
     assert not is_remote(kind)
 
 
@@ -118,9 +118,7 @@ CONTAINER = r"""600 500 0:60 / / rw - overlay overlay rw,lowerdir=/a:/b
         ("/lone/tasks.db", "-v DIRECTORY:/lone"),
     ],
 )
-def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_mounts_its_directory(
-    path: str, line: str
-) -> None:
+def test_mounted_database_or_side_file_is_problem_with_mount_of_directory_as_hint(path: str, line: str) -> None:
     apart = mount_problem(path, mounts_in(CONTAINER))
     assert apart is not None
     assert "is mounted without its directory" in apart.message
@@ -131,29 +129,29 @@ def test_a_database_or_side_file_that_is_a_mount_point_lies_apart_and_the_hint_m
     "path",
     ["/volume/tasks.db", "/volume/below/tasks.db", "/mac/tasks.db", "/covered/tasks.db", "/other.db", "/app/tasks.db"],
 )
-def test_a_database_whose_directory_is_mounted_lies_with_its_side_files(path: str) -> None:
+def test_database_in_mounted_directory_is_no_problem(path: str) -> None:
     assert mount_problem(path, mounts_in(CONTAINER)) is None
 
 
-def test_a_mount_that_a_later_one_covers_is_not_the_one() -> None:
+def test_mount_covered_by_later_mount_is_ignored() -> None:
     mounts = mounts_in(CONTAINER)
     kinds = [filesystem_of(path, mounts) for path in ("/covered/tasks.db", "/stack/tasks.db", "/stack/other.db")]
     assert kinds == ["xfs", "xfs", "ext4"]
 
 
-def test_a_share_of_docker_desktop_is_remote_whatever_its_kernel_calls_it() -> None:
+def test_share_of_docker_desktop_is_remote_by_any_name() -> None:
     mounts = mounts_in(CONTAINER)
     assert [filesystem_of(path, mounts) for path in ("/mac/tasks.db", "/named/a.db")] == ["fakeowner", "fakeowner"]
 
 
-def test_the_other_place_where_the_file_alone_is_mounted_is_a_second_name() -> None:
+def test_second_mount_of_single_file_is_other_mount_point() -> None:
     mounts = mounts_in(CONTAINER)
     assert other_mount_points("/volume/tasks.db", mounts) == ("/elsewhere/tasks.db",)
     assert other_mount_points("/mac/tasks.db", mounts) == ("/single/tasks.db",)
     assert other_mount_points("/volume/below/tasks.db", mounts) == other_mount_points("/tasks.db", ()) == ()
 
 
-def test_without_mountinfo_another_device_than_that_of_the_directory_tells(tmp_path: Path) -> None:
+def test_mount_problem_without_mountinfo_is_found_by_device_number(tmp_path: Path) -> None:
     assert mount_problem("/proc", ()) is not None
     assert mount_problem(str(tmp_path / "missing.db"), ()) is None
     (tmp_path / "tasks.db").touch()

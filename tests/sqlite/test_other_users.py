@@ -42,7 +42,7 @@ def restored(store: Path, tmp_path: Path) -> Path:
     [(FOREIGN, ()), (FOREIGN, ("-wal",)), (FOREIGN, ("-shm",)), (NO_CAPABILITIES, ())],
     ids=["closed", "WAL alone", "shared memory alone", "powerless root"],
 )
-def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(
+def test_idle_wal_database_of_another_user_is_refused_unchanged(
     data: Path, store: Path, who: tuple[str, ...], side_files: tuple[str, ...]
 ) -> None:
     data.chmod(0o777)
@@ -65,7 +65,7 @@ def test_an_idle_wal_database_of_another_user_is_refused_before_it_is_touched(
     [(FOREIGN, 0o755, 0o644), (FOREIGN, 0o770, 0o664), (NO_CAPABILITIES, 0o755, 0o644)],
     ids=["reader", "writer by group", "powerless root"],
 )
-def test_another_user_can_copy_while_the_app_has_its_database_open(
+def test_open_database_of_another_user_is_copied(
     data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], directory_mode: int, mode: int
 ) -> None:
     data.chmod(directory_mode)
@@ -82,7 +82,7 @@ def test_another_user_can_copy_while_the_app_has_its_database_open(
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o664], ids=["reader", "writer by group"])
-def test_another_user_copies_what_a_killed_app_left(data: Path, store: Path, tmp_path: Path, mode: int) -> None:
+def test_wal_of_killed_app_of_another_user_is_copied(data: Path, store: Path, tmp_path: Path, mode: int) -> None:
     (data / "tasks.db").chmod(mode)
     with running_app(data / "tasks.db", uid=APP) as app:
         app.sql("CREATE TABLE late AS SELECT 7 AS a")
@@ -96,9 +96,7 @@ def test_another_user_copies_what_a_killed_app_left(data: Path, store: Path, tmp
         app.sql("INSERT INTO late VALUES (8)")
 
 
-def test_a_rollback_database_of_another_user_is_copied_and_nothing_is_made_beside_it(
-    data: Path, store: Path, tmp_path: Path
-) -> None:
+def test_rollback_database_of_another_user_is_copied_without_new_files(data: Path, store: Path, tmp_path: Path) -> None:
     data.chmod(0o777)
     make_bank(data / "plain.db", "delete")
     before = state(data)
@@ -108,7 +106,7 @@ def test_a_rollback_database_of_another_user_is_copied_and_nothing_is_made_besid
     assert state(data) == before
 
 
-def test_the_app_user_himself_may_back_up_an_idle_wal_database(data: Path, store: Path, tmp_path: Path) -> None:
+def test_idle_wal_database_is_backed_up_by_user_of_app(data: Path, store: Path, tmp_path: Path) -> None:
     done = backupd_as(AS_THE_APP, data / "tasks.db", store)
     assert done.returncode == 0, done.stderr
     assert is_balanced(restored(store, tmp_path))
@@ -116,7 +114,7 @@ def test_the_app_user_himself_may_back_up_an_idle_wal_database(data: Path, store
 
 
 @helpless
-def test_root_that_may_not_pass_over_rights_becomes_the_owner_and_can_use_its_copy(
+def test_root_without_dac_override_becomes_owner_and_can_use_its_copy(
     data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
 ) -> None:
     (data / "tasks.db").chmod(0o600)
@@ -128,7 +126,7 @@ def test_root_that_may_not_pass_over_rights_becomes_the_owner_and_can_use_its_co
 
 @pytest.mark.parametrize("method", ["backup", "vacuum"])
 @helpless
-def test_root_that_may_not_pass_over_rights_recovers_a_hot_copy(
+def test_root_without_dac_override_recovers_hot_copy(
     data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], method: str
 ) -> None:
     make_bank(data / "hot.db", "delete")
@@ -144,7 +142,7 @@ def test_root_that_may_not_pass_over_rights_recovers_a_hot_copy(
 
 @helpless
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=str)
-def test_root_that_may_not_signal_others_leaves_no_child_behind_and_nothing_that_it_cannot_sweep(
+def test_root_without_kill_capability_leaves_no_child_and_no_permanent_files(
     data: Path, store: Path, who: tuple[str, ...], sent: signal.Signals, code: int
 ) -> None:
     path = data / "tasks.db"
@@ -165,7 +163,7 @@ def test_root_that_may_not_signal_others_leaves_no_child_behind_and_nothing_that
 
 
 @helpless
-def test_a_directory_that_root_may_not_look_into_is_told_with_the_capability_that_is_missing(
+def test_directory_closed_to_root_is_reported_with_missing_capability(
     data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
 ) -> None:
     data.chmod(0o700)
@@ -178,7 +176,7 @@ def test_a_directory_that_root_may_not_look_into_is_told_with_the_capability_tha
     assert is_balanced(restored(store, tmp_path))
 
 
-def test_a_file_that_may_not_be_read_is_told_with_whom_to_run_as(data: Path, store: Path) -> None:
+def test_unreadable_file_is_reported_with_user_to_run_as(data: Path, store: Path) -> None:
     (data / "tasks.db").chmod(0o600)
     done = backupd_as(NO_CAPABILITIES, data / "tasks.db", store)
     assert done.returncode == 1

@@ -26,7 +26,7 @@ WANTED = Permissions(1000, 2000, 0o750)
 @pytest.mark.parametrize(
     ("recorded", "applied"), [(0o750, 0o750), (0o4750, 0o750), (0o2770, 0o2770), (0o777, 0o1777), (0o1777, 0o1777)]
 )
-def test_a_recorded_mode_is_applied_without_setuid_and_never_for_all_without_the_sticky_bit(
+def test_recorded_mode_is_applied_without_setuid_and_world_writable_only_with_sticky_bit(
     recorded: int, applied: int
 ) -> None:
     assert Permissions.recorded(replace(ORIGIN, directory_mode=recorded)).mode == applied
@@ -44,12 +44,12 @@ def test_a_recorded_mode_is_applied_without_setuid_and_never_for_all_without_the
         (Permissions(0, 0, 0o755), 0, 0, True),
     ],
 )
-def test_permissions_allow_what_the_kernel_allows(rights: Permissions, uid: int, gid: int, may: bool) -> None:
+def test_permissions_allow_what_kernel_allows(rights: Permissions, uid: int, gid: int, may: bool) -> None:
     assert rights.allows(uid, gid) == may
 
 
 @pytest.mark.root
-def test_directory_of_root_gets_an_owner_only_without_files_of_the_app(tmp_path: Path) -> None:
+def test_directory_of_root_gets_owner_only_without_files_of_app(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     database, backups = data / "tasks.db", data / "backups"
@@ -67,7 +67,7 @@ def test_directory_of_root_gets_an_owner_only_without_files_of_the_app(tmp_path:
 
 
 @pytest.mark.root
-def test_a_backup_records_owner_and_mode_of_the_directory(data: Path) -> None:
+def test_backup_records_owner_and_mode_of_directory(data: Path) -> None:
     os.chown(data, 1000, 2000)
     data.chmod(0o2770)
     facts = Source.inspect(data / "tasks.db").facts

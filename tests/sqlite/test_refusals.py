@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize(("become", "said", "advised"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation(
+def test_unusable_source_is_refused_with_hint_and_generations_are_kept(
     tmp_path: Path, back_up: BackUp, become: Callable[[Path], object], said: str, advised: str
 ) -> None:
     path = tmp_path / "data" / "tasks.db"
@@ -83,7 +83,7 @@ def test_what_cannot_be_backed_up_is_refused_with_advice_and_costs_no_generation
     }
 
 
-def test_a_path_that_leads_through_a_file_is_told_as_such(tmp_path: Path, back_up: BackUp) -> None:
+def test_path_through_file_is_reported_as_not_a_directory(tmp_path: Path, back_up: BackUp) -> None:
     make_bank(tmp_path / "file")
     result = back_up(tmp_path / "file" / "tasks.db")
     assert result.outcome == ("failed", 1)
@@ -91,7 +91,7 @@ def test_a_path_that_leads_through_a_file_is_told_as_such(tmp_path: Path, back_u
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_a_database_that_is_meant_to_be_empty_becomes_a_generation_that_opens_as_an_empty_database(
+def test_database_empty_by_intent_becomes_generation_of_empty_database(
     tmp_path: Path, back_up: BackUp, size: int
 ) -> None:
     path = tmp_path / "tasks.db"
@@ -106,7 +106,9 @@ def test_a_database_that_is_meant_to_be_empty_becomes_a_generation_that_opens_as
     assert (again.outcome, again.generations) == (("unchanged", 0), result.generations)
 
 
-def test_a_database_that_became_empty_freezes_nothing_until_that_is_allowed(tmp_path: Path, back_up: BackUp) -> None:
+def test_emptied_database_is_published_only_where_allowed_and_nothing_is_pruned(
+    tmp_path: Path, back_up: BackUp
+) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     full = back_up(path)
@@ -121,7 +123,7 @@ def test_a_database_that_became_empty_freezes_nothing_until_that_is_allowed(tmp_
 
 
 @pytest.mark.parametrize("size", [100, 512, 4095, 4097, 40_000])
-def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, back_up: BackUp, size: int) -> None:
+def test_truncated_database_is_damage_and_holds_pruning(tmp_path: Path, back_up: BackUp, size: int) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     before = back_up(path).generations
@@ -136,7 +138,7 @@ def test_a_database_that_was_cut_is_damage_and_freezes_pruning(tmp_path: Path, b
     assert hold.kind == "corrupt"
 
 
-def test_the_mode_of_the_database_and_of_its_directory_stay_as_they_were(tmp_path: Path, back_up: BackUp) -> None:
+def test_mode_of_database_and_directory_are_unchanged(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "data" / "tasks.db"
     path.parent.mkdir()
     make_bank(path)

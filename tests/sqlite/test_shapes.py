@@ -53,7 +53,7 @@ PRAGMA application_id=7;
         for page_size in PAGE_SIZES
     ],
 )
-def test_a_copy_holds_what_the_source_holds(
+def test_copy_holds_same_pages_as_source(
     tmp_path: Path, take: Take, page_size: int, encoding: str, auto_vacuum: int, journal_mode: str
 ) -> None:
     path = tmp_path / "tasks.db"
@@ -76,7 +76,7 @@ def test_a_copy_holds_what_the_source_holds(
     assert [rows(copy.file.path, f"PRAGMA {name}") for name in KEPT] == kept
 
 
-def test_bytes_that_an_app_reserves_on_each_page_are_copied(tmp_path: Path, take: Take) -> None:
+def test_reserved_bytes_on_each_page_are_copied(tmp_path: Path, take: Take) -> None:
     code = (
         "import apsw, sys; c = apsw.Connection(sys.argv[1]); c.reserve_bytes(reserve=8);"
         "c.execute('CREATE TABLE t(a)'); c.execute('INSERT INTO t VALUES (randomblob(99999))')"
@@ -121,7 +121,7 @@ def make_large(path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_sparse_database_that_reaches_beyond_the_lock_bytes_and_beyond_4_gib_is_copied(tmp_path: Path) -> None:
+def test_sparse_database_beyond_lock_bytes_and_4_gib_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     make_large(path)
     assert path.stat().st_blocks * 512 < 10_000_000

@@ -23,7 +23,7 @@ def kill_with_rows_in_the_wal(app: App) -> None:
 
 
 @pytest.mark.root
-def test_side_files_that_appear_belong_to_the_app_which_goes_on_writing(data: Path, take: Take) -> None:
+def test_new_side_files_belong_to_app_which_continues_to_write(data: Path, take: Take) -> None:
     for _ in range(2):
         take(data / "tasks.db")
         assert {p.name: (p.stat().st_uid, p.stat().st_gid) for p in data.iterdir()} == {
@@ -36,7 +36,7 @@ def test_side_files_that_appear_belong_to_the_app_which_goes_on_writing(data: Pa
 
 
 @pytest.mark.root
-def test_rows_that_a_killed_app_left_in_its_wal_are_copied_and_stay_where_they_are(data: Path, take: Take) -> None:
+def test_wal_of_killed_app_is_copied_and_left_unchanged(data: Path, take: Take) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
         kill_with_rows_in_the_wal(app)
     before = state(data)
@@ -45,7 +45,7 @@ def test_rows_that_a_killed_app_left_in_its_wal_are_copied_and_stay_where_they_a
 
 
 @pytest.mark.root
-def test_a_wal_whose_shared_memory_was_lost_is_read_too_and_the_new_one_is_the_apps(data: Path, take: Take) -> None:
+def test_wal_without_shared_memory_is_copied_and_new_shared_memory_belongs_to_app(data: Path, take: Take) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
         kill_with_rows_in_the_wal(app)
     (data / "tasks.db-shm").unlink()
@@ -56,7 +56,7 @@ def test_a_wal_whose_shared_memory_was_lost_is_read_too_and_the_new_one_is_the_a
     assert after == before
 
 
-def test_a_checkpoint_is_never_made_for_the_app(tmp_path: Path, take: Take) -> None:
+def test_copy_makes_no_checkpoint(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     with running_app(path) as app:
@@ -67,7 +67,7 @@ def test_a_checkpoint_is_never_made_for_the_app(tmp_path: Path, take: Take) -> N
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist", "memory"])
-def test_every_kind_of_rollback_journal_is_left_as_it_is(tmp_path: Path, take: Take, journal_mode: str) -> None:
+def test_rollback_journal_of_each_mode_is_left_unchanged(tmp_path: Path, take: Take, journal_mode: str) -> None:
     directory = tmp_path / "data"
     directory.mkdir()
     make_bank(directory / "tasks.db", "delete")
@@ -83,7 +83,7 @@ def test_every_kind_of_rollback_journal_is_left_as_it_is(tmp_path: Path, take: T
 
 
 @pytest.mark.root
-def test_on_a_read_only_mount_a_live_database_is_copied(data: Path, take: Take) -> None:
+def test_database_in_use_on_read_only_mount_is_copied(data: Path, take: Take) -> None:
     with read_only(data) as mount, running_app(data / "tasks.db", uid=APP) as app:
         app.sql("CREATE TABLE late AS SELECT 7 AS a")
         before = state(data)
@@ -94,9 +94,7 @@ def test_on_a_read_only_mount_a_live_database_is_copied(data: Path, take: Take) 
 
 @pytest.mark.root
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_on_a_read_only_mount_a_database_under_a_hard_writer_is_one_moment(
-    tmp_path: Path, take: Take, journal_mode: str
-) -> None:
+def test_busy_database_on_read_only_mount_is_copied_consistently(tmp_path: Path, take: Take, journal_mode: str) -> None:
     directory = tmp_path / "data"
     directory.mkdir()
     with read_only(directory) as mount, running_bank(directory / "tasks.db", journal_mode) as bank:
@@ -106,7 +104,7 @@ def test_on_a_read_only_mount_a_database_under_a_hard_writer_is_one_moment(
 
 
 @pytest.mark.root
-def test_on_a_read_only_mount_what_a_killed_app_left_is_copied(data: Path, take: Take) -> None:
+def test_wal_of_killed_app_on_read_only_mount_is_copied(data: Path, take: Take) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
         kill_with_rows_in_the_wal(app)
     before = state(data)
@@ -116,7 +114,7 @@ def test_on_a_read_only_mount_what_a_killed_app_left_is_copied(data: Path, take:
 
 
 @pytest.mark.root
-def test_on_a_read_only_mount_a_rollback_database_is_copied(data: Path, take: Take) -> None:
+def test_rollback_database_on_read_only_mount_is_copied(data: Path, take: Take) -> None:
     make_bank(data / "plain.db", "delete")
     with read_only(data) as mount:
         assert is_balanced(take(mount / "plain.db").file.path)
@@ -124,7 +122,7 @@ def test_on_a_read_only_mount_a_rollback_database_is_copied(data: Path, take: Ta
 
 @pytest.mark.root
 @pytest.mark.parametrize("lost", [("-shm",), ("-wal", "-shm")], ids=["no shared memory", "closed"])
-def test_on_a_read_only_mount_a_wal_database_without_side_files_cannot_be_read_and_the_way_out_is_told(
+def test_wal_database_without_side_files_on_read_only_mount_is_refused_with_hint(
     data: Path, back_up: BackUp, lost: tuple[str, ...]
 ) -> None:
     with running_app(data / "tasks.db", uid=APP) as app:
@@ -142,7 +140,7 @@ def test_on_a_read_only_mount_a_wal_database_without_side_files_cannot_be_read_a
 
 
 @pytest.mark.root
-def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take: Take, back_up: BackUp) -> None:
+def test_wal_database_on_fuse_is_refused_unless_allowed(data: Path, take: Take, back_up: BackUp) -> None:
     before = state(data)
     with through_fuse(data) as mount:
         result = back_up(mount / "tasks.db")
@@ -156,7 +154,7 @@ def test_through_fuse_a_wal_database_is_refused_unless_allowed(data: Path, take:
 
 
 @pytest.mark.root
-def test_through_fuse_a_rollback_database_is_copied_with_a_warning_unless_allowed(data: Path, back_up: BackUp) -> None:
+def test_rollback_database_on_fuse_is_copied_with_warning_unless_allowed(data: Path, back_up: BackUp) -> None:
     make_bank(data / "plain.db", "delete")
     os.chown(data / "plain.db", APP, APP)
     with through_fuse(data) as mount:
@@ -168,7 +166,7 @@ def test_through_fuse_a_rollback_database_is_copied_with_a_warning_unless_allowe
 
 
 @pytest.mark.root
-def test_an_owner_who_cannot_reach_his_file_is_told_so(data: Path, take: Take) -> None:
+def test_owner_without_access_to_directory_is_named(data: Path, take: Take) -> None:
     data.parent.chmod(0o700)
     with pytest.raises(SourceUnusable, match=f"uid {APP}, which owns it, cannot reach"):
         take(data / "tasks.db")
@@ -176,7 +174,7 @@ def test_an_owner_who_cannot_reach_his_file_is_told_so(data: Path, take: Take) -
 
 @pytest.mark.root
 @pytest.mark.parametrize("name", [b"latin-1 \xe9", "next\x85line".encode(), "para\u2029graph".encode()])
-def test_a_mount_point_with_an_odd_name_is_no_obstacle(tmp_path: Path, take: Take, name: bytes) -> None:
+def test_mount_point_with_special_characters_is_found(tmp_path: Path, take: Take, name: bytes) -> None:
     with small_disk(tmp_path / os.fsdecode(name), "1m") as odd:
         for directory in (tmp_path, odd):
             make_bank(directory / "tasks.db", "delete")

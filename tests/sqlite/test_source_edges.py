@@ -28,7 +28,7 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_the_very_file_that_was_named_is_copied_and_no_other_is_made(
+def test_database_with_special_name_is_copied_and_no_other_file_is_created(
     tmp_path: Path, take: Take, name: str | bytes, journal_mode: str
 ) -> None:
     directory = tmp_path / "data"
@@ -40,7 +40,7 @@ def test_the_very_file_that_was_named_is_copied_and_no_other_is_made(
     assert {p.name for p in directory.iterdir()} == {path.name} | side_files
 
 
-def test_a_database_whose_name_is_not_utf8_gets_a_generation(tmp_path: Path, back_up: BackUp) -> None:
+def test_database_with_name_outside_utf8_gets_generation(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / os.fsdecode(b"tasks-\xff.db")
     make_bank(path)
     result = back_up(path)
@@ -49,7 +49,7 @@ def test_a_database_whose_name_is_not_utf8_gets_a_generation(tmp_path: Path, bac
     assert back_up(path).outcome == ("unchanged", 0)
 
 
-def test_a_lock_that_is_held_for_too_long_is_a_temporary_failure(tmp_path: Path, back_up: BackUp) -> None:
+def test_lock_held_too_long_is_temporary_failure(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, "delete")
     with running_app(path) as app:
@@ -65,9 +65,7 @@ def test_a_lock_that_is_held_for_too_long_is_a_temporary_failure(tmp_path: Path,
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_an_app_with_exclusive_locking_cannot_be_copied_and_is_told_of(
-    tmp_path: Path, back_up: BackUp, journal_mode: str
-) -> None:
+def test_exclusive_locking_mode_of_app_fails_copy_with_hint(tmp_path: Path, back_up: BackUp, journal_mode: str) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, journal_mode)
     with running_app(path) as app:
@@ -80,7 +78,7 @@ def test_an_app_with_exclusive_locking_cannot_be_copied_and_is_told_of(
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-def test_a_link_is_followed_to_the_file_beside_which_the_wal_lies(tmp_path: Path, take: Take, hops: int) -> None:
+def test_link_is_followed_to_file_beside_wal(tmp_path: Path, take: Take, hops: int) -> None:
     make_bank(tmp_path / "real.db")
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "real.db"
@@ -95,7 +93,7 @@ def test_a_link_is_followed_to_the_file_beside_which_the_wal_lies(tmp_path: Path
     assert Source.inspect(link).path == tmp_path / "real.db"
 
 
-def test_a_second_name_is_accepted_where_that_is_allowed(tmp_path: Path, take: Take) -> None:
+def test_hard_link_is_accepted_where_allowed(tmp_path: Path, take: Take) -> None:
     make_bank(tmp_path / "tasks.db")
     os.link(tmp_path / "tasks.db", tmp_path / "other.db")
     with pytest.raises(SourceUnusable, match="2 hard links"):
@@ -103,7 +101,7 @@ def test_a_second_name_is_accepted_where_that_is_allowed(tmp_path: Path, take: T
     assert is_balanced(take(tmp_path / "tasks.db", allow_links=True).file.path)
 
 
-def test_every_commit_in_a_large_wal_is_copied_and_the_wal_is_left_as_it_is(tmp_path: Path, take: Take) -> None:
+def test_commits_in_large_wal_are_copied_and_wal_is_left_unchanged(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     with running_app(path) as app:
@@ -117,7 +115,7 @@ def test_every_commit_in_a_large_wal_is_copied_and_the_wal_is_left_as_it_is(tmp_
     assert rows(copy.file.path, "SELECT count(*) FROM big") == [(1000,)]
 
 
-def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: BackUp) -> None:
+def test_wal_without_checkpoints_is_warned_of(tmp_path: Path, back_up: BackUp) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     with running_app(path) as app:
@@ -129,7 +127,7 @@ def test_a_wal_that_is_never_checkpointed_is_told_of(tmp_path: Path, back_up: Ba
     assert "the WAL is 257.0 MiB" in result.report.notes[0]
 
 
-def test_a_copy_that_would_eat_the_reserve_of_the_app_is_given_up(tmp_path: Path, take: Take) -> None:
+def test_copy_that_would_use_space_reserved_for_app_is_stopped(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, rows=60_000)
     with pytest.raises(NoSpace, match="the app's file system nearly filled up during the copy"):

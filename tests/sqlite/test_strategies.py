@@ -55,7 +55,7 @@ def rollback(tmp_path: Path, banks: dict[str, bytes]) -> Path:
     return tmp_path / "tasks.db"
 
 
-def test_a_wal_database_under_a_hard_writer_is_one_moment_and_its_writer_never_waits(wal: Path, take: Take) -> None:
+def test_busy_wal_database_is_copied_consistently_without_blocking_writers(wal: Path, take: Take) -> None:
     with running_bank(wal, rows=ROWS) as bank:
         bank.wait_for_commits(50)
         copy = take(wal, SnapshotSettings())
@@ -64,7 +64,7 @@ def test_a_wal_database_under_a_hard_writer_is_one_moment_and_its_writer_never_w
     assert (copy.journal_mode, copy.writers_held_s) == ("wal", 0)
 
 
-def test_a_busy_rollback_database_is_pinned_when_that_fits_the_budget(rollback: Path, take: Take) -> None:
+def test_busy_rollback_database_is_locked_for_copy_within_writer_budget(rollback: Path, take: Take) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         for _ in range(10):  # where the machine keeps the bank from committing meanwhile, nothing has to be pinned
             bank.wait_for_commits(20)
@@ -77,7 +77,7 @@ def test_a_busy_rollback_database_is_pinned_when_that_fits_the_budget(rollback: 
     assert 0 < copy.writers_held_s < 30
 
 
-def test_over_the_budget_a_quiet_moment_is_waited_for_and_used(rollback: Path, take: Take) -> None:
+def test_copy_beyond_writer_budget_waits_for_quiet_moment(rollback: Path, take: Take) -> None:
     events = []
     with running_bank(rollback, "delete", rows=ROWS) as bank:
 
@@ -95,7 +95,7 @@ def test_over_the_budget_a_quiet_moment_is_waited_for_and_used(rollback: Path, t
     assert copy.writers_held_s == 0
 
 
-def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
+def test_copy_beyond_writer_budget_without_quiet_moment_blocks_writers_and_reports_it(
     rollback: Path, tmp_path: Path, back_up: BackUp
 ) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
@@ -108,7 +108,7 @@ def test_over_the_budget_and_never_quiet_the_writers_are_held_and_that_is_told(
     assert is_one_moment(backup_result.unpacked(tmp_path / "restored.db"))
 
 
-def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollback: Path, take: Take) -> None:
+def test_wait_for_quiet_moment_ends_at_time_limit(rollback: Path, take: Take) -> None:
     with running_bank(rollback, "delete", rows=ROWS) as bank:
         bank.wait_for_commits(20)
         # who holds it when the time is up decides which of them it is
@@ -117,13 +117,13 @@ def test_waiting_for_a_quiet_moment_ends_with_the_time_of_the_whole_copy(rollbac
         bank.wait_for_commits(20)
 
 
-def test_a_database_that_nobody_writes_to_is_copied_without_holding_it(rollback: Path, take: Take) -> None:
+def test_idle_database_is_copied_without_blocking_writers(rollback: Path, take: Take) -> None:
     copy = take(rollback, SnapshotSettings())
     assert copy.writers_held_s == 0
     assert copy.file.path.read_bytes()[100:] == rollback.read_bytes()[100:]
 
 
-def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take) -> None:
+def test_lock_released_in_time_is_waited_for(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, "delete")
     with running_app(path) as app, ThreadPoolExecutor(1) as pool:
@@ -137,9 +137,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path: Path, take: Take)
     assert rows(copy.file.path, "SELECT min(balance) FROM account") == [(101,)]
 
 
-def test_a_lock_that_is_held_longer_than_the_whole_copy_may_take_is_a_temporary_failure(
-    tmp_path: Path, take: Take
-) -> None:
+def test_lock_held_longer_than_time_limit_is_temporary_failure(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path, "delete")
     with running_app(path) as app:

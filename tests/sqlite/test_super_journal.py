@@ -59,7 +59,7 @@ def volume(pair: Pair, tmp_path: Path) -> Iterator[Path]:
 
 
 @attached_one
-def test_a_journal_tells_of_its_super_journal_until_it_is_over(pair: Pair) -> None:
+def test_journal_names_super_journal_until_record_is_cut_off(pair: Pair) -> None:
     for database in (pair.main, pair.attached):
         journal = Path(f"{database}-journal")
         record = read_super_journal(str(journal))
@@ -80,9 +80,7 @@ def test_a_journal_tells_of_its_super_journal_until_it_is_over(pair: Pair) -> No
 
 
 @attached_one
-def test_where_all_is_seen_each_is_copied_as_of_before_and_the_app_finds_all_as_it_left_it(
-    pair: Pair, take: Take
-) -> None:
+def test_databases_with_visible_super_journal_are_copied_as_before_transaction(pair: Pair, take: Take) -> None:
     before = pair.files()
     for database in (pair.main, pair.attached):
         copy = take(database)
@@ -94,7 +92,7 @@ def test_where_all_is_seen_each_is_copied_as_of_before_and_the_app_finds_all_as_
 
 
 @main_one
-def test_at_another_path_the_super_journal_beside_it_tells_that_nothing_was_committed(
+def test_database_at_another_path_beside_super_journal_is_copied_as_before_transaction(
     pair: Pair, volume: Path, tmp_path: Path, back_up: BackUp
 ) -> None:
     before = contents(volume)
@@ -108,7 +106,7 @@ def test_at_another_path_the_super_journal_beside_it_tells_that_nothing_was_comm
 
 @attached_one
 @pytest.mark.parametrize("hot_journal", ["copy", "fail"])
-def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touches_nothing(
+def test_backup_without_visible_super_journal_waits_and_fails_and_changes_nothing(
     pair: Pair, back_up: BackUp, hot_journal: str
 ) -> None:
     with hidden(pair.main.parent):
@@ -124,7 +122,7 @@ def test_where_the_super_journal_is_not_seen_the_backup_waits_and_fails_and_touc
 
 
 @main_one
-def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair, back_up: BackUp) -> None:
+def test_other_file_with_name_of_super_journal_proves_nothing(pair: Pair, back_up: BackUp) -> None:
     pair.super_journal.write_bytes(b"/elsewhere/notes.db-journal\0")
     assert "does not exist here" in back_up(pair.main).error
     pair.super_journal.unlink()
@@ -133,7 +131,7 @@ def test_another_file_by_the_name_of_the_super_journal_proves_nothing(pair: Pair
 
 
 @attached_one
-def test_an_app_that_starts_again_meanwhile_finishes_it_and_is_copied_as_usual(pair: Pair, take: Take) -> None:
+def test_app_restarted_during_wait_finishes_transaction_and_database_is_copied_as_usual(pair: Pair, take: Take) -> None:
     restart = threading.Thread(target=pair.is_as_before_when_the_app_starts)
     restart.start()
     copy = take(pair.attached, SHORT_WAITS._replace(hot_journal_wait_s=30))
@@ -152,7 +150,7 @@ def overwrite(database: Path, snapshot: Path) -> None:
 
 
 @attached_one
-def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_path: Path) -> None:
+def test_database_without_visible_super_journal_is_not_overwritten(pair: Pair, tmp_path: Path) -> None:
     make_accounts(tmp_path / "snapshot")
     with hidden(pair.main.parent):
         before = contents(pair.attached.parent)
@@ -164,7 +162,7 @@ def test_nothing_is_written_into_it_while_it_cannot_be_judged(pair: Pair, tmp_pa
 
 
 @attached_one
-def test_killed_once_the_record_is_cut_off_a_restore_leaves_what_the_app_takes_back(pair: Pair) -> None:
+def test_restore_killed_after_record_is_cut_off_leaves_rollback_to_app(pair: Pair) -> None:
     assert detach_super_journal(str(pair.attached), str(pair.attached)) is None
     assert read_super_journal(f"{pair.attached}-journal") is None
     assert pair.is_as_before_when_the_app_starts()

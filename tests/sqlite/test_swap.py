@@ -72,7 +72,7 @@ class Opener:
         return self._process.communicate(timeout=60)[0].strip()
 
 
-def test_who_opens_it_before_the_rename_gets_the_old_one_and_the_restore_is_refused(place: Path) -> None:
+def test_process_opening_before_rename_gets_old_database_and_restore_is_refused(place: Path) -> None:
     target, part = paths(place)
     with lease(target) as held:
         opener = Opener(target)
@@ -85,7 +85,7 @@ def test_who_opens_it_before_the_rename_gets_the_old_one_and_the_restore_is_refu
     assert {path.name for path in place.iterdir()} == {target.name, part.name}
 
 
-def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path) -> None:
+def test_process_opening_during_rename_reverts_swap(place: Path) -> None:
     target, part = paths(place)
     Path(f"{target}-wal").write_text("of the old")
     openers: list[Opener] = []
@@ -109,7 +109,7 @@ def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(place: Path) -> 
     assert not target.with_name(swap_journal_name(target.name)).exists()
 
 
-def test_who_opens_it_after_the_rename_gets_the_new_one(place: Path) -> None:
+def test_process_opening_after_rename_gets_new_database(place: Path) -> None:
     target, part = paths(place)
     with lease(target) as held:
         kept = swap(target, part, held, NOW)
@@ -120,7 +120,7 @@ def test_who_opens_it_after_the_rename_gets_the_new_one(place: Path) -> None:
 
 
 @pytest.mark.parametrize("first_at", [NOW, NOW + timedelta(days=1000)], ids=["in one second", "clock set back"])
-def test_of_two_restores_both_old_databases_are_kept_and_the_last_is_the_last(place: Path, first_at: datetime) -> None:
+def test_two_restores_keep_both_old_databases_in_order(place: Path, first_at: datetime) -> None:
     target, part = paths(place)
     for text, now in (("second", first_at), ("third", NOW)):
         with lease(target) as held:
@@ -134,7 +134,7 @@ def refused(*_paths: object, **_options: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_a_database_that_somebody_else_replaced_meanwhile_is_left_alone(place: Path) -> None:
+def test_database_replaced_after_killed_swap_is_kept(place: Path) -> None:
     target, part = paths(place)
     killed_before_the_rename(target, part)
     other = place / "other"
@@ -147,7 +147,7 @@ def test_a_database_that_somebody_else_replaced_meanwhile_is_left_alone(place: P
     assert recover_swap(target) is None
 
 
-def test_side_files_of_a_database_that_was_written_meanwhile_are_not_put_back(place: Path) -> None:
+def test_side_files_of_database_written_after_killed_swap_are_not_put_back(place: Path) -> None:
     target, part = paths(place)
     Path(f"{target}-journal").write_text("hot")
     killed_before_the_rename(target, part)
@@ -177,7 +177,7 @@ def bank(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "BEGIN", "PRAGMA locking_mode=EXCLUSIVE"])
-def test_checkpoint_of_a_database_in_use_is_refused(bank: Path, statement: str) -> None:
+def test_checkpoint_of_database_in_use_is_refused(bank: Path, statement: str) -> None:
     with running_app(bank) as app:
         app.sql(statement)
         app.sql("SELECT count(*) FROM ledger")
@@ -189,7 +189,7 @@ def test_checkpoint_of_a_database_in_use_is_refused(bank: Path, statement: str) 
     assert result.damage == ""
 
 
-def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank: Path) -> None:
+def test_database_without_file_is_in_use_while_side_files_are_open(bank: Path) -> None:
     with running_app(bank) as app:
         app.sql("INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
         bank.unlink()
@@ -198,7 +198,7 @@ def test_a_database_without_a_file_is_in_use_while_its_side_files_are_open(bank:
 
 
 @pytest.mark.root
-def test_root_with_few_capabilities_asks_as_the_owner(data: Path) -> None:
+def test_root_with_few_capabilities_takes_lease_as_owner(data: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from backupd.sqlite.target import Target\n"
         "with Target.inspect(Path(sys.argv[1])).lease(stopped=True) as lease: print(lease.held)"
@@ -211,7 +211,7 @@ def test_root_with_few_capabilities_asks_as_the_owner(data: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_directory_that_may_not_be_written_is_refused_with_its_owner(bank: Path) -> None:
+def test_directory_without_write_permission_is_refused_with_owner(bank: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from backupd.errors import TargetRefused\n"
         "from backupd.sqlite.target import Target\n"
@@ -225,7 +225,7 @@ def test_a_directory_that_may_not_be_written_is_refused_with_its_owner(bank: Pat
     assert "PUID=0" in told.stdout
 
 
-def test_what_is_no_directory_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_target_in_missing_directory_or_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "tasks.db", tmp_path / "nowhere" / "tasks.db"):
         with pytest.raises((TargetRefused, NotADirectoryError)):
@@ -233,7 +233,7 @@ def test_what_is_no_directory_or_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["link", "rename"])
-def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
+def test_disk_error_during_swap_leaves_old_database_in_place(
     place: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     target, part = paths(place)
@@ -256,7 +256,7 @@ def test_a_disk_that_fails_in_the_middle_leaves_the_old_one_at_once(
     assert kept_databases(target) == ()
 
 
-def test_old_databases_are_in_the_order_of_their_making(place: Path) -> None:
+def test_kept_databases_are_in_order_of_creation(place: Path) -> None:
     target, _ = paths(place)
     names = [f"tasks.db.pre-restore-20261125T12000{second}" for second in ("0Z", "0Z-2", "0Z-10", "1Z")]
     for name in reversed(names):
@@ -264,7 +264,7 @@ def test_old_databases_are_in_the_order_of_their_making(place: Path) -> None:
     assert [path.name for path in kept_databases(target)] == names
 
 
-def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_exists_at_each_step_of_reverted_swap(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, part = paths(place)
     rename, seen = Directory.rename, list[bool]()
 
@@ -289,7 +289,7 @@ def test_who_asks_while_a_swap_is_taken_back_never_finds_nothing(place: Path, mo
 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe", "garbage"])
-def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> None:
+def test_invalid_swap_journal_is_refused_with_reason(place: Path, kind: str) -> None:
     target, _ = paths(place)
     intent = target.with_name(swap_journal_name(target.name))
     {
@@ -303,7 +303,7 @@ def test_an_intent_that_is_none_is_refused_in_words(place: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("name", [b"app\xff.db", b"a" * 240 + b".db"])
-def test_a_name_that_nothing_can_be_kept_by_is_refused_before_anything_is_begun(tmp_path: Path, name: bytes) -> None:
+def test_target_name_too_long_to_keep_is_refused_before_restore(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / os.fsdecode(name)
     path.touch()
     with pytest.raises(TargetRefused, match="the name of"):

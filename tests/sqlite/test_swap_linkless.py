@@ -70,7 +70,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, see: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
+def test_new_database_replaces_old_one_without_hard_links_and_old_one_is_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)
@@ -85,7 +85,7 @@ def test_the_new_one_takes_the_place_of_the_old_one_which_is_kept(
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_killed_before_or_after_any_rename_it_is_finished_or_undone(
+def test_swap_killed_at_any_rename_is_finished_or_reverted(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)
@@ -124,7 +124,7 @@ def killed(target: Path, part: Path, monkeypatch: pytest.MonkeyPatch, at: int) -
 
 
 @pytest.mark.parametrize("exchanging", [True, False])
-def test_who_opens_it_at_the_very_rename_makes_it_be_taken_back(
+def test_process_opening_during_rename_without_hard_links_reverts_swap(
     place: Path, monkeypatch: pytest.MonkeyPatch, exchanging: bool
 ) -> None:
     target, part = paths(place)

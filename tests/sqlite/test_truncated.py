@@ -27,7 +27,7 @@ def make_long_rows(path: Path, journal_mode: str) -> None:
 
 @pytest.mark.parametrize("cut", [1, 100, PAGE - 1, PAGE, 3 * PAGE + 7])
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_however_little_is_missing_it_is_never_published_and_nothing_is_pruned(
+def test_truncated_database_is_not_published_and_nothing_is_pruned(
     tmp_path: Path, context: TaskContext, journal_mode: str, cut: int
 ) -> None:
     path = tmp_path / "tasks.db"
@@ -46,7 +46,7 @@ def test_however_little_is_missing_it_is_never_published_and_nothing_is_pruned(
     assert hold.reference == good.generation
 
 
-def test_the_doctor_sees_it_too(backupd: Backupd, database: Path) -> None:
+def test_doctor_reports_truncated_database(backupd: Backupd, database: Path) -> None:
     with database.open("r+b") as stream:
         stream.truncate(database.stat().st_size - 1)
     answer = backupd("doctor")
@@ -54,7 +54,7 @@ def test_the_doctor_sees_it_too(backupd: Backupd, database: Path) -> None:
     assert "is truncated" in answer.out
 
 
-def test_pages_that_are_in_the_wal_only_are_not_missing(tmp_path: Path, context: TaskContext) -> None:
+def test_pages_in_wal_only_are_not_missing(tmp_path: Path, context: TaskContext) -> None:
     path = tmp_path / "tasks.db"
     make_long_rows(path, "wal")
     with running_app(path) as app:

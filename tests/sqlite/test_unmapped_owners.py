@@ -78,9 +78,7 @@ def assert_app_can_write(data: Path, uid: int) -> None:
 
 
 @pytest.mark.parametrize("puid", ["auto", "0", str(UNMAPPED)])
-def test_an_idle_wal_database_of_an_unmapped_owner_is_refused_whomever_puid_names(
-    data: Path, store: Path, puid: str
-) -> None:
+def test_idle_wal_database_of_unmapped_owner_is_refused_with_any_puid(data: Path, store: Path, puid: str) -> None:
     owned(data, UNMAPPED, UNMAPPED)
     before = state(data)
     done = backupd(data, "backup", puid=puid)
@@ -92,7 +90,7 @@ def test_an_idle_wal_database_of_an_unmapped_owner_is_refused_whomever_puid_name
     assert_app_can_write(data, UNMAPPED)
 
 
-def test_while_its_app_has_it_open_it_is_copied_and_the_manifest_names_no_owner(data: Path, store: Path) -> None:
+def test_open_database_of_unmapped_owner_is_copied_without_owner_in_manifest(data: Path, store: Path) -> None:
     owned(data, UNMAPPED, UNMAPPED)
     with running_app(data / "tasks.db", uid=UNMAPPED) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
@@ -106,7 +104,7 @@ def test_while_its_app_has_it_open_it_is_copied_and_the_manifest_names_no_owner(
     assert f"{WAY_OUT}" in examined.stdout + examined.stderr
 
 
-def test_the_user_by_whose_id_others_are_shown_is_backed_up_like_any_other(data: Path, store: Path) -> None:
+def test_database_of_overflow_user_is_backed_up(data: Path, store: Path) -> None:
     owned(data, SHOWN, SHOWN, 0o600)
     done = backupd(data, "backup")
     assert done.returncode == 0, done.stderr
@@ -115,7 +113,7 @@ def test_the_user_by_whose_id_others_are_shown_is_backed_up_like_any_other(data:
     assert_app_can_write(data, SHOWN)
 
 
-def test_a_directory_that_its_unmapped_owner_keeps_private_is_told_as_that(data: Path, store: Path) -> None:
+def test_private_directory_of_unmapped_owner_is_reported_as_such(data: Path, store: Path) -> None:
     owned(data, UNMAPPED, UNMAPPED)
     data.chmod(0o700)
     done = backupd(data, "backup", puid="auto")
@@ -126,7 +124,7 @@ def test_a_directory_that_its_unmapped_owner_keeps_private_is_told_as_that(data:
 
 
 @pytest.mark.parametrize("who", [0, SHOWN, APP])
-def test_the_overflow_user_is_told_from_the_owners_that_are_shown_by_its_id(data: Path, who: int) -> None:
+def test_overflow_user_differs_from_unmapped_owners_with_its_id(data: Path, who: int) -> None:
     (data / "of-it").touch()
     os.chown(data / "of-it", SHOWN, SHOWN)
     owned(data, UNMAPPED, APP)
@@ -141,7 +139,7 @@ def test_the_overflow_user_is_told_from_the_owners_that_are_shown_by_its_id(data
 
 
 @pytest.mark.parametrize(("mode", "code"), [(0o660, 1), (0o644, 0)], ids=["shared by group", "of its user alone"])
-def test_a_group_that_is_not_mapped_matters_where_it_grants_something(
+def test_unmapped_group_matters_only_where_mode_grants_group_access(
     data: Path, store: Path, mode: int, code: int
 ) -> None:
     owned(data, APP, UNMAPPED, mode)
@@ -154,9 +152,7 @@ def test_a_group_that_is_not_mapped_matters_where_it_grants_something(
         assert_app_can_write(data, APP)
 
 
-def test_a_restore_over_the_database_of_an_unmapped_owner_is_refused_and_to_another_path_works(
-    data: Path, store: Path
-) -> None:
+def test_restore_over_database_of_unmapped_owner_is_refused_and_to_path_succeeds(data: Path, store: Path) -> None:
     owned(data, APP, APP)
     assert backupd(data, "backup").returncode == 0
     owned(data, UNMAPPED, UNMAPPED)
@@ -182,7 +178,7 @@ def of_nobody_known(data: Path, store: Path) -> Path:
     return store
 
 
-def test_a_generation_without_an_owner_is_given_to_that_of_the_directory(data: Path, of_nobody_known: Path) -> None:
+def test_generation_without_owner_is_restored_with_owner_of_directory(data: Path, of_nobody_known: Path) -> None:
     assert "tasks.db (owner unknown, mode" in backupd(data, "show", "latest", inside=False).stdout
     os.chown(data, APP, APP)
     data.chmod(0o755)
@@ -193,7 +189,7 @@ def test_a_generation_without_an_owner_is_given_to_that_of_the_directory(data: P
     assert "owner is you" in backupd(data, "restore", "--to", of_nobody_known / "new.db", inside=False).stdout
 
 
-def test_an_owner_that_is_not_mapped_where_the_restore_runs_is_told_as_that(data: Path, store: Path) -> None:
+def test_owner_unmapped_at_restore_is_reported_as_such(data: Path, store: Path) -> None:
     database = owned(data, UNMAPPED, UNMAPPED)
     assert backupd(data, "backup", inside=False).returncode == 0
     assert origin(store)["uid"] == UNMAPPED
@@ -209,7 +205,7 @@ def test_an_owner_that_is_not_mapped_where_the_restore_runs_is_told_as_that(data
     assert f"note     files in {store} cannot be given to {UNMAPPED}:{UNMAPPED} (Invalid argument)" in beside.stdout
 
 
-def test_backups_in_a_directory_of_an_unmapped_owner_are_given_to_nobody_else(data: Path, store: Path) -> None:
+def test_backups_directory_of_unmapped_owner_is_refused_and_not_given_away(data: Path, store: Path) -> None:
     owned(data, APP, APP)
     os.chown(store, UNMAPPED, UNMAPPED)
     refused = backupd(data, "backup")

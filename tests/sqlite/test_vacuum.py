@@ -27,7 +27,7 @@ def leave_free_pages(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("journal_mode", "recorded"), [("wal", "wal"), ("delete", "rollback")])
-def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
+def test_vacuumed_copy_has_no_free_pages_and_its_journal_mode_is_recorded(
     database: Path, tmp_path: Path, back_up: BackUp, journal_mode: str, recorded: str
 ) -> None:
     leave_free_pages(database)
@@ -48,7 +48,7 @@ def test_free_pages_are_left_out_and_the_journal_mode_is_remembered(
         assert list(made.iterdump()) == list(source.iterdump())
 
 
-def test_the_same_database_vacuums_to_the_same_bytes(database: Path, back_up: BackUp) -> None:
+def test_unchanged_database_vacuums_to_equal_bytes(database: Path, back_up: BackUp) -> None:
     first = back_up(database, COMPACT)
     second = back_up(database, COMPACT)
     assert second.outcome == ("unchanged", 0)
@@ -77,7 +77,7 @@ def break_a_leaf(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_the_freelist, break_a_leaf])
-def test_damage_that_vacuum_would_launder_is_found_before(
+def test_damage_that_vacuum_would_hide_is_found_beforehand(
     database: Path, back_up: BackUp, damage: Callable[[Path], None]
 ) -> None:
     leave_free_pages(database)
@@ -108,7 +108,9 @@ def test_damage_that_vacuum_would_launder_is_found_before(
     ],
     ids=["function", "collation", "constraint", "other engine"],
 )
-def test_a_schema_that_needs_the_app_is_sent_to_the_other_method(database: Path, back_up: BackUp, needs: str) -> None:
+def test_vacuum_of_schema_that_needs_app_is_refused_with_other_method(
+    database: Path, back_up: BackUp, needs: str
+) -> None:
     with running_app(database) as app:
         app.sql(needs)
         if "odd(a" in needs:

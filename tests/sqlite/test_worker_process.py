@@ -56,9 +56,7 @@ def descendants(pid: int) -> list[int]:
     return [each for child in children_of(pid) for each in (child, *descendants(child))]
 
 
-def test_a_parent_that_is_killed_amid_a_copy_leaves_no_snapshot_pinned(
-    tmp_path: Path, asleep: Callable[[int], None]
-) -> None:
+def test_parent_killed_during_copy_leaves_no_pinned_snapshot(tmp_path: Path, asleep: Callable[[int], None]) -> None:
     path, staging, python = tmp_path / "tasks.db", tmp_path / "staging", sys.executable
     staging.mkdir()
     make_bank(path, rows=60_000)
@@ -79,7 +77,7 @@ def test_a_parent_that_is_killed_amid_a_copy_leaves_no_snapshot_pinned(
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=str)
-def test_a_command_that_is_ended_while_it_waits_for_the_app_takes_its_child_with_it(
+def test_command_terminated_while_waiting_for_app_ends_its_child(
     database: Path, backupd: Backupd, backups: Path, sent: signal.Signals, code: int
 ) -> None:
     with running_app(database) as app:
@@ -106,7 +104,7 @@ def test_a_command_that_is_ended_while_it_waits_for_the_app_takes_its_child_with
     assert [*(backups / ".backupd" / "staging").iterdir()] == []
 
 
-def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_signal(
+def test_child_killed_during_copy_fails_run_with_signal_name(
     tmp_path: Path, asleep: Callable[[int], None], back_up: BackUp
 ) -> None:
     path = tmp_path / "tasks.db"
@@ -124,7 +122,7 @@ def test_a_child_that_is_killed_amid_a_copy_ends_the_run_with_the_name_of_the_si
     assert (backup_result.generations, backup_result.staged) == ({}, [])
 
 
-def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
+def test_killed_check_is_worker_failure_and_no_verdict(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     with WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
         os.kill(child._process.pid, signal.SIGKILL)
@@ -132,7 +130,7 @@ def test_a_check_that_is_killed_is_no_verdict(tmp_path: Path) -> None:
             child.result()
 
 
-def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
+def test_crashed_child_is_reported_with_last_lines(tmp_path: Path) -> None:
     with (
         WorkerProcess("integrity_check", {"path": "tasks.db"}, tmp_path, deadline_for(0)) as child,
         pytest.raises(WorkerFailed, match=r"ended with exit code 1: (?s:.)*KeyError: 'priority'"),
@@ -140,23 +138,21 @@ def test_a_child_that_breaks_down_says_its_last_words(tmp_path: Path) -> None:
         child.result()
 
 
-def test_a_block_that_is_left_takes_its_child_with_it(tmp_path: Path) -> None:
+def test_exception_in_block_of_worker_process_ends_child(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db", rows=10_000)
     with pytest.raises(KeyboardInterrupt), WorkerProcess("integrity_check", CHECK, tmp_path, deadline_for(0)) as child:
         raise KeyboardInterrupt
     assert not Path(f"/proc/{child._process.pid}").exists()
 
 
-def test_the_parent_never_opens_the_database_since_closing_it_would_drop_the_locks_of_others(
-    database: Path, tmp_path: Path
-) -> None:
+def test_parent_never_opens_database(database: Path, tmp_path: Path) -> None:
     (tmp_path / "staging").mkdir()
     command = [sys.executable, "-c", WATCHED_PARENT, database, tmp_path / "staging"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
+def test_child_imports_nothing_from_working_directory(tmp_path: Path) -> None:
     make_bank(tmp_path / "tasks.db")
     for name in ("apsw", "json", "backupd"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else wrote this')")
@@ -166,7 +162,7 @@ def test_a_child_imports_nothing_from_where_it_works(tmp_path: Path) -> None:
             assert child.result()["verdict"]["level"] == "full"
 
 
-def test_when_a_copy_is_made_nobody_has_the_database_open_any_more(tmp_path: Path, take: Take) -> None:
+def test_finished_copy_leaves_no_process_with_database_open(tmp_path: Path, take: Take) -> None:
     path = tmp_path / "tasks.db"
     make_bank(path)
     take(path)

@@ -65,7 +65,7 @@ def test_clock_failure_warning_and_broken_catalog_have_next_steps() -> None:
     assert lines[-1].endswith("catalog DOES NOT WORK")
 
 
-def test_before_the_first_run_the_missing_catalog_is_no_problem() -> None:
+def test_missing_catalog_before_first_run_is_no_problem() -> None:
     never = Health.of(HealthFacts((replace(BACKUP, last_at=None),)), NOW)
     nothing = replace(status_of(WELL).sources[1], frozen=False)
     lines = status_lines(replace(status_of(never), tasks=(), sources=(nothing,), migrations_ok=False))

@@ -54,9 +54,7 @@ def test_unpaired_files_are_archives_or_manifests_alone(store: DirectoryStore) -
 
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("/nowhere")])
-def test_a_generation_has_files_when_its_archive_or_manifest_exists(
-    store: DirectoryStore, make: object, suffix: str
-) -> None:
+def test_generation_has_files_when_archive_or_manifest_exists(store: DirectoryStore, make: object, suffix: str) -> None:
     assert not store.has_files(ID)
     make(store.directory / f"{ID}{suffix}")  # type: ignore[operator]
     assert store.has_files(ID)
@@ -64,7 +62,7 @@ def test_a_generation_has_files_when_its_archive_or_manifest_exists(
     assert store.ids_in_use() == {ID}
 
 
-def test_a_directory_named_as_an_archive_leaks_no_descriptor(store: DirectoryStore) -> None:
+def test_directory_named_as_archive_leaks_no_descriptor(store: DirectoryStore) -> None:
     (store.directory / f"{ID}{ARCHIVE_SUFFIX}").mkdir()
     before = open_descriptors()
     for _ in range(5):
@@ -73,7 +71,7 @@ def test_a_directory_named_as_an_archive_leaks_no_descriptor(store: DirectorySto
     assert open_descriptors() == before
 
 
-def test_staging_is_private_and_removed_after_an_error(store: DirectoryStore) -> None:
+def test_staging_is_private_and_removed_after_error(store: DirectoryStore) -> None:
     with suppress(RuntimeError), store.staging() as directory:
         place = Path(directory.path)
         (place / "deep" / "er").mkdir(parents=True)
@@ -84,7 +82,7 @@ def test_staging_is_private_and_removed_after_an_error(store: DirectoryStore) ->
     assert not place.exists()
 
 
-def test_two_runs_never_share_a_staging_directory(store: DirectoryStore) -> None:
+def test_two_runs_never_share_staging_directory(store: DirectoryStore) -> None:
     with store.staging() as one, store.staging() as two:
         assert one.path != two.path
         assert not list(store.recover()), "a directory that is at work was swept"
@@ -92,25 +90,25 @@ def test_two_runs_never_share_a_staging_directory(store: DirectoryStore) -> None
         assert Path(two.path).is_dir()
 
 
-def test_the_hidden_directory_has_mode_0700(store: DirectoryStore) -> None:
+def test_hidden_directory_has_mode_0700(store: DirectoryStore) -> None:
     modes = {oct(stat.S_IMODE(path.stat().st_mode)) for path in everything(store.hidden) if path.is_dir()}
     assert modes == {"0o700"}
 
 
-def test_a_missing_mount_is_an_error_since_only_the_last_directory_is_made(tmp_path: Path) -> None:
+def test_missing_mount_is_error_because_only_last_directory_is_created(tmp_path: Path) -> None:
     with pytest.raises(StoreUnusable, match=r"the directory .*/mnt does not exist") as refusal:
         DirectoryStore("local", tmp_path / "mnt" / "backups").prepare()
     assert "mount" in refusal.value.hint
     assert not (tmp_path / "mnt").exists()
 
 
-def test_a_file_at_the_path_of_the_store_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_file_at_path_of_store_is_named_in_error(tmp_path: Path) -> None:
     (tmp_path / "backups").touch()
     with pytest.raises(StoreUnusable, match=str(tmp_path / "backups")):
         DirectoryStore("local", tmp_path / "backups").prepare()
 
 
-def test_a_directory_that_does_not_exist_lists_nothing_and_is_not_made(tmp_path: Path) -> None:
+def test_missing_directory_lists_nothing_and_is_not_created(tmp_path: Path) -> None:
     assert DirectoryStore("local", tmp_path / "backups").list() == ()
     assert not (tmp_path / "backups").exists()
 
@@ -129,7 +127,7 @@ def test_checksums_are_readable_by_everyone(store: DirectoryStore) -> None:
 
 
 @pytest.mark.root
-def test_all_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+def test_files_created_by_root_belong_to_owner_of_directory(tmp_path: Path) -> None:
     directory = tmp_path / "backups"
     directory.mkdir()
     os.chown(directory, *OWNER)
@@ -143,7 +141,7 @@ def test_all_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Pat
 
 
 @pytest.mark.root
-def test_a_directory_that_root_has_to_make_belongs_to_the_owner_of_the_one_above(tmp_path: Path) -> None:
+def test_directory_created_by_root_belongs_to_owner_of_parent(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
     store = DirectoryStore("local", tmp_path / "backups")
     store.prepare()

@@ -36,13 +36,13 @@ def path(tmp_path: Path) -> Path:
 # --- Holds ---
 
 
-def test_a_hold_is_returned_as_it_was_set(holds: Holds) -> None:
+def test_hold_is_returned_as_set(holds: Holds) -> None:
     assert holds.get("tasks") is None
     assert holds.set(HOLD) == HOLD
     assert holds.get("tasks") == HOLD
 
 
-def test_a_hold_concerns_only_its_source(holds: Holds) -> None:
+def test_hold_concerns_only_its_source(holds: Holds) -> None:
     holds.set(HOLD)
     assert holds.get("task") is None
     assert holds.get("tasks2") is None
@@ -50,7 +50,7 @@ def test_a_hold_concerns_only_its_source(holds: Holds) -> None:
     assert holds.get("tasks") == HOLD
 
 
-def test_a_hold_lasts_until_it_is_released(holds: Holds) -> None:
+def test_hold_lasts_until_released(holds: Holds) -> None:
     assert not holds.release("tasks")
     holds.set(HOLD)
     assert holds.release("tasks")
@@ -58,14 +58,14 @@ def test_a_hold_lasts_until_it_is_released(holds: Holds) -> None:
     assert not holds.release("tasks")
 
 
-def test_an_older_hold_keeps_its_beginning_and_its_reference(holds: Holds) -> None:
+def test_older_hold_keeps_its_start_and_reference(holds: Holds) -> None:
     holds.set(HOLD)
     newer = Hold("tasks", "corrupt", LATER, "malformed", "tasks-20261123-0400")
     assert holds.set(newer) == replace(newer, since=NOON, reference=HOLD.reference)
     assert holds.get("tasks") == replace(newer, since=NOON, reference=HOLD.reference)
 
 
-def test_an_older_hold_without_a_reference_gets_one(holds: Holds) -> None:
+def test_older_hold_without_reference_gets_one(holds: Holds) -> None:
     holds.set(replace(HOLD, reference=None))
     assert holds.set(replace(HOLD, since=LATER)).reference == HOLD.reference
 
@@ -87,7 +87,7 @@ def test_an_older_hold_without_a_reference_gets_one(holds: Holds) -> None:
         b"[" * 100_000,
     ],
 )
-def test_an_unreadable_hold_still_holds(holds: Holds, path: Path, damaged: bytes) -> None:
+def test_unreadable_hold_still_holds(holds: Holds, path: Path, damaged: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(damaged)
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -97,12 +97,12 @@ def test_an_unreadable_hold_still_holds(holds: Holds, path: Path, damaged: bytes
     assert str(path) in hold.reason
 
 
-def test_a_directory_named_as_a_hold_still_holds(holds: Holds, path: Path) -> None:
+def test_directory_named_as_hold_still_holds(holds: Holds, path: Path) -> None:
     path.mkdir(parents=True)
     assert holds.get("tasks") is not None
 
 
-def test_a_hold_belongs_to_the_source_in_its_file_name(holds: Holds, path: Path) -> None:
+def test_hold_belongs_to_source_in_its_file_name(holds: Holds, path: Path) -> None:
     holds.set(replace(HOLD, source="other"))
     (path.parent / "other.json").rename(path)
     hold = holds.get("tasks")
@@ -110,7 +110,7 @@ def test_a_hold_belongs_to_the_source_in_its_file_name(holds: Holds, path: Path)
     assert hold.source == "tasks"
 
 
-def test_an_unreadable_hold_is_replaced_and_keeps_its_beginning(holds: Holds, path: Path) -> None:
+def test_unreadable_hold_is_replaced_and_keeps_its_start(holds: Holds, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"garbage")
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -118,14 +118,14 @@ def test_an_unreadable_hold_is_replaced_and_keeps_its_beginning(holds: Holds, pa
     assert holds.get("tasks") == HOLD
 
 
-def test_an_unreadable_hold_can_be_released(holds: Holds, path: Path) -> None:
+def test_unreadable_hold_can_be_released(holds: Holds, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"garbage")
     assert holds.release("tasks")
     assert holds.get("tasks") is None
 
 
-def test_no_temporary_file_is_left_beside_a_hold(holds: Holds, path: Path) -> None:
+def test_no_temporary_file_is_left_beside_hold(holds: Holds, path: Path) -> None:
     for _ in range(3):
         holds.set(HOLD)
     assert [p.name for p in path.parent.iterdir()] == ["tasks.json"]
@@ -134,14 +134,14 @@ def test_no_temporary_file_is_left_beside_a_hold(holds: Holds, path: Path) -> No
 
 
 @pytest.mark.root
-def test_a_hold_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
+def test_hold_created_by_root_belongs_to_owner_of_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
     Holds(tmp_path).set(HOLD)
     for path in (tmp_path / "holds", tmp_path / "holds" / "tasks.json"):
         assert (path.stat().st_uid, path.stat().st_gid) == OWNER
 
 
-def test_prune_removes_nothing_under_an_unreadable_hold(context: TaskContext) -> None:
+def test_prune_removes_nothing_under_unreadable_hold(context: TaskContext) -> None:
     place = context.store.hidden / "holds"
     place.mkdir()
     (place / "tasks.json").write_bytes(b"garbage")
@@ -164,21 +164,21 @@ def kept(tmp_path: Path, source: str = "tasks") -> list[str]:
     return sorted(path.name for path in (tmp_path / "quarantine" / source).iterdir())
 
 
-def test_a_damaged_copy_is_quarantined_with_its_findings(tmp_path: Path) -> None:
+def test_damaged_copy_is_quarantined_with_its_findings(tmp_path: Path) -> None:
     place = quarantine(tmp_path, "tasks-20261121-040000")
     assert place.read_text() == "tasks-20261121-040000"
     assert (place.parent / "findings.txt").read_text() == "tasks-20261121-040000 is malformed\non page 7\n"
     assert not (tmp_path / "copy.sqlite3").exists(), "it was copied, which takes twice the space"
 
 
-def test_of_many_damaged_copies_the_first_and_the_last_are_kept(tmp_path: Path) -> None:
+def test_first_and_last_of_many_damaged_copies_are_kept(tmp_path: Path) -> None:
     names = [f"tasks-202611{day}-040000" for day in range(10, 16)]
     for name in names:
         quarantine(tmp_path, name)
         assert kept(tmp_path) == sorted({names[0], name})
 
 
-def test_each_source_has_a_quarantine_of_its_own(tmp_path: Path) -> None:
+def test_each_source_has_own_quarantine(tmp_path: Path) -> None:
     quarantine(tmp_path, "other-20261101-040000", "other")
     for day in range(10, 14):
         quarantine(tmp_path, f"tasks-202611{day}-040000")
@@ -193,14 +193,14 @@ def test_other_files_in_quarantine_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "quarantine" / "tasks" / "notes.txt").read_text() == "mine"
 
 
-def test_a_second_copy_of_the_same_second_replaces_the_first(tmp_path: Path) -> None:
+def test_second_copy_of_same_second_replaces_first(tmp_path: Path) -> None:
     quarantine(tmp_path, "tasks-20261110-040000")
     place = quarantine(tmp_path, "tasks-20261110-040000")
     assert place.is_file()
     assert kept(tmp_path) == ["tasks-20261110-040000"]
 
 
-def test_the_quarantine_has_private_modes(tmp_path: Path) -> None:
+def test_quarantine_has_private_modes(tmp_path: Path) -> None:
     place = quarantine(tmp_path, "tasks-20261110-040000").parent
     assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in (place, place.parent, place / "findings.txt")] == [
         "0o700",
@@ -210,7 +210,7 @@ def test_the_quarantine_has_private_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_the_quarantine_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
+def test_quarantine_created_by_root_belongs_to_owner_of_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
     quarantine(tmp_path, "tasks-20261110-040000")
     made = [tmp_path / "quarantine", *(tmp_path / "quarantine").rglob("*")]

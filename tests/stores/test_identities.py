@@ -20,7 +20,7 @@ def found_nothing() -> None:
     return None
 
 
-def test_an_identity_is_made_once_and_stays(tmp_path: Path) -> None:
+def test_identity_is_created_once_and_kept(tmp_path: Path) -> None:
     identities = Identities(tmp_path)
 
     assert identities.own() is None
@@ -29,7 +29,7 @@ def test_an_identity_is_made_once_and_stays(tmp_path: Path) -> None:
     assert Identities(tmp_path).ensure(lambda: OTHER) == made == identities.own()
 
 
-def test_a_lost_or_damaged_identity_is_recovered(tmp_path: Path) -> None:
+def test_lost_or_damaged_identity_is_recovered(tmp_path: Path) -> None:
     (tmp_path / "identity").write_text("")
 
     assert Identities(tmp_path).ensure(lambda: OTHER) == OTHER
@@ -43,7 +43,7 @@ def test_concurrent_processes_get_one_identity(tmp_path: Path) -> None:
     assert made == {Identities(tmp_path).own()}
 
 
-def test_adopted_identities_are_kept_each_once_with_the_latest_time(tmp_path: Path) -> None:
+def test_adopted_identities_are_kept_once_each_with_latest_time(tmp_path: Path) -> None:
     later = NOON + timedelta(hours=1)
     Identities(tmp_path).adopt({OTHER: later})
     Identities(tmp_path).adopt({ONE: NOON, OTHER: NOON})
@@ -70,7 +70,7 @@ def _killed_after(steps: int, directory: Path) -> bool:
     os._exit(0)
 
 
-def test_a_kill_at_any_operation_leaves_one_identity_and_complete_adoptions(tmp_path: Path) -> None:
+def test_kill_at_any_operation_leaves_one_identity_and_complete_adoptions(tmp_path: Path) -> None:
     for steps in count():
         directory = tmp_path / str(steps)
         directory.mkdir()

@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "pins" / f"{ID}.json"
 
 
-def test_pins_are_returned_as_they_were_set_each_by_its_generation(pins: Pins) -> None:
+def test_pins_are_returned_as_set_by_generation(pins: Pins) -> None:
     other = replace(RESTORED, generation=f"{ID}-2", label='before the "big" migration')
     assert pins.all() == {}
     assert (pins.set(BY_HAND), pins.set(other)) == (BY_HAND, other)
@@ -40,13 +40,13 @@ def test_pins_are_returned_as_they_were_set_each_by_its_generation(pins: Pins) -
     assert pins.get("tasks-20261123-0401") is None
 
 
-def test_a_pin_holds_until_its_time_and_indefinitely_without_one() -> None:
+def test_pin_holds_until_its_time_or_indefinitely() -> None:
     assert BY_HAND.holds(NOON + MONTH - timedelta(microseconds=1))
     assert not BY_HAND.holds(NOON + MONTH)
     assert RESTORED.holds(NOON + 10_000 * MONTH)
 
 
-def test_a_second_pin_never_shortens_the_first_and_keeps_beginning_and_label(pins: Pins) -> None:
+def test_second_pin_never_shortens_first_and_keeps_start_and_label(pins: Pins) -> None:
     pins.set(replace(BY_HAND, label="v2"))
     assert pins.set(RESTORED) == replace(RESTORED, since=NOON, label="v2")
     later = replace(BY_HAND, since=NOON + MONTH, until=NOON + 2 * MONTH, label="v3")
@@ -54,13 +54,13 @@ def test_a_second_pin_never_shortens_the_first_and_keeps_beginning_and_label(pin
     assert pins.all() == {ID: replace(RESTORED, since=NOON, label="v3")}
 
 
-def test_an_expired_pin_does_not_affect_the_next(pins: Pins) -> None:
+def test_expired_pin_does_not_affect_next(pins: Pins) -> None:
     pins.set(replace(BY_HAND, label="old"))
     later = replace(BY_HAND, since=NOON + 2 * MONTH, until=NOON + 3 * MONTH)
     assert pins.set(later) == later
 
 
-def test_a_released_pin_is_gone_and_its_neighbour_is_not(pins: Pins) -> None:
+def test_released_pin_is_gone_and_its_neighbour_is_not(pins: Pins) -> None:
     pins.set(BY_HAND)
     pins.set(replace(BY_HAND, generation=f"{ID}-2"))
     assert (pins.release(ID), pins.release(ID)) == (True, False)
@@ -68,7 +68,7 @@ def test_a_released_pin_is_gone_and_its_neighbour_is_not(pins: Pins) -> None:
 
 
 @pytest.mark.parametrize("generation", ["../lock", "", "tasks", f"{ID}/../x"])
-def test_a_pin_with_an_invalid_id_is_not_written(pins: Pins, tmp_path: Path, generation: str) -> None:
+def test_pin_with_invalid_id_is_not_written(pins: Pins, tmp_path: Path, generation: str) -> None:
     (tmp_path / "lock.json").touch()
     with pytest.raises(ValueError, match="not a generation id"):
         pins.set(replace(BY_HAND, generation=generation))
@@ -92,7 +92,7 @@ def test_a_pin_with_an_invalid_id_is_not_written(pins: Pins, tmp_path: Path, gen
         b"[" * 100_000,
     ],
 )
-def test_an_unreadable_pin_pins_until_it_is_released(pins: Pins, path: Path, damaged: bytes) -> None:
+def test_unreadable_pin_pins_until_released(pins: Pins, path: Path, damaged: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(damaged)
     os.utime(path, (NOON.timestamp(), NOON.timestamp()))
@@ -104,7 +104,7 @@ def test_an_unreadable_pin_pins_until_it_is_released(pins: Pins, path: Path, dam
     assert pins.all() == {}
 
 
-def test_a_pin_has_mode_0600_and_leaves_no_temporary_file(pins: Pins, path: Path) -> None:
+def test_pin_has_mode_0600_and_leaves_no_temporary_file(pins: Pins, path: Path) -> None:
     path.parent.mkdir()
     for killed in (path, path.with_name("tasks-20261101-0400.json")):
         killed.with_suffix(".new").write_text("half of a pin")
@@ -116,7 +116,7 @@ def test_a_pin_has_mode_0600_and_leaves_no_temporary_file(pins: Pins, path: Path
 
 
 @pytest.mark.root
-def test_a_pin_that_root_makes_belongs_to_the_owner_of_the_store(tmp_path: Path) -> None:
+def test_pin_created_by_root_belongs_to_owner_of_store(tmp_path: Path) -> None:
     os.chown(tmp_path, *OWNER)
     Pins(tmp_path).set(BY_HAND)
     for made in (tmp_path / "pins", tmp_path / "pins" / f"{ID}.json"):

@@ -24,7 +24,7 @@ def opened_channels(connection: SftpConnection) -> int:
     return len(connection.channels(CHANNELS))
 
 
-def test_a_busy_host_with_one_fast_response_has_low_latency(sshd: Sshd) -> None:
+def test_busy_host_with_one_fast_response_has_low_latency(sshd: Sshd) -> None:
     def found_near() -> bool:
         with running_proxy(sshd.port) as proxy, sftp_connection(sshd, proxy.port) as connection:
             proxy.faults = NetworkFaults(rate=300)  # some 0.1 s for an answer
@@ -37,7 +37,7 @@ def test_a_busy_host_with_one_fast_response_has_low_latency(sshd: Sshd) -> None:
     assert any(found_near() for _ in range(20)), "also where the tests keep it so busy that it seldom answers soon"
 
 
-def test_high_latency_opens_as_many_channels_as_the_server_grants(sshd: Sshd, server: Sshd) -> None:
+def test_high_latency_opens_as_many_channels_as_server_grants(sshd: Sshd, server: Sshd) -> None:
     for host, granted in ((sshd, CHANNELS), (server, 3)):
         with (
             running_proxy(host.port, NetworkFaults(delay_s=0.01)) as proxy,
@@ -47,7 +47,7 @@ def test_high_latency_opens_as_many_channels_as_the_server_grants(sshd: Sshd, se
             assert all(client.normalize(".") for client in connection.clients)
 
 
-def test_no_channel_is_requested_after_a_refusal(server: Sshd) -> None:
+def test_no_channel_is_requested_after_refusal(server: Sshd) -> None:
     with (
         running_proxy(server.port, NetworkFaults(delay_s=0.01)) as proxy,
         sftp_connection(server, proxy.port) as connection,

@@ -41,7 +41,7 @@ def local(tmp_path: Path) -> Path:
     return path
 
 
-def test_sent_blocks_are_read_back_during_the_transfer(faulty: FaultySftpServer, local: Path) -> None:
+def test_sent_blocks_are_read_back_during_transfer(faulty: FaultySftpServer, local: Path) -> None:
     with sftp_connection(faulty, faulty.port) as connection:
         transfer = upload(local, PART, connection, VerifiedParts())
     assert (transfer.sent_bytes, transfer.verified_by) == (BYTES, "read-back")
@@ -60,7 +60,7 @@ def test_sent_blocks_are_read_back_during_the_transfer(faulty: FaultySftpServer,
     ],
     ids=["it gives no open file back", "it writes at the end", "it lets one write at a time", "it errs once"],
 )
-def test_an_error_while_reading_back_during_the_transfer_is_not_an_error_of_the_copy(
+def test_read_back_error_during_transfer_is_no_error_of_copy(
     faulty: FaultySftpServer, connection: SftpConnection, local: Path, poor: SftpFaults
 ) -> None:
     faulty.set_faults(poor)
@@ -68,7 +68,7 @@ def test_an_error_while_reading_back_during_the_transfer_is_not_an_error_of_the_
     assert (faulty.files / "part").read_bytes() == local.read_bytes()
 
 
-def test_a_wrong_byte_in_the_complete_copy_is_an_error(
+def test_wrong_byte_in_complete_copy_is_error(
     faulty: FaultySftpServer, connection: SftpConnection, local: Path
 ) -> None:
     faulty.set_faults(SftpFaults(flip_at=3))
@@ -77,7 +77,7 @@ def test_a_wrong_byte_in_the_complete_copy_is_an_error(
 
 
 @pytest.mark.parametrize("first", [1, WRITES - 9, WRITES - 1, WRITES])
-def test_a_write_refused_at_any_position_is_reported_and_the_part_is_removed(
+def test_write_refused_at_any_position_is_reported_and_part_is_removed(
     faulty: FaultySftpServer, connection: SftpConnection, local: Path, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=WRITES))
@@ -87,7 +87,7 @@ def test_a_write_refused_at_any_position_is_reported_and_the_part_is_removed(
     assert faulty.writes < first + 2 * CHANNELS * IN_FLIGHT_BYTES // SAFE_BLOCK_BYTES
 
 
-def test_a_part_removed_between_two_connections_is_verified_again(faulty: FaultySftpServer, local: Path) -> None:
+def test_part_removed_between_two_connections_is_verified_again(faulty: FaultySftpServer, local: Path) -> None:
     part, verified = faulty.files / "part", VerifiedParts()
     part.write_bytes(local.read_bytes()[: BYTES // 2])
 
@@ -115,7 +115,7 @@ def test_a_part_removed_between_two_connections_is_verified_again(faulty: Faulty
     "unsupported", [frozenset[str](), frozenset({"setstat", "fsetstat"})], ids=["cuts", "cannot cut"]
 )
 @pytest.mark.parametrize("right_bytes", [0, BYTES // 2, BYTES])
-def test_a_part_longer_than_the_archive_is_truncated(
+def test_part_longer_than_archive_is_truncated(
     faulty: FaultySftpServer, local: Path, right_bytes: int, unsupported: frozenset[str]
 ) -> None:
     faulty.set_faults(SftpFaults(unsupported=unsupported))

@@ -69,7 +69,7 @@ PLANTED = pytest.mark.parametrize(
 
 
 @PLANTED
-def test_planted_object_is_refused_in_words_wherever_a_file_is_opened(
+def test_planted_object_is_refused_with_reason_wherever_file_is_opened(
     place: Path, outside: Path, plant: Callable[[Path], None], words: str
 ) -> None:
     plant(place / "name")
@@ -89,7 +89,7 @@ def test_planted_object_is_refused_in_words_wherever_a_file_is_opened(
     assert (outside / "file").read_bytes() == SECRET
 
 
-def test_link_that_the_operator_made_is_followed_where_it_is_allowed(place: Path, outside: Path) -> None:
+def test_link_of_operator_is_followed_where_allowed(place: Path, outside: Path) -> None:
     (place / "name").symlink_to(outside / "file")
     (place / "directory").symlink_to(outside)
     assert read_small_file(place / "name", links=True) == SECRET
@@ -100,7 +100,7 @@ def test_link_that_the_operator_made_is_followed_where_it_is_allowed(place: Path
         read_small_file(place / "zero", links=True)
 
 
-def test_path_without_links_is_opened_and_one_with_a_link_anywhere_is_refused(place: Path, tmp_path: Path) -> None:
+def test_path_without_links_is_opened_and_path_with_link_is_refused(place: Path, tmp_path: Path) -> None:
     (place / "below").mkdir()
     (tmp_path / "link").symlink_to(place)
     with Directory.open(place / "below", links=False) as directory:
@@ -121,7 +121,7 @@ def test_name_of_more_than_one_part_is_never_used(place: Path, name: str) -> Non
                 use(name)
 
 
-def test_child_that_is_a_link_is_refused(place: Path, outside: Path) -> None:
+def test_link_as_child_directory_is_refused(place: Path, outside: Path) -> None:
     (place / "child").symlink_to(outside)
     with Directory.open(place) as directory:
         for use in (directory.child, directory.make):
@@ -129,7 +129,7 @@ def test_child_that_is_a_link_is_refused(place: Path, outside: Path) -> None:
                 use("child")
 
 
-def test_directory_that_is_renamed_and_replaced_during_its_use_is_used_all_the_same(place: Path, outside: Path) -> None:
+def test_directory_renamed_and_replaced_during_use_is_still_used(place: Path, outside: Path) -> None:
     with Directory.open(place) as directory, directory.make("work") as work:
         (place / "work").rename(place / "away")
         (place / "work").symlink_to(outside)
@@ -143,7 +143,7 @@ def test_directory_that_is_renamed_and_replaced_during_its_use_is_used_all_the_s
     assert (outside / "file").read_bytes() == SECRET
 
 
-def test_hard_link_is_refused_where_it_would_be_written(place: Path, outside: Path) -> None:
+def test_hard_link_is_refused_for_writing(place: Path, outside: Path) -> None:
     os.link(outside / "file", place / "name")
     with Directory.open(place) as directory:
         assert directory.read("name") == SECRET  # whoever copies a store with `cp -al` gives each file two names
@@ -153,7 +153,7 @@ def test_hard_link_is_refused_where_it_would_be_written(place: Path, outside: Pa
             directory.open_file("name", one_link=True)
 
 
-def test_large_and_growing_files_are_refused_without_being_read_to_the_end(place: Path) -> None:
+def test_large_and_growing_files_are_refused_without_reading_to_end(place: Path) -> None:
     (place / "name").write_bytes(bytes(100))
     os.truncate(place / "name", 1 << 50) if os.statvfs(place).f_bsize > 1 << 12 else os.truncate(
         place / "name", 1 << 40
@@ -165,7 +165,7 @@ def test_large_and_growing_files_are_refused_without_being_read_to_the_end(place
         assert len(directory.read("name", 1000)) == 1000
 
 
-def test_file_under_a_lease_of_another_process_delays_no_read_beyond_its_limit(place: Path) -> None:
+def test_file_under_lease_of_another_process_delays_no_read_beyond_limit(place: Path) -> None:
     (place / "name").write_bytes(b"ours")
     with _lease(place / "name"), Directory.open(place) as directory:
         began = time.monotonic()
@@ -196,7 +196,7 @@ def _lease(path: Path) -> Iterator[None]:
             process.send_signal(signal.SIGKILL)
 
 
-def test_removal_takes_links_for_what_they_are(place: Path, outside: Path) -> None:
+def test_removal_of_link_leaves_target(place: Path, outside: Path) -> None:
     tree = place / "tree"
     (tree / "below").mkdir(parents=True)
     (tree / "below" / "file").touch()
@@ -212,7 +212,7 @@ def test_removal_takes_links_for_what_they_are(place: Path, outside: Path) -> No
     assert (outside / "file").read_bytes() == SECRET
 
 
-def test_removal_goes_on_after_an_error_and_raises_the_first(place: Path) -> None:
+def test_removal_continues_after_error_and_raises_first_one(place: Path) -> None:
     tree = place / "tree"
     deep = tree / "deep"
     deep.joinpath(*["d"] * 200).mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_removal_goes_on_after_an_error_and_raises_the_first(place: Path) -> Non
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["tmpfs", "bind"])
-def test_removal_stops_at_a_mount_of_another_or_of_the_same_file_system(place: Path, outside: Path, kind: str) -> None:
+def test_removal_stops_at_mount(place: Path, outside: Path, kind: str) -> None:
     point = place / "tree" / "mounted"
     point.mkdir(parents=True)
     (place / "tree" / "file").touch()
@@ -280,7 +280,7 @@ def test_removal_during_which_directories_become_links_touches_nothing_else(plac
     assert all((outside / f"d{number}" / "file").read_bytes() == SECRET for number in range(20))
 
 
-def test_moved_file_is_the_open_one_or_the_move_is_refused(place: Path, outside: Path) -> None:
+def test_moved_file_is_open_one_or_move_is_refused(place: Path, outside: Path) -> None:
     with Directory.open(place) as directory, directory.make("to") as to:
         descriptor = directory.create_file("part")
         (place / "part").unlink()
@@ -296,7 +296,7 @@ def test_moved_file_is_the_open_one_or_the_move_is_refused(place: Path, outside:
         os.close(descriptor)
 
 
-def test_placed_file_is_the_open_one_and_replaces_none(place: Path, outside: Path) -> None:
+def test_placed_file_is_open_one_and_replaces_none(place: Path, outside: Path) -> None:
     with Directory.open(place) as directory, directory.make("to") as to:
         descriptor = directory.create_file("part")
         os.write(descriptor, b"ours")
@@ -310,7 +310,7 @@ def test_placed_file_is_the_open_one_and_replaces_none(place: Path, outside: Pat
     assert (outside / "file").read_bytes() == SECRET
 
 
-def test_names_are_exchanged(place: Path) -> None:
+def test_exchange_swaps_two_names(place: Path) -> None:
     (place / "a").write_bytes(b"1")
     (place / "b").write_bytes(b"2")
     with Directory.open(place) as directory:
@@ -318,7 +318,7 @@ def test_names_are_exchanged(place: Path) -> None:
         assert (directory.read("a"), directory.read("b")) == (b"2", b"1")
 
 
-def test_directory_of_too_many_names_is_refused(place: Path) -> None:
+def test_directory_with_too_many_names_is_refused(place: Path) -> None:
     for number in range(4):
         (place / str(number)).touch()
     with Directory.open(place) as directory:
@@ -329,7 +329,7 @@ def test_directory_of_too_many_names_is_refused(place: Path) -> None:
 
 
 @pytest.mark.root
-def test_root_gives_what_it_makes_the_owner_of_the_directory_and_nothing_else(place: Path, outside: Path) -> None:
+def test_new_files_of_root_get_owner_of_directory(place: Path, outside: Path) -> None:
     os.chown(place, 1234, 1235)
     with Directory.open(place) as directory, directory.make("made") as made:
         made.write("file", b"")

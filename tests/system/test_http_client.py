@@ -11,7 +11,7 @@ from support.daemon import free_port
 from support.recording_server import HANG, HANG_UP, CannedResponse, ReceivedRequest, recording_server
 
 
-def test_what_was_posted_arrives_and_the_answer_comes_back_whatever_it_is() -> None:
+def test_posted_body_arrives_and_response_is_returned_with_any_status() -> None:
     with recording_server(CannedResponse(503, b"busy\x1b[2J", {"X-App-Version": "1.2"})) as there:
         reply = send_request(there.url("/secret"), b"words", timeout_s=30)
         assert (there.requests[0].method, there.requests[0].body) == ("POST", b"words")
@@ -21,13 +21,13 @@ def test_what_was_posted_arrives_and_the_answer_comes_back_whatever_it_is() -> N
         assert there.requests[1].method == "GET"
 
 
-def test_a_flood_is_read_as_far_as_it_may_matter() -> None:
+def test_response_is_read_up_to_limit() -> None:
     with recording_server(CannedResponse(200, b"x" * (LONGEST_BODY * 3))) as there:
         assert len(send_request(there.url(), timeout_s=30).body) == LONGEST_BODY
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirection_is_followed_with_what_was_said(status: int) -> None:
+def test_redirect_is_followed_with_posted_body(status: int) -> None:
     def answering(asked: ReceivedRequest) -> CannedResponse:
         return CannedResponse(status, headers={"Location": "/there?x=1"}) if asked.path == "/here" else CannedResponse()
 
@@ -39,13 +39,13 @@ def test_a_redirection_is_followed_with_what_was_said(status: int) -> None:
         ]
 
 
-def test_a_look_at_an_app_takes_a_redirection_for_its_answer() -> None:
+def test_probe_of_app_does_not_follow_redirect() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "/login"})) as there:
         assert send_request(there.url(), timeout_s=30, direct=True).status == 302
         assert len(there.requests) == 1
 
 
-def test_a_redirection_out_of_http_is_not_followed() -> None:
+def test_redirect_out_of_http_is_not_followed() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "ftp://127.0.0.1/x"})) as there:
         with pytest.raises(RequestFailed, match=r"redirects from https? to \w+, which is refused"):
             send_request(there.url(), timeout_s=30)
@@ -53,13 +53,13 @@ def test_a_redirection_out_of_http_is_not_followed() -> None:
         assert send_request(there.url(), timeout_s=30).status == 302
 
 
-def test_a_redirection_in_a_circle_ends() -> None:
+def test_circular_redirect_ends() -> None:
     with recording_server(CannedResponse(302, headers={"Location": "/again"})) as there:
         assert send_request(there.url("/again"), timeout_s=30).status == 302
         assert len(there.requests) <= 5
 
 
-def test_who_hangs_is_left_behind_in_time() -> None:
+def test_hanging_server_is_abandoned_in_time() -> None:
     with recording_server(HANG) as there:
         began = time.monotonic()
         with pytest.raises(RequestFailed, match=r"no answer within 0\.3 s|timed out"):
@@ -67,7 +67,7 @@ def test_who_hangs_is_left_behind_in_time() -> None:
         assert time.monotonic() - began < 20
 
 
-def test_who_drips_is_left_behind_in_time() -> None:
+def test_dripping_server_is_abandoned_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def drip() -> None:
@@ -85,7 +85,7 @@ def test_who_drips_is_left_behind_in_time() -> None:
             send_request(f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.5)
 
 
-def test_each_trouble_has_words_that_do_not_quote_the_url() -> None:
+def test_each_error_has_message_without_url() -> None:
     with recording_server(HANG_UP) as there:
         urls = {
             there.url("/hunter2"): "Remote end closed|reset",

@@ -32,18 +32,18 @@ def link(path: Path, target: Path | str, uid: int) -> Path:
     return path
 
 
-def test_a_path_without_links_leads_to_nobody_else(place: Path) -> None:
+def test_path_without_links_has_no_foreign_link(place: Path) -> None:
     assert foreign_link(place / str(APP) / "tasks.db") is None
     assert foreign_link(place / "missing" / "tasks.db") is None
 
 
-def test_a_link_between_files_of_one_owner_counts(place: Path) -> None:
+def test_link_between_files_of_one_owner_is_accepted(place: Path) -> None:
     link(place / str(APP) / "link.db", "tasks.db", APP)
     assert foreign_link(place / str(APP) / "link.db") is None
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", f"../{OTHER}/tasks.db", f"../{OTHER}/new.db", "/etc/new.db", "/"])
-def test_a_link_to_what_another_owns_is_named_with_both_owners(place: Path, target: str) -> None:
+def test_link_to_file_of_another_owner_is_reported_with_both_owners(place: Path, target: str) -> None:
     planted = link(place / str(APP) / "link.db", target, APP)
     found = foreign_link(planted)
     assert found is not None
@@ -52,39 +52,39 @@ def test_a_link_to_what_another_owns_is_named_with_both_owners(place: Path, targ
     assert str(planted) in str(found)
 
 
-def test_a_directory_on_the_way_may_be_the_link(place: Path) -> None:
+def test_link_in_parent_directory_is_checked(place: Path) -> None:
     link(place / str(APP) / "below", f"../{OTHER}", APP)
     found = foreign_link(place / str(APP) / "below" / "tasks.db")
     assert found is not None
     assert found.target == place / str(OTHER)
 
 
-def test_a_chain_is_followed_link_by_link(place: Path) -> None:
+def test_chain_of_links_is_checked_link_by_link(place: Path) -> None:
     link(place / str(APP) / "second", "/etc/passwd", APP)
     link(place / str(APP) / "first", "second", APP)
     assert foreign_link(place / str(APP) / "first") is not None
 
 
-def test_a_circle_of_links_ends(place: Path) -> None:
+def test_circle_of_links_ends(place: Path) -> None:
     link(place / str(APP) / "one", "two", APP)
     link(place / str(APP) / "two", "one", APP)
     assert len([*steps_to(place / str(APP) / "one")]) < 100
     foreign_link(place / str(APP) / "one")
 
 
-def test_the_operators_own_link_counts_unless_others_may_write_beside_it(place: Path) -> None:
+def test_link_of_operator_is_accepted_unless_directory_is_writable_by_others(place: Path) -> None:
     home = link(place / "home", str(APP), 0)
     assert foreign_link(home / "tasks.db") is None
     place.chmod(0o777)
     assert foreign_link(home / "tasks.db") is not None
 
 
-def test_a_link_of_root_in_an_apps_directory_counts_for_root_alone(place: Path) -> None:
+def test_link_of_root_in_directory_of_app_is_accepted_for_root_only(place: Path) -> None:
     planted = link(place / str(APP) / "link.db", f"../{OTHER}/tasks.db", 0)
     assert foreign_link(planted) is not None
 
 
-def test_what_others_own_or_may_replace_is_not_roots_alone(place: Path) -> None:
+def test_file_owned_or_replaceable_by_others_is_not_of_root_alone(place: Path) -> None:
     mine = place / "mine"
     mine.mkdir(mode=0o755)
     (mine / "tasks.db").touch()
@@ -98,7 +98,7 @@ def test_what_others_own_or_may_replace_is_not_roots_alone(place: Path) -> None:
     assert found.path == place / str(APP)
 
 
-def test_what_became_a_link_since_it_was_resolved_is_not_followed(place: Path) -> None:
+def test_path_that_becomes_link_after_resolution_is_not_followed(place: Path) -> None:
     database = place / str(APP) / "tasks.db"
     assert stat_without_links(database).st_uid == APP
     (place / str(APP)).rename(place / "old")

@@ -21,7 +21,7 @@ print(faults() - before)
 
 
 @pytest.mark.no_cover
-def test_memory_that_was_freed_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     def faults(keep: bool) -> int:
         program = PROGRAM.replace("KEEP", str(keep))
         return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)

@@ -26,11 +26,11 @@ def seen_of_a_thread(priority: Priority) -> tuple[str, str, int]:
     return seen[0], seen[1], nice[0]
 
 
-def test_a_thread_gives_way_to_everybody_in_cpu_and_disk() -> None:
+def test_low_priority_thread_has_lowest_cpu_and_disk_priority() -> None:
     assert seen_of_a_thread(Priority(idle_cpu=True, nice=19, idle_io=True)) == ("SCHED_IDLE", "idle", 19)
 
 
-def test_each_part_can_be_chosen_by_itself() -> None:
+def test_cpu_and_disk_priority_can_be_set_separately() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     assert seen_of_a_thread(Priority(idle_io=True)) == ("SCHED_OTHER", "idle", before)
     assert seen_of_a_thread(Priority(idle_cpu=True))[0] == "SCHED_IDLE"
@@ -39,7 +39,7 @@ def test_each_part_can_be_chosen_by_itself() -> None:
     assert io_class != "idle"
 
 
-def test_only_the_thread_that_asks_is_lowered() -> None:
+def test_only_calling_thread_is_lowered() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
     seen_of_a_thread(Priority(idle_cpu=True, nice=19, idle_io=True))
     assert (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)) == before

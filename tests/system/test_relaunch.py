@@ -49,13 +49,13 @@ def run(program: str, backupd: Backupd) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_signal_that_arrives_meanwhile_ends_the_command_afterwards(backupd: Backupd) -> None:
+def test_signal_during_relaunch_ends_command_afterwards(backupd: Backupd) -> None:
     done = run(PENDING, backupd)
     assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
     assert done.stderr == "terminated; partial work was removed\n"
 
 
-def test_what_is_handed_over_is_read_once_and_gone_from_every_descriptor(backupd: Backupd) -> None:
+def test_secrets_handed_over_are_read_once_and_in_no_descriptor_afterwards(backupd: Backupd) -> None:
     done = run(KEPT, backupd)
     assert done.stdout == "b'secret' None 0 False\n", done.stderr
 
@@ -80,7 +80,7 @@ def first_process(backupd: Backupd) -> Iterator[tuple[int, "subprocess.Popen[byt
 
 @pytest.mark.root
 @pytest.mark.skipif(not os.access("/usr/bin/tini", os.X_OK), reason="needs tini, as the image has it")
-def test_the_first_process_becomes_tini_without_secrets_and_passes_a_stop_on(backupd: Backupd) -> None:
+def test_first_process_becomes_tini_without_secrets_and_forwards_stop_signal(backupd: Backupd) -> None:
     with first_process(backupd) as (first, unshare):
         place = Path(f"/proc/{first}")
         wait_until(lambda: place.joinpath("comm").read_text() == "tini\n", "tini")

@@ -25,7 +25,7 @@ finally:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_comes_in_a_destructor_still_ends_the_process(number: signal.Signals) -> None:
+def test_signal_during_destructor_still_ends_process(number: signal.Signals) -> None:
     program = PROGRAM.replace("NUMBER", str(int(number)))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode in {128 + number, -number}, done.stdout) == (True, "cleaned up\n"), done
@@ -34,7 +34,7 @@ def test_a_signal_that_comes_in_a_destructor_still_ends_the_process(number: sign
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGTERM, 143)])
-def test_a_signal_that_the_parent_ignores_stays_ignored_but_for_sigterm(number: signal.Signals, code: int) -> None:
+def test_signal_ignored_by_parent_stays_ignored_except_sigterm(number: signal.Signals, code: int) -> None:
     program = (
         "import signal; from backupd.system.signals import exit_on_signals; exit_on_signals(); "
         f"signal.raise_signal({int(number)}); print('goes on')"

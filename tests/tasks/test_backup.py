@@ -18,7 +18,7 @@ PAGE_SIZES = [512 << n for n in range(8)]
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
+def test_copies_of_busy_bank_are_all_balanced(
     tmp_path: Path, context: TaskContext, journal_mode: str, page_size: int
 ) -> None:
     database = tmp_path / "bank.db"
@@ -34,7 +34,7 @@ def test_no_money_is_lost_in_any_copy_of_a_bank_that_never_stops(
         bank.wait_for_commits(20)
 
 
-def test_gunzip_alone_restores_the_snapshot_byte_for_byte(order: BackupRequest, context: TaskContext) -> None:
+def test_gunzip_restores_snapshot_byte_for_byte(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
     raw = subprocess.run(["gunzip", "-c", str(report.details.archive_path)], capture_output=True, check=True).stdout
     assert len(raw) == report.details.snapshot_bytes

@@ -34,7 +34,7 @@ def debris(store: DirectoryStore) -> list[Path]:
     return [*(store.hidden / "staging").iterdir(), *(store.hidden / "removing").iterdir()]
 
 
-def test_a_backup_that_would_eat_the_reserve_does_not_begin(order: BackupRequest, context: TaskContext) -> None:
+def test_backup_that_would_use_reserved_space_does_not_start(order: BackupRequest, context: TaskContext) -> None:
     whole = shutil.disk_usage(context.store.directory).total  # as much is never free, whatever others write and remove
     report = backup(replace(order, reserve_bytes=whole), context)
     assert (report.outcome, report.exit_code) == ("failed", 1)
@@ -43,14 +43,14 @@ def test_a_backup_that_would_eat_the_reserve_does_not_begin(order: BackupRequest
     assert report.stages == {}
 
 
-def test_the_default_reserve_is_a_twentieth_of_the_disk_and_at_most_a_gibibyte(tmp_path: Path) -> None:
+def test_default_reserve_is_five_percent_of_disk_up_to_one_gibibyte(tmp_path: Path) -> None:
     total = shutil.disk_usage(tmp_path).total
     assert reserve_bytes(tmp_path, None) == min(1 << 30, int(total * 0.05))
     assert reserve_bytes(tmp_path, 7) == 7
 
 
 @pytest.mark.root
-def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small_disk: Path, tmp_path: Path) -> None:
+def test_disk_filled_during_backup_keeps_earlier_generations(small_disk: Path, tmp_path: Path) -> None:
     database = tmp_path / "bank.db"
     make_bank(database, rows=200)
     store = DirectoryStore("local", small_disk / "backups")
@@ -74,7 +74,9 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small_disk: Pat
 
 @pytest.mark.root
 @pytest.mark.parametrize("free_kib", range(100, 1500, 200))
-def test_however_little_is_free_nothing_half_made_stays(small_disk: Path, tmp_path: Path, free_kib: int) -> None:
+def test_backup_with_any_little_free_space_leaves_no_partial_files(
+    small_disk: Path, tmp_path: Path, free_kib: int
+) -> None:
     database = tmp_path / "bank.db"
     make_bank(database, rows=3000)
     store = DirectoryStore("local", small_disk / "backups")

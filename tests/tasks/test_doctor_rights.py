@@ -46,13 +46,13 @@ def store(order: BackupRequest, context: TaskContext, tmp_path: Path) -> TaskCon
 
 
 @pytest.mark.root
-def test_a_store_of_its_own_is_in_order(store: TaskContext) -> None:
+def test_store_of_own_user_has_no_findings(store: TaskContext) -> None:
     assert wrong_as_user(store) == []
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("what", [".", "backup.log", ".backupd/catalog.sqlite3"])
-def test_what_it_may_not_write_is_named(store: TaskContext, what: str) -> None:
+def test_unwritable_path_in_store_is_named(store: TaskContext, what: str) -> None:
     path = (store.store.directory / what).resolve()
     os.chown(path, 0, 0)
     path.chmod(0o755 if path.is_dir() else 0o644)
@@ -60,7 +60,7 @@ def test_what_it_may_not_write_is_named(store: TaskContext, what: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_a_log_that_leads_elsewhere_is_not_written_to(
+def test_link_or_special_file_in_place_of_log_is_not_written_to(
     backupd: Backupd, backups: Path, tmp_path: Path, kind: str
 ) -> None:
     backups.mkdir()

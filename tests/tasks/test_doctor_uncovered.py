@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.tasks.doctor.uncovered import find_uncovered
+from backupd.tasks.doctor.local import find_uncovered
 
 
 def make_database(path: Path) -> Path:
@@ -51,7 +51,7 @@ def test_database_that_is_a_source_itself_is_not_named(data: Path) -> None:
     assert findings(data, make_database(data / "other" / "notes.db")) == []
 
 
-def test_links_pipes_and_unreadable_directories_are_passed_over(data: Path, tmp_path: Path) -> None:
+def test_links_pipes_and_unreadable_directories_are_skipped(data: Path, tmp_path: Path) -> None:
     make_database(tmp_path / "elsewhere" / "secret.db")
     (data / "link").symlink_to(tmp_path / "elsewhere")
     (data / "link.db").symlink_to(tmp_path / "elsewhere" / "secret.db")
@@ -60,13 +60,13 @@ def test_links_pipes_and_unreadable_directories_are_passed_over(data: Path, tmp_
     assert findings(tmp_path / "missing") == []
 
 
-def test_what_lies_too_deep_is_not_looked_at_and_the_count_says_so(data: Path) -> None:
+def test_files_below_depth_limit_are_not_counted_and_count_is_at_least(data: Path) -> None:
     make_database(data.joinpath(*"123456", "deep.db"))
     (data / "near.txt").touch()
     assert findings(data) == [f"at least 1 other file in {data}"]
 
 
-def test_directory_of_more_files_than_are_looked_at_is_counted_from_below(data: Path) -> None:
+def test_directory_with_more_files_than_limit_is_counted_as_at_least(data: Path) -> None:
     (data / "uploads").mkdir()
     for number in range(10_001):
         (data / "uploads" / str(number)).touch()

@@ -43,7 +43,7 @@ def left_over(context: TaskContext) -> list[Path]:
     return list((context.store.hidden / "staging").iterdir())
 
 
-def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: str, context: TaskContext) -> None:
+def test_drill_reports_age_of_copy_and_duration_of_each_step(newest: str, context: TaskContext) -> None:
     before = files(context.store.directory)
     report = drilled(context)
     assert (report.outcome, report.exit_code, report.generation) == ("done", 0, newest)
@@ -63,7 +63,7 @@ def test_a_proven_copy_is_told_with_its_age_and_how_long_each_step_took(newest: 
     assert left_over(context) == []
 
 
-def test_the_catalog_remembers_the_whole_report(newest: str, context: TaskContext) -> None:
+def test_catalog_has_whole_drill_report(newest: str, context: TaskContext) -> None:
     report = drilled(context)
     now = context.clock()
     run = context.ask_catalog(lambda catalog: catalog.last_success("drill", "tasks", now, "local"), None)
@@ -76,7 +76,7 @@ def test_the_catalog_remembers_the_whole_report(newest: str, context: TaskContex
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) -> None:
+def test_drill_from_one_store_counts_only_for_that_store(context: TaskContext) -> None:
     limits = (Limit("backup", "tasks", DAY_S), Limit("drill", "local", DAY_S), Limit("drill", "nas", DAY_S))
     report = drilled(context)
     _, local, nas = read_health_facts(limits, context).freshness
@@ -90,13 +90,13 @@ def test_a_drill_from_one_store_proves_nothing_of_another(context: TaskContext) 
 
 
 @pytest.mark.usefixtures("newest")
-def test_each_source_has_to_be_drilled_before_a_store_is_proven(context: TaskContext) -> None:
+def test_store_drill_is_current_only_after_drill_of_each_source(context: TaskContext) -> None:
     drilled(context)
     limits = (Limit("backup", "tasks", DAY_S), Limit("backup", "notes", DAY_S), Limit("drill", "local", DAY_S))
     assert read_health_facts(limits, context).freshness[2].last_at is None
 
 
-def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, context: TaskContext) -> None:
+def test_flipped_byte_fails_drill_and_marks_generation(newest: str, context: TaskContext) -> None:
     flip_byte(context.store.archive_path(newest))
     report = drilled(context)
     assert (report.outcome, report.exit_code) == ("failed", 1)
@@ -106,7 +106,7 @@ def test_a_flipped_byte_fails_the_drill_and_is_marked(newest: str, context: Task
     assert left_over(context) == []
 
 
-def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, context: TaskContext) -> None:
+def test_newer_damaged_generation_is_skipped_with_warning(newest: str, context: TaskContext) -> None:
     older = backdated(context.store.directory, newest, days=0.5)
     flip_byte(context.store.archive_path(newest))
     drilled(context)
@@ -116,7 +116,7 @@ def test_what_is_newer_and_damaged_is_passed_over_with_a_warning(newest: str, co
     assert report.warnings == (f"{newer}: {newest} is damaged",)
 
 
-def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: TaskContext) -> None:
+def test_copy_older_than_limit_fails_drill_without_download(newest: str, context: TaskContext) -> None:
     later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     report = drilled(later)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
@@ -124,16 +124,14 @@ def test_a_stale_copy_is_no_proof_and_is_not_even_fetched(newest: str, context: 
     assert facts(report).age_s == pytest.approx(2 * DAY_S, abs=600)
 
 
-def test_a_copy_of_what_has_not_changed_since_is_as_young_as_the_last_look(
-    newest: str, order: BackupRequest, context: TaskContext
-) -> None:
+def test_age_of_copy_counts_from_last_unchanged_backup(newest: str, order: BackupRequest, context: TaskContext) -> None:
     later = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=2))
     assert backup(order, later).outcome == "unchanged"
     report = drilled(later)
     assert (report.outcome, report.generation) == ("done", newest)
 
 
-def test_nothing_there_is_a_failure_that_says_what_to_do(context: TaskContext) -> None:
+def test_drill_without_copy_fails_with_hint(context: TaskContext) -> None:
     report = drilled(context)
     assert report.exit_code == 1
     assert "local has no verified copy of tasks" in str(report.error)
@@ -145,7 +143,7 @@ def more_rows(manifest: Manifest) -> Manifest:
     return replace(manifest, contents=replace(manifest.contents, tables=tables))
 
 
-def test_rows_that_the_manifest_does_not_speak_of_fail_the_drill(newest: str, context: TaskContext) -> None:
+def test_contents_unlike_manifest_fail_drill(newest: str, context: TaskContext) -> None:
     rewritten(context.store.directory, newest, more_rows)
     report = drilled(context)
     assert report.exit_code == 1
@@ -165,14 +163,14 @@ def test_rows_that_the_manifest_does_not_speak_of_fail_the_drill(newest: str, co
         (None, "its contents could not be counted"),
     ],
 )
-def test_differences_are_told_table_by_table(found: Contents | None, told: str) -> None:
+def test_differences_are_listed_by_table(found: Contents | None, told: str) -> None:
     said = differences(found, Contents({"a": 1, "b": 2}, "x" * 64))
     assert told in said
     assert bool(said) == bool(told)
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_lost_connection_is_made_again(context: TaskContext) -> None:
+def test_lost_connection_is_reopened(context: TaskContext) -> None:
     tries: list[int] = []
 
     @contextmanager
@@ -186,7 +184,7 @@ def test_a_lost_connection_is_made_again(context: TaskContext) -> None:
     assert (report.outcome, len(tries)) == ("done", 2)
 
 
-def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
+def test_replica_is_drilled_by_its_own_listing_and_left_unchanged(
     newest: str, context: TaskContext, tmp_path: Path
 ) -> None:
     there = DirectoryReplica("nas", tmp_path / "nas")
@@ -205,7 +203,7 @@ def test_a_replica_is_drilled_by_its_own_listing_and_left_as_it_is(
     assert complete_generations(tmp_path / "nas") == {newest}
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context: TaskContext) -> None:
+def test_insufficient_space_is_reported_before_download(newest: str, context: TaskContext) -> None:
     order = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60)
     opened = nullcontext((context.store, local_inventory(context)))
     report = drill(order, lambda: opened, once, context)
@@ -214,14 +212,14 @@ def test_too_little_room_is_told_before_anything_is_fetched(newest: str, context
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_second_drill_waits_for_the_first_and_then_gives_up(context: TaskContext) -> None:
+def test_second_drill_waits_for_first_and_gives_up(context: TaskContext) -> None:
     hurried = replace(context, lock_timeout_s=0.1)
     with context.task_lock("drill"):
         assert drilled(hurried).exit_code == 75
 
 
 @pytest.mark.usefixtures("newest")
-def test_a_drill_does_not_wait_for_a_backup(context: TaskContext) -> None:
+def test_drill_runs_during_backup(context: TaskContext) -> None:
     with context.exclusive_lock("backup"):
         assert drilled(context).outcome == "done"
 
@@ -243,9 +241,7 @@ OTHER = {"BACKUPD_REPLICAS__OFFSITE__URL": "file:/mnt/offsite"}
         ({**NAS, "BACKUPD_DRILL__FROM": "local"}, "local", ""),
     ],
 )
-def test_the_store_is_the_one_that_is_named_else_the_first_replica_else_the_local_one(
-    environ: dict[str, str], store: str, note: str
-) -> None:
+def test_default_store_of_drill_is_first_replica_or_else_local(environ: dict[str, str], store: str, note: str) -> None:
     config = load_config(None, {**DATABASES, **environ})
     order = drill_request(config, "tasks")
     assert order.store == store
@@ -254,7 +250,7 @@ def test_the_store_is_the_one_that_is_named_else_the_first_replica_else_the_loca
     assert drills(config) == bool(environ)
 
 
-def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwise() -> None:
+def test_default_age_limit_of_drill_follows_schedules() -> None:
     config = load_config(None, {**DATABASES, **NAS})
     assert round(drill_request(config, "tasks").max_age_s / 3600) == 182 + 26
     assert round(drill_request(config, "tasks", "local").max_age_s / 3600) == 26
@@ -278,7 +274,7 @@ def test_a_copy_may_be_as_old_as_the_schedules_let_it_become_unless_told_otherwi
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused_at_the_start(asked: dict[str, str], complaint: str) -> None:
+def test_contradictory_drill_settings_are_refused_at_start(asked: dict[str, str], complaint: str) -> None:
     environ = {
         "BACKUPD_SOURCES__TASKS__PATH": "/app/data/tasks.db",
         "BACKUPD_SOURCES__NOTES__PATH": "/app/data/notes.db",
@@ -291,7 +287,7 @@ def test_what_does_not_fit_is_refused_at_the_start(asked: dict[str, str], compla
     assert "secret" not in refused.value.message
 
 
-def test_the_app_is_that_of_the_source_that_is_named() -> None:
+def test_app_check_belongs_to_configured_source() -> None:
     sources = {name: f"/app/data/{name}.db" for name in ("tasks", "notes")}
     environ = {f"BACKUPD_SOURCES__{name.upper()}__PATH": path for name, path in sources.items()}
     config = load_config(None, {**environ, "BACKUPD_DRILL__COMMAND": "check 'a b'", "BACKUPD_DRILL__SOURCE": "notes"})

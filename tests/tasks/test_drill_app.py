@@ -67,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays")
 # --- The command ---
 
 
-def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: TaskContext, order: BackupRequest) -> None:
+def test_command_gets_restored_copy_and_may_write_to_it(drills: TaskContext, order: BackupRequest) -> None:
     archives = {path: path.read_bytes() for path in drills.store.directory.glob("tasks-*")}
     before = order.path.read_bytes()
     program = (
@@ -84,7 +84,7 @@ def test_a_command_gets_the_restored_copy_and_may_write_to_it(drills: TaskContex
     assert order.path.read_bytes() == before
 
 
-def test_what_is_backupds_own_is_not_in_the_commands_environment(
+def test_environment_of_command_has_no_backupd_settings_or_secrets(
     drills: TaskContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKUPD_HTTP__TOKEN", "hunter2")
@@ -106,7 +106,7 @@ def test_what_is_backupds_own_is_not_in_the_commands_environment(
         (shell("printf '\\033[2J'; exit 1"), "\\x1b[2J"),
     ],
 )
-def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
+def test_failed_command_fails_drill_with_end_of_its_output(
     drills: TaskContext, command: tuple[str, ...], told: str
 ) -> None:
     report = drilled(drills, command=command)
@@ -116,14 +116,14 @@ def test_a_command_that_fails_fails_the_drill_with_what_it_said_last(
     assert "command" not in facts(report).proven
 
 
-def test_a_command_that_hangs_is_killed_with_all_that_it_started(drills: TaskContext) -> None:
+def test_hanging_command_is_killed_with_all_its_processes(drills: TaskContext) -> None:
     report = drilled(drills, command=shell("echo begun; sleep 3600 & sleep 3600"), timeout_s=2.0)
     assert report.exit_code == 1
     assert "the command sh did not end within" in str(report.error)
     assert facts(report).output == "begun\n"
 
 
-def test_of_a_command_that_says_much_the_end_is_kept(drills: TaskContext) -> None:
+def test_long_output_of_command_is_cut_to_its_end(drills: TaskContext) -> None:
     report = drilled(drills, command=python("print('x' * 5_000_000); print('the end')"))
     assert report.outcome == "done"
     assert facts(report).output.endswith("x\nthe end\n")
@@ -146,20 +146,20 @@ def test_of_a_command_that_says_much_the_end_is_kept(drills: TaskContext) -> Non
         ({"query": "DELETE FROM tasks", "answer": "1"}, "attempt to write a readonly database"),
     ],
 )
-def test_migrations_that_did_not_apply_fail_the_drill(drills: TaskContext, asked: dict[str, object], told: str) -> None:
+def test_missing_migrations_fail_drill(drills: TaskContext, asked: dict[str, object], told: str) -> None:
     report = drilled(drills, **asked)
     assert (report.outcome, report.exit_code) == ("failed", 1)
     assert told in str(report.error)
 
 
 @pytest.mark.cover_processes
-def test_migrations_that_applied_are_proven(drills: TaskContext) -> None:
+def test_applied_migrations_are_verified(drills: TaskContext) -> None:
     report = drilled(drills, user_version=1, query="SELECT x'ff', 1", answer="ff")
     assert facts(report).proven[-1] == "migrations"
 
 
 @pytest.mark.cover_processes
-def test_a_query_that_never_ends_is_given_up(drills: TaskContext) -> None:
+def test_endless_query_ends_at_time_limit(drills: TaskContext) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     report = drilled(drills, query=endless, answer="1", timeout_s=1.0)
     assert "the query on the restored copy took longer than 1 s" in str(report.error)
@@ -168,7 +168,7 @@ def test_a_query_that_never_ends_is_given_up(drills: TaskContext) -> None:
 # --- The place, and the app's health ---
 
 
-def test_a_second_instance_is_proven_on_the_placed_copy(drills: TaskContext, place: Path) -> None:
+def test_second_instance_of_app_is_checked_on_placed_copy(drills: TaskContext, place: Path) -> None:
     with second_instance(place) as url:
         report = drilled(drills, place_at=place, health_url=url, user_version=1)
         assert report.outcome == "done", report.error
@@ -178,7 +178,7 @@ def test_a_second_instance_is_proven_on_the_placed_copy(drills: TaskContext, pla
         assert again.outcome == "done", again.error
 
 
-def test_health_that_says_no_fails_the_drill_with_its_words(drills: TaskContext, place: Path) -> None:
+def test_unhealthy_reply_fails_drill_with_its_text(drills: TaskContext, place: Path) -> None:
     wrong = python(
         f"import sqlite3; c = sqlite3.connect({str(place)!r}); c.execute('UPDATE ledger SET amount = 5'); c.commit()"
     )
@@ -188,9 +188,7 @@ def test_health_that_says_no_fails_the_drill_with_its_words(drills: TaskContext,
     assert 'did not answer 200 within 3 s: it answered 503: {"tasks": 1, "balance": 10' in str(report.error)
 
 
-def test_an_app_that_is_well_before_it_has_the_copy_proves_nothing(
-    drills: TaskContext, place: Path, tmp_path: Path
-) -> None:
+def test_app_healthy_before_copy_is_placed_fails_drill(drills: TaskContext, place: Path, tmp_path: Path) -> None:
     live = tmp_path / "live.db"
     sample_database(live)
     live.with_name(".live.db.backupd-drill").touch()  # that is what the instance looks at
@@ -215,7 +213,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), AnswerHandler).serve_for
 """
 
 
-def test_an_app_that_is_started_by_the_command_lives_until_the_end_and_no_longer(drills: TaskContext) -> None:
+def test_app_started_by_command_lives_until_end_of_drill(drills: TaskContext) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     start = (*shell('"$0" -c "$1" "$2" > /dev/null 2>&1 &'), sys.executable, SERVE, str(port))
@@ -234,9 +232,7 @@ print(place, oct(stat.S_IMODE(state.st_mode)), state.st_nlink, state.st_uid, sor
 """
 
 
-def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no_stale_side_file(
-    drills: TaskContext, place: Path
-) -> None:
+def test_placed_copy_has_owner_and_mode_of_source_and_no_stale_side_files(drills: TaskContext, place: Path) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         place.with_name(f"tasks.db{suffix}").write_text("of another database")
     report = drilled(drills, place_at=place, command=python(LOOK))
@@ -244,7 +240,7 @@ def test_the_copy_lies_at_the_place_with_the_owner_and_mode_of_the_source_and_no
     assert facts(report).output.strip() == f"{place} 0o640 1 {os.geteuid()} {there}"
 
 
-def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContext) -> None:
+def test_place_on_another_file_system_needs_own_free_space(drills: TaskContext) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         place = Path(name) / "tasks.db"
         report = drilled(drills, place_at=place, command=("test", "-f", str(place)))
@@ -258,7 +254,7 @@ def test_a_place_on_another_file_system_needs_room_of_its_own(drills: TaskContex
 
 @pytest.mark.cover_processes
 @pytest.mark.root
-def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_that_user(drills: TaskContext) -> None:
+def test_placed_copy_belongs_to_owner_of_source_and_is_queried_as_that_user(drills: TaskContext) -> None:
     (stored,) = drills.store.list()
     theirs = {"uid": 12345, "gid": 12346}
     rewritten(drills.store.directory, stored.id, lambda m: replace(m, origin=replace(m.origin, **theirs)))
@@ -271,7 +267,7 @@ def test_root_gives_the_placed_copy_to_the_owner_of_the_source_and_asks_it_as_th
 
 
 @pytest.mark.parametrize("what", ["file", "link", "directory", "no directory", "source", "mounted source", "hard link"])
-def test_a_place_that_is_not_free_is_refused_and_untouched(
+def test_occupied_place_is_refused_unchanged(
     drills: TaskContext, order: BackupRequest, place: Path, tmp_path: Path, what: str
 ) -> None:
     other = tmp_path / "other.db"
@@ -302,7 +298,7 @@ def test_a_place_that_is_not_free_is_refused_and_untouched(
     place.rmdir() if what == "directory" else place.unlink(missing_ok=True)
 
 
-def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills: TaskContext, place: Path) -> None:
+def test_file_replacing_placed_copy_is_kept_and_reported(drills: TaskContext, place: Path) -> None:
     report = drilled(drills, place_at=place, command=(*shell('echo mine > "$0.new"; mv "$0.new" "$0"'), str(place)))
     assert (report.outcome, report.exit_code) == ("degraded", 3)
     assert "is not the file that the drill put there" in report.warnings[0]
@@ -311,7 +307,7 @@ def test_what_takes_the_place_of_the_copy_in_the_middle_stays_and_is_told(drills
     place.unlink()
 
 
-def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills: TaskContext, place: Path) -> None:
+def test_leftovers_of_killed_drill_are_removed_by_next_drill(drills: TaskContext, place: Path) -> None:
     sample_database(place)
     place.with_name("tasks.db-wal").write_text("its WAL")
     place.with_name(".tasks.db.backupd-drill.part").write_text("half")
@@ -322,7 +318,7 @@ def test_what_a_killed_drill_left_at_the_place_is_taken_away_by_the_next(drills:
 
 
 @pytest.mark.parametrize("mark", ["", "[1", "{}", '"x"'])
-def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: TaskContext, place: Path, mark: str) -> None:
+def test_truncated_marker_permits_no_removal(drills: TaskContext, place: Path, mark: str) -> None:
     place.write_bytes(b"somebody's data")
     place.with_name(".tasks.db.backupd-drill").write_text(mark)
     assert drilled(drills, place_at=place).exit_code == 1
@@ -330,7 +326,7 @@ def test_a_mark_that_is_cut_off_lets_nothing_be_taken_away(drills: TaskContext, 
     place.unlink()
 
 
-def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupRequest, place: Path) -> None:
+def test_file_created_at_place_during_drill_is_not_replaced(order: BackupRequest, place: Path) -> None:
     held, origin = AppDatabase(place, ()), Source.inspect(order.path).facts
     held.prepare()
     place.write_bytes(b"just appeared")
@@ -343,7 +339,7 @@ def test_a_file_that_appears_at_the_last_moment_is_not_replaced(order: BackupReq
 # --- The doctor ---
 
 
-def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
+def test_doctor_checks_place_command_and_url(place: Path) -> None:
     def look(**asked: object) -> list[bool]:
         app = AppCheck(timeout_s=1, **asked)  # type: ignore[arg-type] - the test says what
         return [finding.ok for finding in check_drill_setup(DrillRequest("tasks", "local", 1, app=app, path=place))]
@@ -356,7 +352,7 @@ def test_the_doctor_tries_place_command_and_url(place: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_place_that_is_mounted_without_its_directory_is_refused_by_doctor_and_drill(
+def test_place_mounted_without_directory_is_refused_by_doctor_and_drill(
     place: Path, tmp_path: Path, drills: TaskContext
 ) -> None:
     (tmp_path / "instance.db").touch()

@@ -91,7 +91,7 @@ def owner(path: Path) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
-def test_root_becomes_the_owner_of_the_database_for_good(volume: Volume) -> None:
+def test_root_becomes_owner_of_database_permanently(volume: Volume) -> None:
     said = volume.drop_privileges("all", PUID="auto", READ="1")
     assert said["uid"] == [APP] * 3
     assert said["gid"] == [GROUP] * 3
@@ -104,7 +104,7 @@ def test_root_becomes_the_owner_of_the_database_for_good(volume: Volume) -> None
     assert owner(volume.backups) == (APP, GROUP)
 
 
-def test_three_capabilities_are_enough_for_a_fresh_volume_even_beside_private_data(volume: Volume) -> None:
+def test_three_capabilities_suffice_for_new_volume_beside_private_data(volume: Volume) -> None:
     volume.data.chmod(0o700)
     volume.database.chmod(0o600)
     said = volume.drop_privileges("chown,setuid,setgid", PUID="auto", READ="1")
@@ -112,21 +112,21 @@ def test_three_capabilities_are_enough_for_a_fresh_volume_even_beside_private_da
     assert owner(volume.backups) == owner(volume.backups / ".backupd") == (APP, GROUP)
 
 
-def test_backups_beside_the_database_need_no_right_to_change_owners(volume: Volume) -> None:
+def test_backups_beside_database_need_no_chown_capability(volume: Volume) -> None:
     volume.data.chmod(0o700)
     beside = volume.data / "backups"
     assert volume.drop_privileges("setuid,setgid", PUID="auto", BACKUPD_BACKUPS_DIR=str(beside))["uid"] == [APP] * 3
     assert owner(beside) == (APP, GROUP)
 
 
-def test_a_directory_of_backups_that_only_root_can_make_is_made_and_given_away(volume: Volume) -> None:
+def test_backups_directory_below_directory_of_root_is_created_and_given_to_owner(volume: Volume) -> None:
     volume.backups.rmdir()
     assert volume.drop_privileges("chown,setuid,setgid", PUID="auto")["uid"] == [APP] * 3
     assert owner(volume.backups) == (APP, GROUP)
     assert stat.S_IMODE(volume.backups.stat().st_mode) == 0o750
 
 
-def test_a_missing_mount_stays_missing(volume: Volume) -> None:
+def test_missing_mount_is_not_created(volume: Volume) -> None:
     nowhere = volume.backups / "not-mounted" / "backups"
     said = volume.drop_privileges("all", PUID="auto", BACKUPD_BACKUPS_DIR=str(nowhere))
     assert "not-mounted does not exist" in said["error"]
@@ -136,20 +136,20 @@ def test_a_missing_mount_stays_missing(volume: Volume) -> None:
 @pytest.mark.parametrize(
     ("capabilities", "missing"), [("setuid,setgid", "CHOWN"), ("chown,setgid", "SETUID"), ("chown,setuid", "SETGID")]
 )
-def test_a_capability_that_is_missing_is_named(volume: Volume, capabilities: str, missing: str) -> None:
+def test_missing_capability_is_named(volume: Volume, capabilities: str, missing: str) -> None:
     said = volume.drop_privileges(capabilities, PUID="auto")
     assert said["exit_code"] == 78
     assert missing in said["hint"]
     assert str(APP) in said["error"]
 
 
-def test_numbers_go_before_the_owner(volume: Volume) -> None:
+def test_numeric_puid_precedes_owner_of_database(volume: Volume) -> None:
     said = volume.drop_privileges("chown,setuid,setgid", PUID="4321", PGID="8765")
     assert (said["uid"], said["gid"]) == ([4321] * 3, [8765] * 3)
     assert owner(volume.backups) == (4321, 8765)
 
 
-def test_zero_stays_root_and_gives_nothing_away(volume: Volume) -> None:
+def test_puid_zero_stays_root_and_changes_no_owner(volume: Volume) -> None:
     said = volume.drop_privileges("chown,setuid,setgid", PUID="0")
     assert (said["uid"], said["reason"], said["home"]) == ([0] * 3, None, "/root")
     assert owner(volume.backups) == (0, 0)
@@ -161,7 +161,7 @@ def test_root_may_run_in_another_group(volume: Volume) -> None:
     assert owner(volume.backups) == (0, 0)
 
 
-def test_a_database_that_comes_late_has_an_owner_by_then(volume: Volume) -> None:
+def test_database_created_later_sets_user_at_next_run(volume: Volume) -> None:
     hidden = volume.data.with_name("hidden.db")
     volume.database.rename(hidden)
     os.chown(volume.data, 0, 0)
@@ -173,11 +173,11 @@ def test_a_database_that_comes_late_has_an_owner_by_then(volume: Volume) -> None
     assert owner(volume.backups / ".backupd") == owner(volume.backups) == (APP, GROUP)
 
 
-def test_without_puid_root_stays_root(volume: Volume) -> None:
+def test_root_without_puid_stays_root(volume: Volume) -> None:
     assert volume.drop_privileges("all")["uid"] == [0] * 3
 
 
-def test_what_root_left_in_the_store_is_given_and_nothing_else(volume: Volume) -> None:
+def test_files_of_root_in_store_change_owner_and_foreign_files_do_not(volume: Volume) -> None:
     ours = [f"{ID}.sqlite3.gz", f"{ID}-2.manifest.json", "SHA256SUMS", LOG, f"{LOG}.1.gz"]
     foreign = ["notes.txt", "tasks.sqlite3.gz", "my.manifest.json", "SHA256SUMS.old", ".backupd.old"]
     for name in (*ours, *foreign):
@@ -191,7 +191,7 @@ def test_what_root_left_in_the_store_is_given_and_nothing_else(volume: Volume) -
     assert {owner(volume.backups / name) for name in foreign} == {(0, 0)}
 
 
-def test_what_belongs_to_somebody_else_already_stays_theirs(volume: Volume) -> None:
+def test_files_of_other_users_keep_owner(volume: Volume) -> None:
     for path in (volume.backups / LOG, volume.backups):
         path.touch()
         os.chown(path, 4321, 4321)
@@ -199,7 +199,7 @@ def test_what_belongs_to_somebody_else_already_stays_theirs(volume: Volume) -> N
     assert owner(volume.backups) == owner(volume.backups / LOG) == (4321, 4321)
 
 
-def test_a_directory_that_everyone_may_write_to_stays_roots(volume: Volume) -> None:
+def test_world_writable_directory_keeps_owner_root(volume: Volume) -> None:
     volume.backups.chmod(0o1777)
     (volume.backups / LOG).touch()
     transfer_ownership(volume.backups, APP, GROUP, LOG)
@@ -208,7 +208,7 @@ def test_a_directory_that_everyone_may_write_to_stays_roots(volume: Volume) -> N
 
 
 @pytest.mark.parametrize("name", [LOG, ".backupd", f"{ID}.sqlite3.gz", ".backupd/staging", ".backupd/lock"])
-def test_no_link_is_followed_inside(volume: Volume, tmp_path: Path, name: str) -> None:
+def test_links_inside_store_are_not_followed(volume: Volume, tmp_path: Path, name: str) -> None:
     target = tmp_path / "precious"
     target.mkdir()
     (target / "file").touch()
@@ -222,7 +222,7 @@ def test_no_link_is_followed_inside(volume: Volume, tmp_path: Path, name: str) -
     assert owner(target / "file") == (0, 0)
 
 
-def test_no_link_is_followed_on_the_way(volume: Volume, tmp_path: Path) -> None:
+def test_links_on_path_to_store_are_not_followed(volume: Volume, tmp_path: Path) -> None:
     for link in (volume.data / "backups", volume.data / "way"):
         link.symlink_to(tmp_path)
     transfer_ownership(volume.data / "backups", APP, GROUP, LOG)
@@ -231,7 +231,7 @@ def test_no_link_is_followed_on_the_way(volume: Volume, tmp_path: Path) -> None:
     assert not (tmp_path / "backups").exists()
 
 
-def test_a_file_with_a_second_name_a_pipe_and_a_directory_are_left_alone(volume: Volume, tmp_path: Path) -> None:
+def test_hard_links_pipes_and_directories_keep_owner(volume: Volume, tmp_path: Path) -> None:
     secret = volume.data.parent / "secret"
     secret.touch()
     (volume.backups / LOG).hardlink_to(secret)

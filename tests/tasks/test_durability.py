@@ -7,7 +7,7 @@ from pathlib import Path
 from support.command import Backupd
 
 
-def test_the_staged_copy_has_no_journal_and_is_never_synced(backupd: Backupd, tmp_path: Path) -> None:
+def test_staged_copy_has_no_journal_and_is_never_synced(backupd: Backupd, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     watched = ["strace", "-f", "-y", "-o", trace, "-e", "trace=fsync,fdatasync,openat"]
     subprocess.run(

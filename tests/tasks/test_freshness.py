@@ -21,7 +21,7 @@ def health(context: TaskContext, now: datetime | None = None) -> Health:
     return Health.of(read_health_facts(LIMITS, context), now or context.clock())
 
 
-def test_a_night_without_a_change_is_as_good_a_proof_as_a_new_copy(order: BackupRequest, context: TaskContext) -> None:
+def test_unchanged_backup_counts_like_new_generation(order: BackupRequest, context: TaskContext) -> None:
     backup(order, context)
     tomorrow = replace(context, clock=lambda: datetime.now(UTC) + timedelta(days=1.5))
     assert not health(tomorrow).healthy
@@ -29,14 +29,14 @@ def test_a_night_without_a_change_is_as_good_a_proof_as_a_new_copy(order: Backup
     assert health(tomorrow).healthy
 
 
-def test_without_a_catalog_the_generations_speak(order: BackupRequest, context: TaskContext) -> None:
+def test_freshness_without_catalog_follows_generations(order: BackupRequest, context: TaskContext) -> None:
     backup(order, context)
     context.catalog_path.unlink()
     assert health(context).healthy
     assert not context.catalog_path.exists()
 
 
-def test_what_a_check_found_damaged_proves_nothing_any_more(order: BackupRequest, context: TaskContext) -> None:
+def test_damaged_generation_does_not_count(order: BackupRequest, context: TaskContext) -> None:
     newest = backup(order, context).generation
     assert newest is not None
     backdated(context.store.directory, newest, days=2)
@@ -44,21 +44,21 @@ def test_what_a_check_found_damaged_proves_nothing_any_more(order: BackupRequest
     assert health(context).reasons == ("the last verified backup of tasks is 48 h old, more than 24 h",)
 
 
-def test_generations_that_somebody_deleted_are_missed(order: BackupRequest, context: TaskContext) -> None:
+def test_deleted_generations_do_not_count(order: BackupRequest, context: TaskContext) -> None:
     newest = backup(order, context).generation
     assert newest is not None
     context.store.archive_path(newest).unlink()
     assert health(context).reasons == ("there is no verified backup of tasks yet",)
 
 
-def test_a_store_that_cannot_be_read_is_named_and_never_well(context: TaskContext) -> None:
+def test_unreadable_store_is_named_and_unhealthy(context: TaskContext) -> None:
     marks = context.store.hidden / "damaged"
     marks.write_text("a file where a directory should be")
     reasons = health(context).reasons
     assert "the directory of the backups cannot be read" in reasons
 
 
-def test_the_proofs_that_are_missed_are_those_that_the_configuration_asks_for() -> None:
+def test_expected_checks_follow_configuration() -> None:
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_REPLICAS__NAS__URL": "file:/mnt",
@@ -78,7 +78,7 @@ def test_the_proofs_that_are_missed_are_those_that_the_configuration_asks_for() 
     assert len(limits(load_config(None, {"BACKUPD_DATABASE": "/app/data/tasks.db"}))) == 1
 
 
-def test_each_replica_may_have_a_schedule_of_its_own_which_its_limit_follows() -> None:
+def test_limit_of_each_replica_follows_its_schedule() -> None:
     environ = {
         "BACKUPD_DATABASE": "/app/data/tasks.db",
         "BACKUPD_REPLICAS__NAS__URL": "file:/mnt",

@@ -10,7 +10,7 @@ from backupd.tasks.inventory import take_inventory
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_is_left_as_it_was_even_by_an_inventory_that_fails(
+def test_failed_inventory_restores_state_of_garbage_collector(
     context: TaskContext, backups: Path, enabled: bool
 ) -> None:
     before = gc.isenabled()

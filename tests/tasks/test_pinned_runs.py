@@ -35,9 +35,7 @@ def ids(context: TaskContext) -> set[str]:
     return {stored.id for stored in context.store.list()}
 
 
-def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_fail(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_expired_pin_is_swept_with_generation_unless_backups_fail(order: BackupRequest, context: TaskContext) -> None:
     newest = published(order, context)
     old = backdated(context.store.directory, newest, days=40)
     made_at = context.clock() - 40 * DAY
@@ -53,9 +51,7 @@ def test_a_pin_that_is_over_is_swept_with_its_generation_and_none_while_backups_
     assert kept in context.pins.all()
 
 
-def test_a_pin_that_a_clock_ahead_seems_to_end_holds_again_when_the_clock_is_right(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_pin_ended_by_clock_ahead_holds_again_with_correct_clock(order: BackupRequest, context: TaskContext) -> None:
     pinned = published(order, context)
     pin_generation(pinned, BY_HAND, context)
     spend(order.path)
@@ -68,7 +64,7 @@ def test_a_pin_that_a_clock_ahead_seems_to_end_holds_again_when_the_clock_is_rig
 
 
 @pytest.mark.parametrize("first", ["prune", "backup", "replicate"])
-def test_what_is_found_where_the_hidden_directory_was_lost_is_pinned_for_a_month(
+def test_generations_of_store_with_lost_hidden_directory_are_pinned_for_a_month(
     order: BackupRequest, context: TaskContext, first: str
 ) -> None:
     newest = published(order, context)
@@ -99,7 +95,7 @@ def spoilt_by_a_link(pins: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoilt_by_a_file, spoilt_by_a_link])
-def test_a_backup_whose_pin_cannot_be_written_is_published_degraded_and_prunes_nothing(
+def test_backup_with_unwritable_pin_is_published_degraded_and_prunes_nothing(
     order: BackupRequest, context: TaskContext, spoil: Callable[[Path], None]
 ) -> None:
     first = published(order, context)
@@ -111,7 +107,7 @@ def test_a_backup_whose_pin_cannot_be_written_is_published_degraded_and_prunes_n
     assert {first, report.generation} == ids(context)
 
 
-def test_a_name_that_a_removal_has_freed_is_not_given_again_while_a_replica_may_hold_it(
+def test_id_of_removed_generation_is_not_reused_while_replica_may_hold_it(
     order: BackupRequest, context: TaskContext
 ) -> None:
     noon = context.clock().replace(second=0)

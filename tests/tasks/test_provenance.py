@@ -51,7 +51,7 @@ def takes(context: TaskContext, tmp_path: Path) -> Callable[..., AnyReport]:
     return take
 
 
-def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
+def test_two_databases_in_one_store_warn_and_are_pruned_separately(
     takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     first, moved = takes("a"), takes("b")
@@ -72,7 +72,7 @@ def test_two_databases_in_turn_warn_and_each_keeps_its_own_place(
     assert [finding.check for finding in found] == ["backups of db"]
 
 
-def test_a_database_that_was_moved_goes_on_as_one(
+def test_moved_database_continues_as_one_source(
     takes: Callable[..., AnyReport], context: TaskContext, tmp_path: Path
 ) -> None:
     takes("a")

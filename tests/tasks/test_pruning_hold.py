@@ -58,9 +58,7 @@ def one_kept(order: BackupRequest) -> BackupRequest:
     return replace(order, retention=ONE)
 
 
-def test_a_corrupt_copy_is_put_aside_fails_the_run_and_freezes_rotation(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_corrupt_copy_is_quarantined_fails_run_and_holds_pruning(one_kept: BackupRequest, context: TaskContext) -> None:
     good = backup(one_kept, context)
     damage(one_kept.path)
     report = backup(one_kept, context)
@@ -78,9 +76,7 @@ def test_a_corrupt_copy_is_put_aside_fails_the_run_and_freezes_rotation(
     assert (hold.kind, hold.reference) == ("corrupt", good.generation)
 
 
-def test_a_copy_that_came_out_corrupt_is_made_once_more_before_it_is_believed(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_corrupt_copy_is_copied_again_before_verdict(order: BackupRequest, context: TaskContext) -> None:
     damage(order.path)
     backup(order, context)
     events = [line["event.action"] for line in log_lines(context.store.directory)]
@@ -88,9 +84,7 @@ def test_a_copy_that_came_out_corrupt_is_made_once_more_before_it_is_believed(
     assert events.index("snapshot.retried") < events.index("snapshot.quarantined")
 
 
-def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_held_source_is_not_pruned_until_sound_backup(one_kept: BackupRequest, context: TaskContext) -> None:
     sound = one_kept.path.read_bytes()
     first = backup(replace(one_kept, retention=RetentionRule()), context)
     touch(one_kept.path)
@@ -108,7 +102,7 @@ def test_while_frozen_nothing_is_pruned_until_a_sound_backup_was_made(
     assert ids(context) == [healed.generation]
 
 
-def test_a_source_too_damaged_to_be_copied_freezes_rotation_too(one_kept: BackupRequest, context: TaskContext) -> None:
+def test_source_too_damaged_to_copy_holds_pruning(one_kept: BackupRequest, context: TaskContext) -> None:
     backup(one_kept, context)
     with one_kept.path.open("r+b") as stream:
         stream.truncate(5000)
@@ -119,7 +113,7 @@ def test_a_source_too_damaged_to_be_copied_freezes_rotation_too(one_kept: Backup
     assert hold.kind == "corrupt"
 
 
-def test_a_database_that_lost_all_its_tables_is_no_backup(one_kept: BackupRequest, context: TaskContext) -> None:
+def test_database_without_any_former_table_fails_backup(one_kept: BackupRequest, context: TaskContext) -> None:
     good = backup(one_kept, context)
     change(one_kept.path, "DROP TABLE account", "DROP TABLE ledger")
     report = backup(one_kept, context)
@@ -130,7 +124,7 @@ def test_a_database_that_lost_all_its_tables_is_no_backup(one_kept: BackupReques
     assert backup(replace(one_kept, allow_empty=True), context).outcome == "degraded"
 
 
-def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: BackupRequest, context: TaskContext) -> None:
+def test_empty_file_in_place_of_database_removes_nothing(one_kept: BackupRequest, context: TaskContext) -> None:
     good = backup(one_kept, context)
     one_kept.path.write_bytes(b"")
     report = backup(one_kept, context)
@@ -149,7 +143,7 @@ def test_an_empty_file_in_place_of_the_database_removes_nothing(one_kept: Backup
         ("DELETE FROM note WHERE rowid > 40", "note went from 100 to 40 rows"),
     ],
 )
-def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
+def test_shrunken_source_is_published_degraded_and_holds_pruning(
     one_kept: BackupRequest, context: TaskContext, loss: str, said: str
 ) -> None:
     change(one_kept.path, *NOTES, "INSERT INTO ledger(payer, payee, amount) VALUES (1, 2, 0)")
@@ -161,7 +155,7 @@ def test_a_shrunken_source_is_published_but_degraded_and_holds_pruning(
     assert ids(context) == [report.generation, before.generation]
 
 
-def test_a_shrunken_file_is_noticed_by_its_size(one_kept: BackupRequest, context: TaskContext) -> None:
+def test_shrunken_file_is_detected_by_size(one_kept: BackupRequest, context: TaskContext) -> None:
     change(one_kept.path, "CREATE TABLE attachment AS SELECT randomblob(900000) AS content")
     backup(one_kept, context)
     change(one_kept.path, "UPDATE attachment SET content = NULL")
@@ -172,9 +166,7 @@ def test_a_shrunken_file_is_noticed_by_its_size(one_kept: BackupRequest, context
     assert "the database went from" in report.warnings[0]
 
 
-def test_a_loss_stays_an_alarm_on_the_days_after_until_an_operator_accepts_it(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_alarm_about_loss_lasts_until_operator_accepts_it(one_kept: BackupRequest, context: TaskContext) -> None:
     before = backup(one_kept, context)
     change(one_kept.path, "DELETE FROM account WHERE id > 400")
     backup(one_kept, context)
@@ -190,7 +182,7 @@ def test_a_loss_stays_an_alarm_on_the_days_after_until_an_operator_accepts_it(
     assert ids(context) == [accepted.generation]
 
 
-def test_a_source_that_has_grown_back_thaws_by_itself(one_kept: BackupRequest, context: TaskContext) -> None:
+def test_hold_of_regrown_source_is_released(one_kept: BackupRequest, context: TaskContext) -> None:
     backup(one_kept, context)
     change(
         one_kept.path,
@@ -204,9 +196,7 @@ def test_a_source_that_has_grown_back_thaws_by_itself(one_kept: BackupRequest, c
     assert context.holds.get("tasks") is None
 
 
-def test_the_guard_can_be_turned_off_and_small_tables_do_not_alarm(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_disabled_guard_and_small_tables_raise_no_alarm(one_kept: BackupRequest, context: TaskContext) -> None:
     change(one_kept.path, "CREATE TABLE note AS SELECT id FROM account LIMIT 50")
     backup(one_kept, context)
     change(one_kept.path, "DELETE FROM note")
@@ -215,9 +205,7 @@ def test_the_guard_can_be_turned_off_and_small_tables_do_not_alarm(
     assert backup(replace(one_kept, guard=ShrinkGuard(enabled=False)), context).outcome == "published"
 
 
-def test_what_holds_nothing_may_go_and_what_is_renamed_or_tidied_is_still_there(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_empty_renamed_or_optimised_tables_raise_no_alarm(one_kept: BackupRequest, context: TaskContext) -> None:
     change(one_kept.path, *NOTES, "CREATE TABLE draft(body)")
     for _ in range(20):  # each transaction adds a segment to the index
         change(one_kept.path, "UPDATE note SET body = body || ' more'")
@@ -233,9 +221,7 @@ def test_what_holds_nothing_may_go_and_what_is_renamed_or_tidied_is_still_there(
     assert (report.outcome, report.warnings) == ("published", ())
 
 
-def test_generations_from_a_clock_that_ran_ahead_do_not_push_out_today(
-    one_kept: BackupRequest, context: TaskContext
-) -> None:
+def test_generations_dated_in_future_do_not_prune_todays(one_kept: BackupRequest, context: TaskContext) -> None:
     ahead = replace(context, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
     future = backup(one_kept, ahead)
     touch(one_kept.path)

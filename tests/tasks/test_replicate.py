@@ -83,7 +83,7 @@ def other_site(tmp_path: Path, database: Path, source: str = "tasks") -> Iterato
     log.close()
 
 
-def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
+def test_sent_generations_are_complete_private_and_accepted_by_sha256sum(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     report = replicate_to(connect, context)
@@ -96,7 +96,7 @@ def test_what_is_sent_is_complete_private_and_checked_by_sha256sum(
             assert (files / name).read_bytes() == (context.store.directory / name).read_bytes()
 
 
-def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
+def test_second_run_sends_nothing_and_later_run_sends_only_new_generation(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     replicate_to(connect, context)
@@ -108,16 +108,14 @@ def test_a_second_run_sends_nothing_and_a_new_generation_travels_alone(
     assert replicate_to(connect, context).details.sent == (older,)
 
 
-def test_a_target_that_was_emptied_is_filled_again(
-    connect: Connect, context: TaskContext, files: Path, taken: list[str]
-) -> None:
+def test_emptied_replica_is_filled_again(connect: Connect, context: TaskContext, files: Path, taken: list[str]) -> None:
     replicate_to(connect, context)
     rmtree(files)
     assert replicate_to(connect, context).details.sent == tuple(taken)
     assert complete_generations(files) == set(taken)
 
 
-def test_a_lost_local_disk_empties_no_replica(
+def test_lost_local_disk_removes_nothing_at_replica(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], order: BackupRequest
 ) -> None:
     replicate_to(connect, context)
@@ -127,7 +125,7 @@ def test_a_lost_local_disk_empties_no_replica(
     order.path.touch()
 
 
-def test_retention_there_is_its_own_and_append_only_removes_nothing(
+def test_replica_has_own_retention_and_append_only_removes_nothing(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     replicate_to(connect, context)
@@ -143,7 +141,7 @@ def test_retention_there_is_its_own_and_append_only_removes_nothing(
     assert_checksums(files)
 
 
-def test_the_same_id_from_another_store_is_refused_and_left_alone(
+def test_generation_with_id_of_another_store_is_refused_and_left_unchanged(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
     replicate_to(connect, context)
@@ -165,7 +163,7 @@ def decode_id(generation: str) -> datetime:
     return datetime.strptime(generation.removeprefix("tasks-")[:13], "%Y%m%d-%H%M").replace(tzinfo=UTC)
 
 
-def test_another_senders_sources_are_not_pruned(
+def test_sources_of_another_sender_are_not_pruned(
     connect: Connect, context: TaskContext, files: Path, taken: list[str], tmp_path: Path, database: Path
 ) -> None:
     replicate_to(connect, context)
@@ -176,7 +174,7 @@ def test_another_senders_sources_are_not_pruned(
         assert_checksums(files)
 
 
-def test_a_generation_that_is_damaged_here_is_not_sent(
+def test_locally_damaged_generation_is_not_sent(
     connect: Connect, context: TaskContext, files: Path, taken: list[str]
 ) -> None:
     flip_byte(context.store.archive_path(taken[0]))
@@ -186,9 +184,7 @@ def test_a_generation_that_is_damaged_here_is_not_sent(
     assert complete_generations(files) == set(taken[1:])
 
 
-def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
-    sshd: Sshd, context: TaskContext, files: Path, tmp_path: Path
-) -> None:
+def test_unknown_host_key_ends_run_without_retry(sshd: Sshd, context: TaskContext, files: Path, tmp_path: Path) -> None:
     tries = []
 
     class Stranger:
@@ -211,7 +207,7 @@ def test_an_unknown_host_key_stops_at_once_and_nothing_is_tried_again(
 
 
 @pytest.mark.no_cover
-def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_heals(
+def test_upload_cut_at_any_byte_leaves_complete_generations_and_next_run_recovers(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     incompressible_database(order.path, 300_000)
@@ -235,7 +231,7 @@ def test_cut_at_any_byte_it_leaves_only_complete_generations_and_the_next_run_he
         rmtree(files)
 
 
-def test_a_broken_connection_goes_on_where_what_is_proven_ends(
+def test_broken_upload_resumes_after_verified_bytes(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     incompressible_database(order.path, 26_000_000)
@@ -258,7 +254,7 @@ def test_a_broken_connection_goes_on_where_what_is_proven_ends(
         rmtree(files)
 
 
-def test_a_part_of_a_generation_that_is_not_wanted_any_more_is_swept(
+def test_part_of_unwanted_generation_is_swept(
     sshd: Sshd, context: TaskContext, order: BackupRequest, files: Path
 ) -> None:
     incompressible_database(order.path, 6_000_000)

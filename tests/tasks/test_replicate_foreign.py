@@ -96,7 +96,7 @@ def foreign(report: AnyReport, other: Machine) -> bool:
     return (report.outcome, report.exit_code) == ("failed", 1) and all(part in said for part in expected)
 
 
-def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
+def test_second_store_is_refused_before_sending_or_removing(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     first, second = machine("first"), machine("second")
@@ -120,7 +120,7 @@ def test_a_second_store_is_refused_before_it_sends_or_removes_anything(
     assert foreign(drilled, first)
 
 
-def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_is_removed(
+def test_two_stores_in_one_replica_both_send_with_warning_and_remove_nothing(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     first, second = machine("first"), machine("second")
@@ -165,7 +165,7 @@ def test_in_a_mixed_directory_both_stores_go_on_sending_both_say_so_and_nothing_
     assert (drilled.outcome, drilled.generation) == ("done", newest.id)
 
 
-def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
+def test_foreign_source_at_replica_does_not_block_other_sources(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     first, second = machine("first"), machine("second", "tasks", "notes")
@@ -179,7 +179,7 @@ def test_a_source_that_is_foreign_there_keeps_no_other_from_being_sent(
     assert_checksums(files)
 
 
-def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
+def test_generations_of_lost_machine_are_adopted_and_counted_with_new_ones(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     lost, new = machine("lost"), machine("new")
@@ -196,7 +196,7 @@ def test_what_a_lost_machine_had_sent_is_adopted_and_counts_with_what_is_new(
     assert replicate_to(connect(new), new.context, order=LAST).details.removed == (old,)
 
 
-def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_made_until_now(
+def test_living_store_is_adopted_only_by_force_and_only_up_to_now(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     first, second = machine("first"), machine("second")
@@ -220,7 +220,7 @@ def test_a_store_that_lives_is_not_adopted_but_by_force_and_then_only_what_it_ma
     assert len(complete_generations(files)) == 3
 
 
-def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
+def test_generations_copied_into_local_store_belong_to_it(
     machine: Callable[..., Machine], connect: Callable[[Machine], Connect], files: Path
 ) -> None:
     lost, new = machine("lost"), machine("new")
@@ -235,7 +235,7 @@ def test_what_an_operator_puts_into_the_local_store_belongs_to_it(
     assert (replicate_to(connect(new), new.context).outcome, len(complete_generations(files))) == ("done", 2)
 
 
-def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the_generations(
+def test_identity_survives_loss_of_catalog_and_is_recovered_from_generations(
     machine: Callable[..., Machine],
 ) -> None:
     one = machine("one")
@@ -252,3 +252,22 @@ def test_an_identity_outlives_the_catalog_and_where_it_is_lost_it_is_that_of_the
         path.unlink()
     (one.home / "backups" / ".backupd" / "identity").write_text("damaged")
     assert one.context.identity() != known
+
+
+def test_older_copies_of_store_adopted_by_local_generation_are_pinned_at_replica(
+    machine: Callable[..., Machine], connect: Callable[[Machine], Connect]
+) -> None:
+    lost, new = machine("lost"), machine("new")
+    new.backs_up("tasks", days=-3)
+    (oldest,) = lost.backs_up("tasks")
+    make_bank(lost.home / "other.db", rows=5)
+    (lost.home / "other.db").replace(lost.home / "tasks.db")
+    (old,) = lost.backs_up("tasks", days=1)
+    assert replicate_to(connect(lost), lost.context).details.sent == (old, oldest)
+    for path in lost.context.store.directory.glob(f"{old}*"):
+        path.replace(new.context.store.directory / path.name)
+    new.now += timedelta(days=9)
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == ()
+    assert new.context.pins.all().keys() == {old, oldest}
+    assert new.context.pins.release(oldest)
+    assert replicate_to(connect(new), new.context, order=LAST).details.removed == (oldest,)

@@ -57,7 +57,7 @@ class Shell:
         return subprocess.run(["sh", "-c", real], capture_output=True, check=False).stdout
 
 
-def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whatever_the_directory_is_called(
+def test_account_with_shell_digests_copy_without_download_in_any_directory(
     sshd: Sshd, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     files = tmp_path / "it's $(touch owned); `touch owned` & -x"
@@ -77,9 +77,7 @@ def test_where_the_account_has_a_shell_nothing_of_the_archive_comes_back_whateve
 
 
 @pytest.mark.root
-def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(
-    context: TaskContext, key: str, tmp_path: Path
-) -> None:
+def test_account_without_shell_has_copy_read_back(context: TaskContext, key: str, tmp_path: Path) -> None:
     with running_sshd(tmp_path / "locked", kind="chroot") as sshd:
         report = hashed(sshd, sshd.path, context)
         assert (report.outcome, report.details.sent, report.details.verified_by) == ("done", (key,), ("read-back",))
@@ -113,7 +111,7 @@ def test_a_locked_down_account_has_no_shell_and_the_copy_is_read_back(
         "nologin",
     ],
 )
-def test_whatever_else_is_answered_the_copy_is_read_back(
+def test_unexpected_shell_output_has_copy_read_back(
     faulty: FaultySftpServer, context: TaskContext, key: str, shell: Callable[[str], bytes | None] | None
 ) -> None:
     faulty.set_faults(SftpFaults(shell=shell))
@@ -122,7 +120,7 @@ def test_whatever_else_is_answered_the_copy_is_read_back(
     assert complete_generations(faulty.files) == {key}
 
 
-def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(
+def test_host_that_closes_connection_on_command_is_not_asked_again(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     asked = []
@@ -137,7 +135,7 @@ def test_a_host_that_hangs_up_on_a_command_is_not_asked_again(
     assert complete_generations(faulty.files) == {key}
 
 
-def test_a_write_that_was_lost_is_found_as_well(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+def test_lost_write_is_detected_by_remote_digest(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     shell = Shell(faulty)
     faulty.set_faults(SftpFaults(shell=shell, lost_write=3))
     report = hashed(faulty, faulty.path, context)

@@ -26,7 +26,7 @@ from support.sshd import running_sshd
         ("fsync@openssh.com", "flush /backups/.backupd/[0-9a-f]{16}/tasks-[0-9-]+.sqlite3.gz.part"),
     ],
 )
-def test_a_refused_request_names_replica_operation_and_path(
+def test_refused_request_names_replica_operation_and_path(
     order: BackupRequest, context: TaskContext, tmp_path: Path, denied: str, named: str
 ) -> None:
     backup(order, context)
@@ -37,7 +37,7 @@ def test_a_refused_request_names_replica_operation_and_path(
     assert re.fullmatch(f"there: cannot {named}: [Pp]ermission denied", str(report.error)), report.error
 
 
-def test_a_failure_that_says_nothing_is_told_in_one_bounded_line(
+def test_long_or_hostile_error_text_becomes_one_bounded_line(
     order: BackupRequest, context: TaskContext, tmp_path: Path
 ) -> None:
     backup(order, context)
@@ -51,7 +51,7 @@ def test_a_failure_that_says_nothing_is_told_in_one_bounded_line(
 
 
 @pytest.mark.root
-def test_every_command_names_them_also_at_openssh(backupd: Backupd, tmp_path: Path) -> None:
+def test_every_command_names_replica_operation_and_path_with_openssh(backupd: Backupd, tmp_path: Path) -> None:
     assert backupd("backup").code == 0
     with running_sshd(tmp_path / "sshd", kind="chroot") as server:
         replica = {

@@ -83,7 +83,7 @@ def assert_next_backup_recovers(faulty: FaultySftpServer, context: TaskContext, 
 
 
 @pytest.mark.no_cover
-def test_cut_before_each_request_it_leaves_only_complete_generations_and_the_next_run_heals(
+def test_connection_cut_before_any_request_leaves_complete_generations_and_next_run_recovers(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     healed = set()
@@ -101,7 +101,7 @@ def test_cut_before_each_request_it_leaves_only_complete_generations_and_the_nex
 
 
 @pytest.mark.no_cover
-def test_cut_before_the_answer_to_each_request_the_same_run_goes_on_and_ends_well(
+def test_connection_cut_before_any_response_is_retried_in_same_run(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     for request in each_request(faulty, context):
@@ -113,7 +113,7 @@ def test_cut_before_the_answer_to_each_request_the_same_run_goes_on_and_ends_wel
 
 
 @pytest.mark.parametrize("bad", [1, 3, 4, 5])
-def test_a_write_that_fails_is_an_error_and_no_file(
+def test_failed_write_is_error_and_leaves_no_file(
     faulty: FaultySftpServer, context: TaskContext, key: str, bad: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=bad))
@@ -123,7 +123,7 @@ def test_a_write_that_fails_is_an_error_and_no_file(
     assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(
+def test_full_replica_disk_is_left_without_partial_files(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     replicate_to(over_sftp(faulty, faulty.path, context), context)
@@ -140,7 +140,7 @@ def test_a_full_disk_there_is_left_as_it_was_whatever_does_not_fit(
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_doctor_leaves_nothing_on_a_disk_that_is_full(
+def test_doctor_leaves_no_files_on_full_replica_disk(
     faulty: FaultySftpServer, context: TaskContext, first: int
 ) -> None:
     faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
@@ -149,14 +149,14 @@ def test_doctor_leaves_nothing_on_a_disk_that_is_full(
     assert not [path for path in faulty.files.rglob("*") if path.is_file()]
 
 
-def test_what_a_server_says_is_told_in_one_short_line(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+def test_server_message_becomes_one_short_line(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     faulty.set_faults(SftpFaults(bad_write=1, bad_write_message="no\n\x1b[2Jforged: all is well\r" + "x" * 5000))
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, str(report.error).isprintable(), len(str(report.error)) < 300) == ("failed", True, True)
     assert_next_backup_recovers(faulty, context, key)
 
 
-def test_too_little_room_is_found_before_anything_is_sent(
+def test_insufficient_space_at_replica_is_found_before_sending(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
     faulty.set_faults(SftpFaults(free_bytes=BYTES // 2))
@@ -171,7 +171,7 @@ def test_too_little_room_is_found_before_anything_is_sent(
     [SftpFaults(lost_write=3), SftpFaults(flip_at=33_333), SftpFaults(ends_at=100_000), SftpFaults(size_error=-1)],
     ids=["a write is confirmed and not done", "a byte is wrong", "the file ends early", "the size is wrong"],
 )
-def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
+def test_upload_that_reads_back_differently_gets_no_final_name(
     faulty: FaultySftpServer, context: TaskContext, key: str, lie: SftpFaults
 ) -> None:
     faulty.set_faults(lie)
@@ -207,7 +207,7 @@ def test_what_reads_back_other_than_it_was_sent_gets_no_final_name(
         "short reads",
     ],
 )
-def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
+def test_server_without_extensions_receives_copies_once(
     faulty: FaultySftpServer, context: TaskContext, key: str, poor: SftpFaults
 ) -> None:
     for sent in ((key,), ()):
@@ -219,7 +219,7 @@ def test_what_a_server_lacks_is_done_without_and_a_second_run_sends_nothing(
     assert_checksums(faulty.files)
 
 
-def test_hostile_names_lead_nowhere(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+def test_hostile_names_in_listing_are_ignored(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     outside = faulty.root / "outside.sqlite3.gz"
     outside.write_bytes(b"mine")
     faulty.set_faults(SftpFaults(names=(*HOSTILE_NAMES, NON_UTF8_NAME)))
@@ -229,7 +229,7 @@ def test_hostile_names_lead_nowhere(faulty: FaultySftpServer, context: TaskConte
     assert complete_generations(faulty.files) == {key}
 
 
-def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
+def test_links_and_huge_manifests_at_replica_are_no_generations(
     faulty: FaultySftpServer, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
@@ -245,7 +245,7 @@ def test_links_and_manifests_of_a_hundred_megabytes_are_nobodys_generations(
 
 
 @pytest.mark.parametrize("named", [f"{{key}}{ARCHIVE_SUFFIX}.part", f"{{key}}{MANIFEST_SUFFIX}.part", "SHA256SUMS.new"])
-def test_a_link_where_something_is_to_be_written_goes_and_what_it_leads_to_stays(
+def test_link_in_place_of_own_file_is_replaced_and_its_target_is_unchanged(
     faulty: FaultySftpServer, context: TaskContext, key: str, named: str, tmp_path: Path
 ) -> None:
     assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
@@ -259,7 +259,7 @@ def test_a_link_where_something_is_to_be_written_goes_and_what_it_leads_to_stays
 
 
 @pytest.mark.parametrize("suffix", [ARCHIVE_SUFFIX, MANIFEST_SUFFIX])
-def test_a_link_that_bears_a_final_name_is_replaced(
+def test_link_with_final_name_is_replaced(
     faulty: FaultySftpServer, context: TaskContext, key: str, suffix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "precious").write_bytes(context.store.archive_path(key).read_bytes())
@@ -269,7 +269,7 @@ def test_a_link_that_bears_a_final_name_is_replaced(
     assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_link_in_the_place_of_our_directory_is_refused(
+def test_link_in_place_of_hidden_directory_is_refused(
     faulty: FaultySftpServer, context: TaskContext, key: str, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -282,7 +282,7 @@ def test_a_link_in_the_place_of_our_directory_is_refused(
 
 
 @pytest.mark.parametrize("request_number", [1, 9, 30, 37, 50])
-def test_a_server_that_falls_silent_is_given_up(
+def test_silent_server_is_abandoned_in_time(
     faulty: FaultySftpServer, context: TaskContext, key: str, request_number: int
 ) -> None:
     faulty.set_faults(SftpFaults(stall_at=request_number))
@@ -293,14 +293,14 @@ def test_a_server_that_falls_silent_is_given_up(
     assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_file_without_an_end_ends(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+def test_endless_file_ends(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     faulty.set_faults(SftpFaults(endless=True))
     replicate_to(over_sftp(faulty, faulty.path, context), context)
     only_complete_generations(faulty.files, context)
     assert_next_backup_recovers(faulty, context, key)
 
 
-def test_a_line_slow_to_a_crawl_is_waited_for(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
+def test_very_slow_connection_is_waited_for(faulty: FaultySftpServer, context: TaskContext, key: str) -> None:
     with running_proxy(faulty.port, NetworkFaults(rate=60_000)) as proxy:
         report = replicate_to(over_sftp(faulty, faulty.path, context, proxy.port, TINY_TIMEOUTS), context)
     assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report

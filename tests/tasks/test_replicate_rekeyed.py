@@ -16,7 +16,7 @@ pytestmark = pytest.mark.no_cover
 
 
 @pytest.mark.parametrize(("who", "delay_s"), [("server", 0.0), ("backupd", 0.02)], ids=["server-near", "backupd-far"])
-def test_new_keys_in_the_middle_of_sending_and_of_reading_back_cost_nothing(
+def test_rekeying_during_upload_and_read_back_loses_nothing(
     tmp_path: Path,
     context: TaskContext,
     order: BackupRequest,

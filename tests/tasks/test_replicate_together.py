@@ -84,7 +84,7 @@ def archives(context: TaskContext) -> set[bytes]:
     return {context.store.archive_path(stored.id).read_bytes() for stored in context.store.list()}
 
 
-def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
+def test_two_simultaneous_senders_lose_nothing_and_share_checksums(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
 ) -> None:
     sites = {source: sender(source) for source in ("tasks", "notes")}
@@ -104,7 +104,7 @@ def test_two_senders_at_once_lose_nothing_and_both_are_in_the_checksums(
             shutil.rmtree(files)
 
 
-def test_who_lists_while_another_publishes_lists_anew(
+def test_listing_during_publication_by_another_sender_is_repeated(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
 ) -> None:
     tasks, notes = sender("tasks"), sender("notes")
@@ -121,7 +121,7 @@ def test_who_lists_while_another_publishes_lists_anew(
     assert_checksums(files)
 
 
-def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mixed(
+def test_one_of_two_simultaneous_senders_of_same_id_is_refused(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext]
 ) -> None:
     sites = (sender("tasks"), sender("tasks"))
@@ -141,7 +141,7 @@ def test_of_two_senders_of_the_same_id_at_once_one_is_refused_and_nothing_is_mix
             shutil.rmtree(files)
 
 
-def test_who_comes_second_by_a_hair_overwrites_nothing(
+def test_later_sender_of_same_id_overwrites_nothing(
     sshd: Sshd, files: Path, sender: Callable[[str], TaskContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sender("tasks"), sender("tasks")

@@ -39,50 +39,50 @@ def removed(decided: ReplicationPlan) -> list[str]:
     return [gone.generation.id for gone in decided.remove]
 
 
-def test_an_empty_replica_gets_what_its_own_policy_keeps_newest_first() -> None:
+def test_empty_replica_gets_generations_of_its_policy_newest_first() -> None:
     here = [taken(days) for days in range(9)]
     assert sent(plan(here, [])) == ids(here[:3])
     assert removed(plan(here, [])) == []
 
 
-def test_only_what_is_missing_is_sent() -> None:
+def test_only_missing_generations_are_sent() -> None:
     here = [taken(days) for days in range(3)]
     assert sent(plan(here, here[1:])) == ids(here[:1])
 
 
-def test_nothing_is_sent_that_would_go_at_once() -> None:
+def test_generation_to_be_pruned_at_once_is_not_sent() -> None:
     assert sent(plan([taken(days) for days in range(3, 9)], [taken(days) for days in range(3)])) == []
 
 
-def test_a_new_one_lets_the_oldest_there_go() -> None:
+def test_new_generation_prunes_oldest_at_replica() -> None:
     decided = plan([taken(0)], [taken(1), taken(2), taken(3)])
     assert (sent(decided), removed(decided)) == (ids([taken(0)]), ids([taken(3)]))
 
 
-def test_a_local_disk_that_lost_everything_empties_no_replica() -> None:
+def test_empty_local_store_removes_nothing_at_replica() -> None:
     there = [taken(days) for days in range(3)]
     decided = plan([], there)
     assert (sent(decided), removed(decided)) == ([], [])
 
 
-def test_damage_here_is_not_sent_and_damage_there_is_replaced() -> None:
+def test_locally_damaged_generation_is_not_planned_and_damaged_copy_is_replaced() -> None:
     assert sent(plan([taken(0, damaged=True)], [])) == []
     decided = plan([taken(0)], [taken(0, damaged=True)])
     assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
 
 
-def test_damage_there_without_a_good_one_here_stays_and_takes_no_place() -> None:
+def test_damaged_copy_without_local_original_is_kept_and_takes_no_slot() -> None:
     decided = plan([], [taken(0, damaged=True), taken(1), taken(2), taken(3)])
     assert removed(decided) == []
 
 
-def test_an_append_only_replica_is_never_told_to_remove() -> None:
+def test_append_only_replica_is_never_pruned() -> None:
     order = ReplicationRequest("nas", WEEK.retention, append_only=True)
     decided = plan([taken(0)], [taken(days) for days in range(1, 9)], order)
     assert (sent(decided), removed(decided)) == (ids([taken(0)]), [])
 
 
-def test_nothing_goes_there_while_the_source_looks_wrong() -> None:
+def test_held_source_prunes_nothing_at_replica() -> None:
     hold = Hold("app", "corrupt", NOW, "integrity_check failed", None)
     assert removed(plan([taken(0)], [taken(days) for days in range(1, 9)], hold=hold)) == []
 
@@ -93,7 +93,7 @@ def test_nothing_goes_there_while_the_source_looks_wrong() -> None:
     there=st.sets(st.integers(0, 60), max_size=30),
     damaged=st.sets(st.integers(0, 60)),
 )
-def test_whatever_is_where_the_newest_good_one_is_there_afterwards(
+def test_newest_sound_generation_is_at_replica_after_any_plan(
     here: set[int], there: set[int], damaged: set[int], append_only: bool
 ) -> None:
     mine = [taken(days) for days in here]
@@ -116,7 +116,7 @@ def made_elsewhere(generations: list[Generation]) -> tuple[ForeignGenerations, .
     return (ForeignGenerations("app", manifests[0].store, manifests),)
 
 
-def test_a_replica_of_another_store_gets_nothing_and_lets_nothing_go() -> None:
+def test_replica_of_another_store_gets_and_loses_nothing() -> None:
     others = [taken(days) for days in range(9)]
     decided = plan_replication([taken(0.5)], others, WEEK, NOW, foreign=made_elsewhere(others))
     assert (decided.send, decided.keep, decided.remove, decided.refused) == ((), (), (), True)
@@ -127,7 +127,7 @@ def test_a_replica_of_another_store_gets_nothing_and_lets_nothing_go() -> None:
     there=st.sets(st.integers(0, 40), max_size=20),
     elsewhere=st.sets(st.integers(0, 40), min_size=1, max_size=20),
 )
-def test_what_other_stores_have_sent_takes_no_place_and_beside_it_nothing_is_removed(
+def test_generations_of_other_stores_take_no_slot_and_prevent_removal(
     here: set[int], there: set[int], elsewhere: set[int]
 ) -> None:
     others = [taken(days + 0.5) for days in elsewhere]

@@ -61,7 +61,7 @@ def content_of(path: Path) -> list[object]:
     st.sampled_from([512, 4096, 65536]),
     st.sampled_from(["UTF-8", "UTF-16le"]),
 )
-def test_a_restored_backup_is_the_database(
+def test_restored_backup_equals_database(
     content: list[list[Row]], journal_mode: str, page_size: int, encoding: str
 ) -> None:
     with tempfile.TemporaryDirectory() as name:

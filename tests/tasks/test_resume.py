@@ -29,7 +29,7 @@ def newest(sshd: Sshd, context: TaskContext, order: BackupRequest, tmp_path: Pat
     return generation.id
 
 
-def test_a_restore_goes_on_where_each_connection_was_cut(
+def test_restore_resumes_after_each_cut_of_connection(
     sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
 ) -> None:
     manifest = manifest_of(context, newest)
@@ -46,9 +46,7 @@ def test_a_restore_goes_on_where_each_connection_was_cut(
     assert (tmp_path / "restored").stat().st_size == manifest.snapshot.size_bytes
 
 
-def test_a_connection_that_does_not_come_back_ends_it(
-    sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path
-) -> None:
+def test_restore_without_reconnection_fails(sshd: Sshd, context: TaskContext, newest: str, tmp_path: Path) -> None:
     manifest = manifest_of(context, newest)
     with (
         Directory.open(tmp_path) as directory,

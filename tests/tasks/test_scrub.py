@@ -25,24 +25,24 @@ def generation(days_old: int, *, damaged: bool = False) -> Generation:
     return Generation(f"app-{taken_at:%Y%m%d-%H%M}", "app", taken_at, 1, 1, "full", damaged=damaged)
 
 
-def test_what_was_never_checked_is_as_old_as_the_day_it_was_made() -> None:
+def test_unchecked_generation_is_as_old_as_its_snapshot() -> None:
     old, new = generation(9), generation(1)
     assert choose_generation_to_scrub([new, old], {}) == old
     assert choose_generation_to_scrub([new, old], {old.id: NOON}) == new
     assert choose_generation_to_scrub([new, old], {old.id: NOON, new.id: NOON - timedelta(hours=1)}) == new
 
 
-def test_damage_that_is_known_is_not_looked_for_again() -> None:
+def test_known_damage_is_not_scrubbed_again() -> None:
     assert choose_generation_to_scrub([generation(9, damaged=True), generation(1)], {}) == generation(1)
     assert choose_generation_to_scrub([generation(9, damaged=True)], {}) is None
 
 
-def test_a_store_without_generations_is_scrubbed_in_no_time(context: TaskContext) -> None:
+def test_scrub_of_empty_store_is_done(context: TaskContext) -> None:
     report = scrub("tasks", context)
     assert (report.outcome, report.generation, report.exit_code) == ("done", None, 0)
 
 
-def test_each_generation_gets_its_turn_before_any_gets_a_second(order: BackupRequest, context: TaskContext) -> None:
+def test_each_generation_is_scrubbed_before_any_is_repeated(order: BackupRequest, context: TaskContext) -> None:
     newest = backup(order, context).generation
     assert newest is not None
     older = [backdated(context.store.directory, newest, days=days) for days in (3, 2, 1)]
@@ -50,7 +50,7 @@ def test_each_generation_gets_its_turn_before_any_gets_a_second(order: BackupReq
     assert turns == [*older, newest, older[0]]
 
 
-def test_a_flipped_byte_is_found_marked_and_told(order: BackupRequest, context: TaskContext) -> None:
+def test_flipped_byte_is_found_marked_and_reported(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
     assert report.generation is not None
     flip_byte(context.store.archive_path(report.generation))
@@ -64,7 +64,7 @@ def test_a_flipped_byte_is_found_marked_and_told(order: BackupRequest, context: 
     assert scrub("tasks", context).generation is None
 
 
-def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(
+def test_read_error_during_scrub_is_no_damage(
     order: BackupRequest, context: TaskContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = backup(order, context)
@@ -84,7 +84,7 @@ def test_what_cannot_be_read_just_now_is_not_taken_for_damaged(
     assert scrub("tasks", context).outcome == "done"
 
 
-def test_a_generation_that_is_pruned_just_now_is_passed_over_for_the_next(
+def test_generation_pruned_during_scrub_is_skipped(
     order: BackupRequest, context: TaskContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest = backup(order, context).generation
@@ -101,7 +101,7 @@ def test_a_generation_that_is_pruned_just_now_is_passed_over_for_the_next(
     assert context.marks.ids() == frozenset()
 
 
-def test_an_archive_that_went_away_is_no_reason_to_stumble(order: BackupRequest, context: TaskContext) -> None:
+def test_missing_archive_does_not_fail_scrub(order: BackupRequest, context: TaskContext) -> None:
     report = backup(order, context)
     assert report.generation is not None
     context.store.archive_path(report.generation).unlink()

@@ -67,7 +67,7 @@ RTREE: Tables = {"r": 20000, "r_rowid": 20000, "r_node": 866, "r_parent": 865}
         (contents({"f": 9, "f_archive": 500}, f="fts5"), contents({"f": 9}, f="fts5"), "tables gone: f_archive"),
     ],
 )
-def test_each_loss_is_an_alarm(before: Contents, now: Contents, said: str) -> None:
+def test_each_loss_raises_alarm(before: Contents, now: Contents, said: str) -> None:
     assert "; ".join(alarms(before, now)) == said
 
 
@@ -91,11 +91,11 @@ def test_each_loss_is_an_alarm(before: Contents, now: Contents, said: str) -> No
         (contents({"words": None}, words="fts5vocab"), contents({})),
     ],
 )
-def test_what_holds_nothing_or_is_still_there_is_no_loss(before: Contents, now: Contents) -> None:
+def test_empty_or_renamed_tables_raise_no_alarm(before: Contents, now: Contents) -> None:
     assert alarms(before, now) == []
 
 
-def test_a_file_that_lost_over_half_of_its_size_is_an_alarm_and_a_guard_that_is_off_raises_none() -> None:
+def test_file_below_half_its_size_raises_alarm_unless_guard_is_off() -> None:
     none = contents({})
     assert alarms(none, none, SIZE // 2) == []
     assert len(alarms(none, none, SIZE // 2 - 1)) == 1
@@ -113,18 +113,18 @@ ANY = st.builds(
 
 
 @given(ANY)
-def test_the_same_contents_lost_nothing(found: Contents) -> None:
+def test_same_contents_raise_no_alarm(found: Contents) -> None:
     assert alarms(found, found) == []
 
 
 @given(ANY, ANY)
-def test_more_rows_and_more_tables_never_raise_an_alarm(found: Contents, more: Contents) -> None:
+def test_more_rows_and_tables_never_raise_alarm(found: Contents, more: Contents) -> None:
     grown = {name: None if rows is None else rows + 1 for name, rows in found.tables.items()}
     assert alarms(found, replace(found, tables={**more.tables, **grown})) == []
 
 
 @given(ANY, NAMES)
-def test_an_ordinary_table_with_rows_that_is_dropped_is_always_an_alarm(found: Contents, name: str) -> None:
+def test_dropped_table_with_rows_always_raises_alarm(found: Contents, name: str) -> None:
     before = replace(found, tables={**found.tables, name: 7}, virtual={})
     left = {other: rows for other, rows in before.tables.items() if other != name}
     assert alarms(before, replace(before, tables=left)) == [f"tables gone: {name}"]

@@ -46,9 +46,7 @@ def two(order: BackupRequest, context: TaskContext) -> tuple[str, str]:
     return str(first.generation), str(second.generation)
 
 
-def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(
-    two: tuple[str, str], context: TaskContext
-) -> None:
+def test_damaged_generation_does_not_count_after_loss_of_catalog(two: tuple[str, str], context: TaskContext) -> None:
     sound, damaged = two
     spoil(context, damaged)
     assert not verify(damaged, local_inventory(context), 1, context).sound
@@ -59,7 +57,7 @@ def test_a_damaged_generation_does_not_count_again_when_the_catalog_is_lost(
     assert plan.remove == ()
 
 
-def test_an_archive_that_went_away_alone_is_damage_and_a_generation_that_went_away_is_none(
+def test_missing_archive_alone_is_damage_and_missing_generation_is_none(
     two: tuple[str, str], context: TaskContext
 ) -> None:
     lost, pruned = two
@@ -72,7 +70,7 @@ def test_an_archive_that_went_away_alone_is_damage_and_a_generation_that_went_aw
     assert context.marks.ids() == {lost}
 
 
-def test_a_generation_found_sound_again_counts_again(two: tuple[str, str], context: TaskContext) -> None:
+def test_repaired_generation_counts_again(two: tuple[str, str], context: TaskContext) -> None:
     _, newest = two
     path = context.store.archive_path(newest)
     sound = path.read_bytes()
@@ -84,7 +82,7 @@ def test_a_generation_found_sound_again_counts_again(two: tuple[str, str], conte
     assert not local_inventory(context).generations[0].damaged
 
 
-def test_a_restore_that_meets_damage_names_the_generation_and_marks_it(
+def test_restore_of_damaged_generation_names_and_marks_it(
     two: tuple[str, str], context: TaskContext, tmp_path: Path
 ) -> None:
     older, newest = two
@@ -96,7 +94,7 @@ def test_a_restore_that_meets_damage_names_the_generation_and_marks_it(
     assert choose_generation(local_inventory(context), "latest", None, None).id == older
 
 
-def test_a_generation_from_the_future_is_never_the_latest(order: BackupRequest, context: TaskContext) -> None:
+def test_generation_dated_in_future_is_never_latest(order: BackupRequest, context: TaskContext) -> None:
     ahead = replace(context, clock=lambda: datetime(2031, 1, 1, tzinfo=UTC))
     future = backup(order, ahead)
     touch(order.path)
@@ -109,7 +107,7 @@ def test_a_generation_from_the_future_is_never_the_latest(order: BackupRequest, 
     assert last.id == today.generation
 
 
-def test_damage_that_a_backup_meets_degrades_it(order: BackupRequest, context: TaskContext) -> None:
+def test_damage_found_by_backup_degrades_it(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     spoil(context, first.generation)
     report = backup(order, context)
@@ -119,9 +117,7 @@ def test_damage_that_a_backup_meets_degrades_it(order: BackupRequest, context: T
     assert line["log.level"] == "WARNING"
 
 
-def test_code_that_lies_in_the_directory_of_a_restore_is_not_run(
-    two: tuple[str, str], context: TaskContext, tmp_path: Path
-) -> None:
+def test_code_in_directory_of_restore_is_not_run(two: tuple[str, str], context: TaskContext, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     trap.mkdir()
     for module in ("json", "apsw", "random"):
@@ -132,7 +128,7 @@ def test_code_that_lies_in_the_directory_of_a_restore_is_not_run(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_schema_that_is_not_utf8_is_backed_up_all_the_same(tmp_path: Path, context: TaskContext) -> None:
+def test_schema_outside_utf8_is_backed_up(tmp_path: Path, context: TaskContext) -> None:
     path = tmp_path / "latin.db"
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE t(a /* caf@ */)")
@@ -144,7 +140,7 @@ def test_a_schema_that_is_not_utf8_is_backed_up_all_the_same(tmp_path: Path, con
 
 
 @pytest.mark.real_clock
-def test_what_killed_restores_left_is_swept_after_a_day(
+def test_leftovers_of_killed_restores_are_swept_after_a_day(
     two: tuple[str, str], context: TaskContext, tmp_path: Path
 ) -> None:
     old, young = tmp_path / ".x.db.00000000.part", tmp_path / ".x.db.11111111.part"

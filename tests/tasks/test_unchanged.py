@@ -18,7 +18,7 @@ def wait_until_settled(path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupRequest, context: TaskContext) -> None:
+def test_untouched_database_is_recorded_as_verified_unchanged(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     second = backup(order, context)
     assert (second.outcome, second.exit_code, second.generation) == ("unchanged", 0, first.generation)
@@ -27,7 +27,7 @@ def test_an_untouched_database_is_recorded_as_verified_unchanged(order: BackupRe
     assert len(local_inventory(context).generations) == 1
 
 
-def test_a_checkpoint_changes_the_file_but_not_the_digest(tmp_path: Path, context: TaskContext) -> None:
+def test_checkpoint_changes_file_but_not_digest(tmp_path: Path, context: TaskContext) -> None:
     database = tmp_path / "bank.db"
     with running_bank(database, "wal", pause_s=0.005) as bank:
         bank.wait_for_commits(5)
@@ -40,7 +40,7 @@ def test_a_checkpoint_changes_the_file_but_not_the_digest(tmp_path: Path, contex
     assert backup(order, context).generation == first.generation
 
 
-def test_one_commit_makes_a_new_generation(order: BackupRequest, context: TaskContext) -> None:
+def test_commit_makes_new_generation(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     connection = sqlite3.connect(order.path)
     connection.execute("UPDATE account SET balance = balance + 0")
@@ -52,9 +52,7 @@ def test_one_commit_makes_a_new_generation(order: BackupRequest, context: TaskCo
     assert second.generation != first.generation
 
 
-def test_an_unchanged_source_gets_a_new_generation_when_the_old_archive_is_damaged(
-    order: BackupRequest, context: TaskContext
-) -> None:
+def test_unchanged_source_with_damaged_archive_gets_new_generation(order: BackupRequest, context: TaskContext) -> None:
     first = backup(order, context)
     archive = Path(str(first.details.archive_path))
     raw = bytearray(archive.read_bytes())
@@ -67,7 +65,7 @@ def test_an_unchanged_source_gets_a_new_generation_when_the_old_archive_is_damag
     assert damaged == {first.generation}
 
 
-def test_the_stat_signature_spares_the_packing_but_not_the_proof(order: BackupRequest, context: TaskContext) -> None:
+def test_stat_signature_skips_packing_but_not_verification(order: BackupRequest, context: TaskContext) -> None:
     wait_until_settled(order.path)
     packed = backup(order, context)
     spared = backup(order, context)
@@ -77,7 +75,7 @@ def test_the_stat_signature_spares_the_packing_but_not_the_proof(order: BackupRe
     assert "digest" in spared.stages
 
 
-def test_a_signature_counts_only_once_the_last_write_was_settled() -> None:
+def test_signature_counts_only_after_last_write_has_settled() -> None:
     def signature(mtime_s: float, captured_s: float, wal: bool = False) -> Signature:
         file = FileState(1, 2, 3, int(mtime_s * 1e9), int(mtime_s * 1e9))
         return Signature(file, file if wal else None, int(captured_s * 1e9))

@@ -35,15 +35,15 @@ def promtool(*arguments: str | Path, cwd: Path = PROMETHEUS) -> str:
     return done.stdout
 
 
-def test_promtool_accepts_the_rules() -> None:
+def test_promtool_accepts_rules() -> None:
     assert f"SUCCESS: {len(ALERTS)} rules found" in promtool("check", "rules", "alerts.yml")
 
 
-def test_each_alert_fires_when_it_should_and_only_then() -> None:
+def test_each_alert_fires_in_its_condition_only() -> None:
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
 
 
-def test_one_setting_leads_the_runbooks_of_all_alerts_to_another_copy(tmp_path: Path) -> None:
+def test_runbook_links_of_all_alerts_follow_one_setting(tmp_path: Path) -> None:
     shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
     elsewhere = UNIT_TESTS.replace(f"runbook_url: {DOCS}/", "runbook_url: https://wiki.example/backupd/")
     labels = "external_labels:\n      backupd_docs: https://wiki.example/backupd"
@@ -53,7 +53,7 @@ def test_one_setting_leads_the_runbooks_of_all_alerts_to_another_copy(tmp_path: 
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
 
 
-def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
+def test_alert_tests_detect_wrong_rules(tmp_path: Path) -> None:
     first, _, _ = UNIT_TESTS.partition("  - name: down, but another job")
     (tmp_path / "alerts_test.yml").write_text(first)
     (tmp_path / "alerts.yml").write_text(RULES.replace("== 0", "== 1"))
@@ -61,7 +61,7 @@ def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
         promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
 
 
-def test_promtool_accepts_the_sample_configuration(tmp_path: Path) -> None:
+def test_promtool_accepts_sample_configuration(tmp_path: Path) -> None:
     shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
     token = tmp_path / "backupd.token"
     token.write_text("secret")
@@ -74,13 +74,13 @@ def test_promtool_accepts_the_sample_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_alert_is_shown_to_fire_and_to_stay_silent(name: str) -> None:
+def test_each_alert_has_tests_for_firing_and_silence(name: str) -> None:
     expectations = re.findall(rf"alertname: {name}\n +exp_alerts:( \[\])?", UNIT_TESTS)
     assert set(expectations) == {"", " []"}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=NAMES)
-def test_each_alert_says_what_it_means_and_where_to_read_on(alert: str) -> None:
+def test_each_alert_has_summary_and_runbook_link(alert: str) -> None:
     name = alert.split(maxsplit=1)[0]
     assert re.fullmatch(r"Backupd([A-Z][a-z]+)+", name)
     assert re.search(r"^ +severity: (critical|warning|info)$", alert, re.MULTILINE)
@@ -89,13 +89,13 @@ def test_each_alert_says_what_it_means_and_where_to_read_on(alert: str) -> None:
     assert re.search(rf"^ +runbook_url: '.*\}}\}}/monitoring\.md#{name.lower()}'$", alert, re.MULTILINE)
 
 
-def test_the_page_explains_each_alert_with_its_severity() -> None:
+def test_page_explains_each_alert_with_severity() -> None:
     sections = re.findall(r"^### (Backupd\w+)\n(\w+):", PAGE, re.MULTILINE)
     severities = [match[1] for alert in ALERTS if (match := re.search(r"severity: (\w+)", alert))]
     assert [(name, severity.lower()) for name, severity in sections] == list(zip(NAMES, severities, strict=True))
 
 
-def test_alerts_use_metrics_that_exist() -> None:
+def test_alerts_use_existing_metrics() -> None:
     used = {name for alert in ALERTS for name in OURS.findall(alert.split("labels:")[0])}
     assert used
     assert used <= names_of(status_of(WELL)) | names_of(status_of(ILL))
@@ -112,7 +112,7 @@ def queries() -> Iterator[str]:
 LABELS = {name: {key for key, _ in labels} for site in (WELL, ILL) for name, labels in samples_of(status_of(site))}
 
 
-def test_the_dashboard_uses_metrics_that_exist_and_shows_most_of_them() -> None:
+def test_dashboard_uses_existing_metrics_and_shows_most_of_them() -> None:
     names = names_of(status_of(WELL)) | names_of(status_of(ILL))
     exported = {name for name in names if not name.startswith("process_")}
     used = {name for query in queries() for name in OURS.findall(query)}
@@ -124,13 +124,13 @@ def test_the_dashboard_uses_metrics_that_exist_and_shows_most_of_them() -> None:
     }
 
 
-def test_prometheus_can_read_each_query_of_the_dashboard(tmp_path: Path) -> None:
+def test_prometheus_parses_each_query_of_dashboard(tmp_path: Path) -> None:
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries())]
     (tmp_path / "queries.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", tmp_path / "queries.json")
 
 
-def test_the_dashboard_is_tied_to_no_data_source() -> None:
+def test_dashboard_is_independent_of_data_source() -> None:
     def sources(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
             yield from (found for key, found in value.items() if key == "datasource")
@@ -146,7 +146,7 @@ def test_the_dashboard_is_tied_to_no_data_source() -> None:
     assert (DASHBOARD["uid"], DASHBOARD["id"]) == ("backupd", None), "links to it stay valid, and it can be imported"
 
 
-def test_dashboard_marks_failed_runs_and_restores_and_links_to_the_page() -> None:
+def test_dashboard_marks_failed_runs_and_restores_and_links_to_page() -> None:
     marked = {annotation["name"]: annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]}
     assert set(marked) == {"Failed runs", "Restores"}
     assert 'outcome="failed"' in marked["Failed runs"]
@@ -154,7 +154,7 @@ def test_dashboard_marks_failed_runs_and_restores_and_links_to_the_page() -> Non
     assert [link["url"] for link in DASHBOARD["links"]] == ["http://${instance}/"]
 
 
-def test_each_query_about_sources_follows_the_chosen_ones() -> None:
+def test_each_query_about_sources_follows_selected_ones() -> None:
     variables = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
     assert variables == ["datasource", "job", "instance", "source"]
     labelled = {name for name, labels in LABELS.items() if "source" in labels}
@@ -164,7 +164,7 @@ def test_each_query_about_sources_follows_the_chosen_ones() -> None:
             assert 'source=~"$source"' in query, query
 
 
-def test_panels_have_titles_and_room_of_their_own() -> None:
+def test_panels_have_titles_and_do_not_overlap() -> None:
     cells = [
         (x, y)
         for panel in DASHBOARD["panels"]

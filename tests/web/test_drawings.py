@@ -33,12 +33,12 @@ def days(count: int) -> tuple[Day, ...]:
         (1536, BYTES, ["0.0 KiB", "0.5 KiB", "1.0 KiB", "1.5 KiB"]),
     ],
 )
-def test_an_axis_has_round_numbers_of_a_fitting_unit(highest: float, units: Units, labels: list[str]) -> None:
+def test_axis_has_round_numbers_of_suitable_unit(highest: float, units: Units, labels: list[str]) -> None:
     assert [label for _, label in nice_ticks(highest, units)] == labels
 
 
 @given(st.floats(0, 1e18))
-def test_an_axis_reaches_to_the_highest_value_in_few_steps(highest: float) -> None:
+def test_axis_reaches_highest_value_in_few_steps(highest: float) -> None:
     ticks = nice_ticks(highest, BYTES)
     assert ticks[0][0] == 0
     assert ticks[-1][0] >= highest * (1 - 1e-6)
@@ -46,7 +46,7 @@ def test_an_axis_reaches_to_the_highest_value_in_few_steps(highest: float) -> No
     assert len({label for _, label in ticks}) == len(ticks)
 
 
-def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
+def test_chart_spans_first_to_last_day_and_starts_at_zero() -> None:
     drawn = draw([[(FIRST, 0.0), (FIRST + timedelta(days=10), 4.0), (FIRST + timedelta(days=20), 8.0)]], SECONDS)
     assert drawn is not None
     left, right = drawings.LEFT, drawings.WIDTH - drawings.RIGHT
@@ -57,19 +57,19 @@ def test_a_chart_goes_from_the_first_day_to_the_last_and_from_zero_up() -> None:
     assert [tick.label for tick in drawn.x_ticks] == ["11-24", "11-28", "12-02", "12-06", "12-10", "12-14"]
 
 
-def test_a_long_chart_is_marked_by_months() -> None:
+def test_long_chart_is_labelled_by_months() -> None:
     drawn = draw([[(FIRST, 1.0), (FIRST + timedelta(days=364), 1.0)]], SECONDS)
     assert drawn is not None
     assert [tick.label for tick in drawn.x_ticks] == ["2025-12", "2026-02", "2026-04", "2026-06", "2026-08", "2026-10"]
 
 
-def test_a_single_day_is_a_point_in_the_middle() -> None:
+def test_single_day_is_point_in_middle() -> None:
     drawn = draw([[(FIRST, 3.0)]], SECONDS)
     assert drawn is not None
     assert drawn.lines[0].end_x == (drawings.LEFT + drawings.WIDTH - drawings.RIGHT) / 2
 
 
-def test_two_series_share_their_axes() -> None:
+def test_two_series_share_axes() -> None:
     drawn = draw(([(FIRST, 1 << 30)], [(FIRST, 1 << 29)]), BYTES)
     assert drawn is not None
     high, low = (line.end_y for line in drawn.lines)
@@ -78,12 +78,12 @@ def test_two_series_share_their_axes() -> None:
 
 
 @pytest.mark.parametrize("series", [[], [(FIRST, nan)], [(FIRST, inf)], [(FIRST, -1.0)]])
-def test_where_there_is_nothing_to_draw_there_is_no_chart(series: Series) -> None:
+def test_empty_series_has_no_chart(series: Series) -> None:
     assert draw([series], SECONDS) is None
 
 
 @given(st.lists(st.tuples(st.dates(date(2024, 1, 1), date(2026, 12, 31)), st.floats(0, 1e15)), min_size=1))
-def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
+def test_chart_stays_inside_its_box(series: list[tuple[date, float]]) -> None:
     drawn = draw([sorted(series)], BYTES)
     assert drawn is not None
     points = [tuple(map(float, point.split(","))) for point in drawn.lines[0].points.split()]
@@ -92,7 +92,7 @@ def test_nothing_is_drawn_outside(series: list[tuple[date, float]]) -> None:
     assert len(drawn.x_ticks) <= 6
 
 
-def test_the_calendar_has_a_column_for_each_week_and_a_row_for_each_weekday() -> None:
+def test_calendar_has_column_for_each_week_and_row_for_each_weekday() -> None:
     older, newer = halves(days((WEEKS - 1) * 7 + 3))
     assert len(older.cells) == drawings.HALF_WEEKS * 7
     assert (older.cells[0].x, older.cells[0].y) == (drawings.CALENDAR_LEFT, drawings.CALENDAR_TOP)
@@ -105,7 +105,7 @@ def test_the_calendar_has_a_column_for_each_week_and_a_row_for_each_weekday() ->
     assert max(cell.x for cell in (*older.cells, *newer.cells)) + drawings.CALENDAR_CELL <= drawings.CALENDAR_WIDTH
 
 
-def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_into_each_other() -> None:
+def test_months_label_their_first_week_and_never_overlap() -> None:
     for shift in range(0, 365, 7):
         start = FIRST + timedelta(days=shift)
         for half in halves(tuple(Day(start + timedelta(days=n), "none") for n in range(WEEKS * 7))):
@@ -115,5 +115,5 @@ def test_months_stand_above_the_first_week_that_begins_in_them_and_never_run_int
             assert len(half.months) >= 5
 
 
-def test_without_days_there_is_no_calendar() -> None:
+def test_calendar_without_days_is_empty() -> None:
     assert halves(()) == ()

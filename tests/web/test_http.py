@@ -12,19 +12,19 @@ from support.web_site import ILL, FakeService, eventually, serving
 PATHS = ("/livez", "/health", "/metrics", "/api/status", "/")
 
 
-def test_livez_is_green_while_the_service_names_no_reason() -> None:
+def test_livez_without_reasons_is_200() -> None:
     with serving() as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json) == (200, {"alive": True, "reasons": []})
 
 
-def test_livez_is_red_and_says_why() -> None:
+def test_livez_with_reasons_is_503_with_reasons() -> None:
     with serving(FakeService(reasons=("the scheduler has stopped",))) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json) == (503, {"alive": False, "reasons": ["the scheduler has stopped"]})
 
 
-def test_health_is_green_while_every_proof_is_within_its_limit() -> None:
+def test_health_within_limits_is_200() -> None:
     with serving() as site:
         reply = site.ask("/health")
     assert reply.status == 200
@@ -42,7 +42,7 @@ def test_health_is_green_while_every_proof_is_within_its_limit() -> None:
     }
 
 
-def test_health_is_red_and_says_which_proof_is_late_or_was_never_made() -> None:
+def test_health_beyond_limits_is_503_with_late_or_missing_check() -> None:
     with serving(FakeService(known_health=ILL)) as site:
         reply = site.ask("/health")
     assert reply.status == 503
@@ -69,7 +69,7 @@ def test_metrics_are_prometheus_text() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_head_answers_as_get_does_without_the_body(path: str) -> None:
+def test_head_response_is_get_response_without_body(path: str) -> None:
     with serving(cache_s=60) as site:
         full, head = site.ask(path), site.ask(path, "HEAD")
     assert (head.status, head.body) == (200, b"")
@@ -77,14 +77,14 @@ def test_head_answers_as_get_does_without_the_body(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/health/", "/livez/x", "//", "/metrics%2f", "/../etc/passwd", "/docs"])
-def test_anything_else_is_not_found(path: str) -> None:
+def test_unknown_path_is_not_found(path: str) -> None:
     with serving() as site:
         reply = site.ask(path)
     assert (reply.status, reply.text) == (404, "Not Found\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE"])
-def test_other_methods_are_refused_with_the_ones_there_are(method: str) -> None:
+def test_other_methods_are_refused_with_allowed_ones(method: str) -> None:
     with serving() as site:
         reply = site.ask("/health", method)
     assert reply.status == 405
@@ -92,7 +92,7 @@ def test_other_methods_are_refused_with_the_ones_there_are(method: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
-def test_each_answer_has_headers_that_keep_it_where_it_belongs(path: str) -> None:
+def test_each_response_has_protective_headers(path: str) -> None:
     with serving() as site:
         headers = site.ask(path).headers
     assert headers["cache-control"] == "no-store"
@@ -103,7 +103,7 @@ def test_each_answer_has_headers_that_keep_it_where_it_belongs(path: str) -> Non
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: str) -> None:
+def test_internal_error_is_logged_and_not_sent_to_client(path: str) -> None:
     with serving(FakeService(error=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
         replies = [site.ask(path) for _ in range(3)]
     assert {reply.status for reply in replies} == {500}
@@ -114,7 +114,7 @@ def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(path: s
     assert "\n" not in site.errors[0]
 
 
-def test_trouble_that_comes_back_is_told_again() -> None:
+def test_returning_error_is_logged_again() -> None:
     service = FakeService(error=OSError("no space"))
     with serving(service) as site:
         assert site.ask("/health").status == 500
@@ -126,7 +126,7 @@ def test_trouble_that_comes_back_is_told_again() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is what happens here
-def test_a_log_that_fails_keeps_nobody_waiting() -> None:
+def test_failing_log_delays_no_response() -> None:
     def full(_: str) -> None:
         raise OSError("no space for the log either")
 
@@ -135,7 +135,7 @@ def test_a_log_that_fails_keeps_nobody_waiting() -> None:
         eventually(lambda: all(thread.name != "backupd-http-answer" for thread in threading.enumerate()))
 
 
-def test_a_system_without_room_for_a_thread_gets_an_answer_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_free_threads_still_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -148,21 +148,21 @@ def test_a_system_without_room_for_a_thread_gets_an_answer_all_the_same(monkeypa
     assert "can't start new thread" in site.errors[0]
 
 
-def test_hammering_asks_the_service_once() -> None:
+def test_hundred_requests_call_service_once() -> None:
     with serving(cache_s=60) as site, ThreadPoolExecutor(8) as crowd:
         replies = list(crowd.map(lambda _: site.ask("/health"), range(100)))
     assert {reply.status for reply in replies} == {200}
     assert site.service.calls == ["health"]
 
 
-def test_an_answer_that_is_no_longer_fresh_is_worked_out_anew() -> None:
+def test_expired_response_is_computed_again() -> None:
     with serving(cache_s=0.2) as site:
         assert site.ask("/health").status == 200
         site.service.known_health = ILL
         eventually(lambda: site.ask("/health").status == 503)
 
 
-def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
+def test_hanging_service_fails_only_its_own_response() -> None:
     service = FakeService(hanging=frozenset({"status"}))
     with serving(service, timeout_s=0.2) as site:
         before = threading.active_count()
@@ -176,7 +176,7 @@ def test_a_service_that_hangs_turns_its_own_answer_red_and_no_other() -> None:
         eventually(lambda: site.ask("/metrics").status == 200)
 
 
-def test_livez_is_red_when_the_service_hangs() -> None:
+def test_livez_with_hanging_service_is_503() -> None:
     with serving(FakeService(hanging=frozenset({"alive"})), timeout_s=0.2) as site:
         reply = site.ask("/livez")
     assert (reply.status, reply.json["alive"]) == (503, False)

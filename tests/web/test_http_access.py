@@ -31,7 +31,7 @@ def bearer(token: str) -> str:
     "credentials",
     [bearer(TOKEN), bearer(TOKEN).replace("Bearer", "bEARER"), basic(TOKEN), basic(TOKEN, ""), basic(TOKEN, "root")],
 )
-def test_the_token_opens_as_bearer_and_as_the_password_of_any_user(path: str, credentials: str) -> None:
+def test_token_is_accepted_as_bearer_and_as_password_of_any_user(path: str, credentials: str) -> None:
     with serving(token=TOKEN) as site:
         assert site.ask(path, authorization=credentials).status == 200
 
@@ -56,7 +56,7 @@ def test_the_token_opens_as_bearer_and_as_the_password_of_any_user(path: str, cr
         TOKEN.encode().decode("latin-1"),
     ],
 )
-def test_anything_but_the_token_is_refused_on_loopback_too(path: str, credentials: str) -> None:
+def test_wrong_token_is_refused_on_loopback_too(path: str, credentials: str) -> None:
     with serving(token=TOKEN) as site:
         reply = site.ask(path, authorization=credentials)
     assert reply.status == 401
@@ -67,14 +67,14 @@ def test_anything_but_the_token_is_refused_on_loopback_too(path: str, credential
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_no_credentials_at_all_are_refused_where_a_token_is_set(path: str) -> None:
+def test_missing_credentials_are_refused_where_token_is_set(path: str) -> None:
     with serving(token=TOKEN) as site:
         assert site.ask(path).status == site.ask(path, "HEAD").status == 401
 
 
 @pytest.mark.parametrize("path", OPEN)
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_liveness_and_health_are_for_everyone(path: str, token: str | None) -> None:
+def test_liveness_and_health_need_no_token(path: str, token: str | None) -> None:
     with serving(token=token) as site:
         assert site.ask(path, x_forwarded_for="203.0.113.9", host="backups.example.org").status == 200
 
@@ -82,7 +82,7 @@ def test_liveness_and_health_are_for_everyone(path: str, token: str | None) -> N
 @pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize("token", [None, ""])
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:8080"])
-def test_without_a_token_loopback_may_read(path: str, token: str | None, host: str) -> None:
+def test_loopback_without_token_may_read(path: str, token: str | None, host: str) -> None:
     with serving(token=token) as site:
         assert site.ask(path, host=host).status == 200
         assert site.ask(path, source="127.0.0.2", host=host).status == 200
@@ -103,7 +103,7 @@ def test_without_a_token_loopback_may_read(path: str, token: str | None, host: s
         "x@",
     ],
 )
-def test_a_page_elsewhere_cannot_have_a_browser_read_it_under_another_name(path: str, host: str) -> None:
+def test_foreign_host_name_is_refused_against_dns_rebinding(path: str, host: str) -> None:
     with serving() as site:
         reply = site.ask(path, host=host)
     assert reply.status == 403
@@ -115,7 +115,7 @@ def test_a_page_elsewhere_cannot_have_a_browser_read_it_under_another_name(path:
     "header",
     ["X-Forwarded-For", "x-forwarded-for", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"],
 )
-def test_what_came_through_a_proxy_is_not_from_here(path: str, header: str) -> None:
+def test_request_through_proxy_is_not_loopback(path: str, header: str) -> None:
     with serving() as site:
         reply = site.ask(path, **{header: "127.0.0.1"})
     assert reply.status == 403
@@ -123,7 +123,7 @@ def test_what_came_through_a_proxy_is_not_from_here(path: str, header: str) -> N
     assert site.service.calls == []
 
 
-def test_a_proxy_that_brings_the_token_may_read() -> None:
+def test_request_through_proxy_with_token_may_read() -> None:
     with serving(token=TOKEN) as site:
         reply = site.ask(
             "/metrics", authorization=bearer(TOKEN), x_forwarded_for="203.0.113.9", host="backups.example.org"
@@ -163,7 +163,7 @@ def asked_from(client: tuple[str, int] | None, path: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "client", [("192.0.2.7", 4711), ("2001:db8::1", 4711), ("::ffff:192.0.2.7", 4711), ("", 0), None]
 )
-def test_without_a_token_strangers_are_told_how_to_set_one(path: str, client: tuple[str, int] | None) -> None:
+def test_remote_client_without_token_is_told_how_to_set_one(path: str, client: tuple[str, int] | None) -> None:
     status, text = asked_from(client, path)
     assert status == 403
     assert "BACKUPD_HTTP__TOKEN" in text
@@ -172,12 +172,12 @@ def test_without_a_token_strangers_are_told_how_to_set_one(path: str, client: tu
 
 
 @pytest.mark.parametrize("client", [("127.0.0.1", 1), ("127.255.0.9", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)])
-def test_every_way_to_write_loopback_is_loopback(client: tuple[str, int]) -> None:
+def test_every_notation_of_loopback_is_loopback(client: tuple[str, int]) -> None:
     assert asked_from(client, "/metrics")[0] == 200
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_strangers_may_ask_for_liveness_and_health(path: str) -> None:
+def test_remote_client_may_ask_for_liveness_and_health(path: str) -> None:
     status, text = asked_from(("192.0.2.7", 4711), path)
     assert status == (200 if path == "/livez" else 503)
     assert json.loads(text)["reasons"] == ([] if path == "/livez" else list(ILL.reasons))
@@ -186,11 +186,11 @@ def test_strangers_may_ask_for_liveness_and_health(path: str) -> None:
 @pytest.mark.parametrize(
     "address", [None, "", "localhost", "128.0.0.1", "::", "0.0.0.0", "::ffff:128.0.0.1", "127.0.0.1\n"]
 )
-def test_what_is_no_loopback_address_is_none(address: str | None) -> None:
+def test_other_address_is_not_loopback(address: str | None) -> None:
     assert not is_loopback(address)
 
 
-def test_two_hosts_or_two_credentials_are_none() -> None:
+def test_two_hosts_or_two_credentials_are_refused() -> None:
     forged = [(b"authorization", b"Bearer x"), (b"authorization", f"Bearer {TOKEN}".encode())]
     twice = refusal("127.0.0.1", forged, TOKEN)
     assert twice is not None
@@ -215,7 +215,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
         ("/nothing", None, "localhost", 404, "Página no encontrada"),
     ],
 )
-def test_a_browser_is_refused_with_a_page_and_every_other_client_in_plain_text(
+def test_browser_is_refused_with_page_and_other_clients_with_plain_text(
     path: str, token: str | None, host: str, status: int, heading: str
 ) -> None:
     with serving(token=token) as site:
@@ -229,7 +229,7 @@ def test_a_browser_is_refused_with_a_page_and_every_other_client_in_plain_text(
     assert {answer.headers["content-type"] for answer in plain} == {"text/plain; charset=utf-8"}
 
 
-def test_health_is_json_for_a_browser_too_whatever_goes_wrong() -> None:
+def test_health_in_browser_is_json_even_after_error() -> None:
     with serving(FakeService(error=ValueError("a defect"))) as site:
         answer = site.ask("/health", Accept=BROWSER)
         page = site.ask("/", Accept="application/json")

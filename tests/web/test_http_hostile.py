@@ -50,7 +50,7 @@ def send_on_and_on(client: socket.socket, piece: bytes, pause_s: float) -> None:
 @pytest.mark.parametrize("path", ["/livez", "/health"])
 @pytest.mark.parametrize("source", ["127.0.0.1", STRANGER])
 @pytest.mark.usefixtures("only_one_local_address")
-def test_a_crowd_that_never_ends_its_requests_keeps_nobody_from_an_answer(path: str, source: str) -> None:
+def test_crowd_of_unfinished_requests_delays_no_response(path: str, source: str) -> None:
     with serving() as site, crowd(site, 4 * MOST_CONNECTIONS, HALF_A_REQUEST):
         began = time.monotonic()
         assert site.ask(path, source=source).status == 200
@@ -59,7 +59,7 @@ def test_a_crowd_that_never_ends_its_requests_keeps_nobody_from_an_answer(path: 
 
 
 @pytest.mark.usefixtures("only_one_local_address")
-def test_a_crowd_that_waits_for_a_hanging_service_keeps_no_probe_of_this_host_waiting(
+def test_crowd_waiting_for_hanging_service_delays_no_local_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "LIFETIME_S", 60)
@@ -78,14 +78,14 @@ def test_a_crowd_that_waits_for_a_hanging_service_keeps_no_probe_of_this_host_wa
 @pytest.mark.parametrize(
     "send", [b"", b"G", HALF_A_REQUEST, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"]
 )
-def test_a_connection_ends_in_time_whatever_it_is_waiting_for(send: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_ends_in_time_in_every_state(send: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LIFETIME_S", 0.3)
     with serving() as site, site.connect(send) as client:
         received(client)
         eventually(lambda: open_connections(site) == 0)
 
 
-def test_dribbling_a_request_buys_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dripping_request_does_not_extend_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LIFETIME_S", 0.5)
     with serving() as site, site.connect(HALF_A_REQUEST) as client:
         with pytest.raises(ConnectionError):
@@ -114,7 +114,7 @@ def test_dribbling_a_request_buys_no_time(monkeypatch: pytest.MonkeyPatch) -> No
     ],
     ids=range(15),
 )
-def test_noise_gets_no_answer_but_a_refusal(noise: bytes) -> None:
+def test_noise_is_answered_by_refusal_only(noise: bytes) -> None:
     with serving() as site:
         with site.connect(noise) as client:
             client.shutdown(socket.SHUT_WR)
@@ -126,14 +126,14 @@ def test_noise_gets_no_answer_but_a_refusal(noise: bytes) -> None:
     assert site.errors == [], "noise of strangers is none of the log's business"
 
 
-def test_a_connection_serves_one_request() -> None:
+def test_connection_serves_one_request() -> None:
     with serving() as site, site.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 5) as client:
         answer = received(client)
     assert answer.count(b"HTTP/1.1 200 ") == 1
     assert b"connection: close" in answer.lower()
 
 
-def test_an_upgrade_is_not_made() -> None:
+def test_upgrade_request_is_ignored() -> None:
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     with serving() as site, site.connect(request) as client:
         assert received(client).startswith(b"HTTP/1.1 200 ")
@@ -141,12 +141,12 @@ def test_an_upgrade_is_not_made() -> None:
 
 
 @pytest.mark.parametrize("more", [b"", b"\r\n", b"GET /livez HTTP/1.0\r\n\r\n"])
-def test_old_http_is_answered_whatever_follows_the_request(more: bytes) -> None:
+def test_http_1_0_request_is_answered_with_any_trailing_bytes(more: bytes) -> None:
     with serving() as site, site.connect(b"GET /livez HTTP/1.0\r\n\r\n" + more) as client:
         assert received(client).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_client_that_leaves_at_once_is_not_missed() -> None:
+def test_client_that_disconnects_at_once_is_ignored() -> None:
     with serving() as site:
         for _ in range(50):
             site.connect(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").close()
@@ -155,7 +155,7 @@ def test_a_client_that_leaves_at_once_is_not_missed() -> None:
     assert site.errors == []
 
 
-def test_a_flood_of_body_is_not_taken_in() -> None:
+def test_large_request_body_is_not_read() -> None:
     with (
         serving() as site,
         site.connect(b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n") as client,

@@ -51,7 +51,7 @@ def livez(address: str, port: int) -> int:
         ("[::]:0", ["::1", "127.0.0.1"]),
     ],
 )
-def test_it_answers_on_every_address_that_it_was_given(listen: str, addresses: list[str]) -> None:
+def test_server_answers_on_every_configured_address(listen: str, addresses: list[str]) -> None:
     with recording_server(listen) as server:
         assert server.running
         assert server.port > 0
@@ -59,7 +59,7 @@ def test_it_answers_on_every_address_that_it_was_given(listen: str, addresses: l
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1"])
-def test_a_port_that_is_taken_is_said_with_what_to_do(address: str) -> None:
+def test_port_in_use_is_error_with_hint(address: str) -> None:
     with recording_server("127.0.0.1:0") as first:
         taken = f"{address}:{first.port}"
         with pytest.raises(BackupdError, match=f"cannot listen on {taken}: Address already in use") as refused:
@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_said_with_what_to_do(address: str) -> None:
     ("listen", "hint"),
     [("192.0.2.1:8080", "no such address"), ("no-such-host.invalid:8080", "HOST:PORT"), ("127.0.0.1:x", "HOST:PORT")],
 )
-def test_an_address_that_is_not_ours_is_said_with_what_to_do(listen: str, hint: str) -> None:
+def test_foreign_address_is_error_with_hint(listen: str, hint: str) -> None:
     server = HttpServer(listen, make_app(FakeService(), None, print))
     with pytest.raises(BackupdError, match=f"cannot listen on {listen}: ") as refused:
         server.start()
@@ -82,7 +82,7 @@ def test_an_address_that_is_not_ours_is_said_with_what_to_do(listen: str, hint: 
 
 
 @pytest.mark.parametrize("send", [b"", b"GET /hea", HEALTH])
-def test_it_stops_within_a_second_whoever_is_connected(send: bytes) -> None:
+def test_server_stops_within_a_second_with_any_clients(send: bytes) -> None:
     service = FakeService(hanging=frozenset({"health"}))
     with serving(service) as site, site.connect(send) as client:
         if send == HEALTH:
@@ -98,7 +98,7 @@ def test_it_stops_within_a_second_whoever_is_connected(send: bytes) -> None:
     assert site.errors == []
 
 
-def test_an_answer_that_is_nearly_ready_is_still_given() -> None:
+def test_response_nearly_ready_at_stop_is_sent() -> None:
     service = FakeService(hanging=frozenset({"health"}))
     with serving(service) as site, site.connect(HEALTH) as client:
         eventually(lambda: service.calls == ["health"])
@@ -107,7 +107,7 @@ def test_an_answer_that_is_nearly_ready_is_still_given() -> None:
         assert received(client).startswith(b"HTTP/1.1 200 ")
 
 
-def test_its_port_is_free_at_once_for_the_next_one() -> None:
+def test_port_of_stopped_server_is_free_at_once() -> None:
     with recording_server("127.0.0.1:0") as first:
         port = first.port
         assert livez("127.0.0.1", port) == 200
@@ -115,7 +115,7 @@ def test_its_port_is_free_at_once_for_the_next_one() -> None:
         assert livez("127.0.0.1", second.port) == 200
 
 
-def test_stopping_twice_or_before_the_start_does_nothing() -> None:
+def test_stop_twice_or_before_start_does_nothing() -> None:
     server = HttpServer("127.0.0.1:0", make_app(FakeService(), None, print))
     server.stop()
     server.start()
@@ -124,7 +124,7 @@ def test_stopping_twice_or_before_the_start_does_nothing() -> None:
     assert not server.running
 
 
-def test_what_goes_wrong_in_its_loop_is_told_and_ends_nothing() -> None:
+def test_error_in_event_loop_is_logged_and_ends_nothing() -> None:
     with serving() as site:
         assert site.server._loop is not None
         site.server._loop.call_soon_threadsafe(int, "no number")
@@ -133,7 +133,7 @@ def test_what_goes_wrong_in_its_loop_is_told_and_ends_nothing() -> None:
     assert "ValueError" in site.errors[0]
 
 
-def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_cannot_start_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of luck")
 
@@ -149,7 +149,7 @@ def test_a_server_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     server.stop()
 
 
-def test_a_server_that_ends_by_itself_says_so() -> None:
+def test_server_that_ends_unexpectedly_is_logged() -> None:
     errors: list[str] = []
     server = HttpServer("127.0.0.1:0", make_app(FakeService(), None, errors.append), errors.append)
     server.start()
@@ -162,7 +162,7 @@ def test_a_server_that_ends_by_itself_says_so() -> None:
     server.stop()
 
 
-def test_connections_that_arrive_while_it_stops_are_closed() -> None:
+def test_connections_during_stop_are_closed() -> None:
     with recording_server("127.0.0.1:0") as server, ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(100)]
         server.stop(timeout_s=5)
@@ -206,7 +206,7 @@ def wake_ups(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
-def test_while_nobody_asks_it_sleeps() -> None:
+def test_idle_server_sleeps() -> None:
     with idle_process() as (process, port):
         assert livez("127.0.0.1", port) == 200
         with socket.create_connection(("127.0.0.1", port)):  # someone who asks nothing is no reason to wake up either
@@ -222,7 +222,7 @@ def settled(pid: int) -> bool:
     return wake_ups(pid) == before
 
 
-def test_it_prints_nothing() -> None:
+def test_server_prints_nothing() -> None:
     with idle_process() as (process, port):
         assert livez("127.0.0.1", port) == 200
         with socket.create_connection(("127.0.0.1", port)) as client:

@@ -38,7 +38,7 @@ def value(status: Status, name: str, **labels: str) -> float | None:
 
 
 @pytest.mark.parametrize("health", [WELL, ILL])
-def test_promtool_finds_nothing_to_complain_about(health: object) -> None:
+def test_promtool_accepts_metrics(health: object) -> None:
     text = text_of(replace(status_of(WELL), health=health))
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text, text=True, capture_output=True, timeout=60, check=False
@@ -46,7 +46,7 @@ def test_promtool_finds_nothing_to_complain_about(health: object) -> None:
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_the_two_figures_that_every_app_here_exports() -> None:
+def test_metrics_have_both_figures_of_every_app() -> None:
     well = status_of(WELL)
     assert value(well, "app_started_at") == round(well.started_at.timestamp() * 1000)
     assert re.search(r"^app_started_at 1.795521600123e\+12$", text_of(well), re.MULTILINE), "no millisecond is lost"
@@ -54,7 +54,7 @@ def test_the_two_figures_that_every_app_here_exports() -> None:
     assert value(replace(well, migrations_ok=False), "migrations_ok") == 0
 
 
-def test_proofs_are_told_as_times_and_one_that_was_never_made_is_absent() -> None:
+def test_last_checks_are_timestamps_and_missing_one_is_absent() -> None:
     ill = status_of(ILL)
     drill = {"task": "drill", "subject": "offsite"}
     backup = {"task": "backup", "subject": "tasks"}
@@ -66,7 +66,7 @@ def test_proofs_are_told_as_times_and_one_that_was_never_made_is_absent() -> Non
     assert (value(status_of(WELL), "backupd_healthy"), value(status_of(WELL), "backupd_warnings")) == (1, 0)
 
 
-def test_runs_are_counted_by_outcome_and_none_is_zero() -> None:
+def test_runs_are_counted_by_outcome_and_missing_outcome_is_zero() -> None:
     well = status_of(WELL)
     counts = {
         outcome: value(well, "backupd_runs_total", task="backup", source="tasks", outcome=outcome)
@@ -76,7 +76,7 @@ def test_runs_are_counted_by_outcome_and_none_is_zero() -> None:
     assert value(well, "backupd_runs_total", task="drill", source="tasks", outcome="failed") == 0
 
 
-def test_figures_of_tasks_and_sources_are_those_of_the_service() -> None:
+def test_figures_of_tasks_and_sources_match_service() -> None:
     well = status_of(WELL)
     backup = {"task": "backup", "source": "tasks"}
     assert value(well, "backupd_last_success_timestamp_seconds", **backup) == pytest.approx(NOW.timestamp() - 3 * 3600)
@@ -97,7 +97,7 @@ def test_figures_of_tasks_and_sources_are_those_of_the_service() -> None:
     assert value(well, "backupd_snapshot_size_bytes", source="notes") is None
 
 
-def test_a_drill_tells_what_a_disaster_would_cost_in_time_and_data() -> None:
+def test_drill_metrics_have_recovery_time_and_data_age() -> None:
     well, drill = status_of(WELL), {"source": "notes", "store": "offsite"}
     assert value(well, "backupd_drill_recovery_seconds", **drill) == 8.25
     assert value(well, "backupd_drill_data_age_seconds", **drill) == 100_800
@@ -121,7 +121,7 @@ def test_a_drill_tells_what_a_disaster_would_cost_in_time_and_data() -> None:
         ("", ""),
     ],
 )
-def test_names_from_outside_cannot_break_out_of_their_label(name: str, told: str) -> None:
+def test_hostile_names_stay_inside_their_label(name: str, told: str) -> None:
     hostile = replace(
         status_of(WELL),
         sources=(SourceFigures(name, 1, 1, 1, 1, NOW, frozen=False),),
@@ -133,14 +133,14 @@ def test_names_from_outside_cannot_break_out_of_their_label(name: str, told: str
     assert names_of(hostile) <= names_of(status_of(WELL))
 
 
-def test_messages_that_wait_and_how_they_fare_are_told() -> None:
+def test_messages_waiting_and_their_last_results_are_exported() -> None:
     well = status_of(WELL)
     assert value(well, "backupd_messages_waiting") == 2
     assert value(well, "backupd_message_last_success_timestamp_seconds") == pytest.approx(NOW.timestamp() - 3600)
     assert value(well, "backupd_message_last_failure_timestamp_seconds") == pytest.approx(NOW.timestamp())
 
 
-def test_pings_are_counted_by_whether_they_were_taken() -> None:
+def test_pings_are_counted_by_outcome() -> None:
     well = status_of(WELL)
     daily = {"task": "daily", "source": ""}
     assert value(well, "backupd_pings_total", outcome="accepted", **daily) == 40
@@ -148,13 +148,13 @@ def test_pings_are_counted_by_whether_they_were_taken() -> None:
     assert value(well, "backupd_ping_last_failure_timestamp_seconds", **daily) == pytest.approx(NOW.timestamp())
 
 
-def test_no_label_collides_with_those_that_prometheus_adds() -> None:
+def test_no_label_collides_with_those_of_prometheus() -> None:
     labels = {label for _, pairs in samples_of(status_of(WELL)) for label, _ in pairs}
     assert labels.isdisjoint({"job", "instance"})
     assert labels == {"version", "python", "sqlite", "store", "task", "subject", "source", "outcome", "stage", "state"}
 
 
-def test_the_page_explains_every_metric_and_no_other_with_its_labels() -> None:
+def test_page_explains_every_metric_with_its_labels() -> None:
     section = (ROOT / "docs" / "monitoring.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\| [^|]+ \|$", section, re.MULTILINE)
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
@@ -164,11 +164,11 @@ def test_the_page_explains_every_metric_and_no_other_with_its_labels() -> None:
     assert documented == exported
 
 
-def test_every_metric_says_what_it_is() -> None:
+def test_every_metric_has_help_text() -> None:
     families = list(text_string_to_metric_families(text_of(status_of(WELL))))
     assert [family.name for family in families if not family.documentation.endswith(".")] == []
 
 
-def test_an_empty_house_has_figures_too() -> None:
+def test_empty_installation_has_metrics() -> None:
     empty = replace(status_of(WELL), tasks=(), sources=(), free_bytes={}, started_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert {"app_started_at", "migrations_ok", "backupd_healthy"} <= names_of(empty)

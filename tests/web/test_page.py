@@ -92,7 +92,7 @@ def shown(site: WebSite, history: History, language: str = "en") -> Reader:
         ("first-day", "No backup yet", "The first backup starts automatically"),
     ],
 )
-def test_each_state_says_what_it_is_and_the_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
+def test_each_state_shows_heading_and_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
     history = STATES[state]()
     assert history.stage == state
     page = shown(site, history)
@@ -100,7 +100,7 @@ def test_each_state_says_what_it_is_and_the_next_step(site: WebSite, state: str,
     assert step in page.text
 
 
-def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite) -> None:
+def test_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite) -> None:
     text = " ".join(shown(site, healthy()).text.split())
     for words in (
         "as of 2026-11-25 09:00:30 (America/Santiago)",
@@ -117,7 +117,7 @@ def test_the_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite
         assert words in text
 
 
-def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: WebSite) -> None:
+def test_problems_are_in_spanish_and_log_text_is_quoted(site: WebSite) -> None:
     text = " ".join(shown(site, failing(), "es-CL,es;q=0.9").text.split())
     assert "La última copia verificada de tasks es de hace 3 d; el plazo es de 26 h. backupd backup hace una" in text
     assert "Falta la base tasks: no se puede hacer ninguna copia. no database at /app/data/tasks.db. Compruebe" in text
@@ -126,7 +126,7 @@ def test_what_is_wrong_is_told_in_spanish_and_what_the_log_said_is_quoted(site: 
     assert "día 2026-11-23 semana 2026-W48" in text
 
 
-def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_it_does(site: WebSite) -> None:
+def test_undelivered_message_or_ping_is_warning_until_delivered(site: WebSite) -> None:
     well = healthy()
     ping = PingRecord("backup", "<i>tasks", 3, 1, NOW - timedelta(hours=1), NOW, "it answered 404\u202e")
     status = replace(well.status, messages=MessageFigures(2, NOW, NOW), pings=(ping,))
@@ -142,7 +142,7 @@ def test_what_does_not_get_through_is_a_warning_that_names_it_and_no_more_once_i
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: Task) -> None:
+def test_each_problem_has_hint_in_both_languages(site: WebSite, task: Task) -> None:
     kinds = {f"{kind}-kind": kind for kind in get_args(ErrorKind)}
     facts = HealthFacts(
         (
@@ -164,14 +164,14 @@ def test_each_problem_comes_with_advice_in_both_languages(site: WebSite, task: T
         assert all(advised), "each has a next step"
 
 
-def test_a_catalog_that_cannot_be_used_is_told_once(site: WebSite) -> None:
+def test_unusable_catalog_is_reported_once(site: WebSite) -> None:
     blind = Health.of(HealthFacts((), catalog_error=CatalogUnavailable("it is away", "look")), NOW)
     history = replace(healthy(), status=replace(healthy().status, health=blind))
     assert shown(site, history).text.count("The catalog cannot be used") == 1
     assert shown(site, replace(history, unread=("catalog",))).text.count("The catalog cannot be used") == 1
 
 
-def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
+def test_unreadable_data_is_reported_without_error(site: WebSite) -> None:
     blind = Health.of(HealthFacts((Freshness("backup", "tasks", None, 60),), store_unreadable=True), NOW)
     history = first_day()
     history = replace(
@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_told_and_no_error(site: WebSite) -> None:
     assert "There is no verified backup" not in text, "nobody looked"
 
 
-def test_a_bad_last_day_is_a_warning_though_all_proofs_are_young() -> None:
+def test_failed_last_day_is_warning_beside_fresh_backups() -> None:
     history = healthy()
     source_history = replace(
         history.histories[0], days=(*history.histories[0].days[:-1], Day(NOW.date(), "degraded", 1))
@@ -199,7 +199,7 @@ def test_a_bad_last_day_is_a_warning_though_all_proofs_are_young() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
-def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str) -> None:
+def test_hostile_text_is_shown_as_text(site: WebSite, text: str) -> None:
     history = hostile(text)
     page = shown(site, history)
     assert not {"script", "img", "iframe", "form", "button", "input"} & set(page.tags)
@@ -214,7 +214,7 @@ def test_what_strangers_wrote_is_shown_and_never_obeyed(site: WebSite, text: str
 @pytest.mark.parametrize(
     "time", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59+00:00"]
 )
-def test_a_time_that_no_calendar_has_breaks_no_page(time: str) -> None:
+def test_time_outside_calendar_breaks_no_page(time: str) -> None:
     history = replace(healthy(), log=(LogEntry(datetime.fromisoformat(time), "INFO", "made up"),))
     for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
         assert b"made up" in page_response(replace(history, timezone=zone), "en").body
@@ -241,7 +241,7 @@ def hostile(text: str) -> History:
     return spoilt_history
 
 
-def test_many_sources_and_many_bad_days_make_no_endless_page(site: WebSite) -> None:
+def test_many_sources_and_failed_days_keep_page_short(site: WebSite) -> None:
     history = healthy()
     bad = tuple(replace(day, state="failed") for day in history.histories[0].days)
     many = tuple(replace(history.histories[0], source=f"db{n}", days=bad) for n in range(23))
@@ -255,7 +255,7 @@ def test_many_sources_and_many_bad_days_make_no_endless_page(site: WebSite) -> N
     assert "11 more: backupd list" in shown(site, replace(history, histories=(longer,))).text
 
 
-def test_more_generations_than_a_screen_are_folded(site: WebSite) -> None:
+def test_many_generations_are_folded(site: WebSite) -> None:
     history = healthy()
     source_history = replace(history.histories[0], generations=history.histories[0].generations * 3)
     page = shown(site, replace(history, histories=(source_history,)))
@@ -263,7 +263,7 @@ def test_more_generations_than_a_screen_are_folded(site: WebSite) -> None:
     assert "+ 16" in page.text
 
 
-def test_the_page_needs_nothing_from_anywhere_and_allows_nothing(site: WebSite) -> None:
+def test_page_loads_and_allows_no_external_content(site: WebSite) -> None:
     reply = site.ask("/")
     policy = reply.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -278,21 +278,21 @@ def test_the_page_needs_nothing_from_anywhere_and_allows_nothing(site: WebSite) 
 
 
 @pytest.mark.parametrize(("asked", "language"), [("es", "es"), ("en", "en"), ("de", "en")])
-def test_the_language_is_told_to_caches_and_screen_readers(site: WebSite, asked: str, language: str) -> None:
+def test_page_declares_its_language(site: WebSite, asked: str, language: str) -> None:
     reply = site.ask("/", Accept_Language=asked)
     assert reply.headers["content-language"] == language
     assert reply.headers["vary"] == "Accept-Language"
     assert f'<html lang="{language}">' in reply.text
 
 
-def test_all_languages_are_worked_out_from_one_history() -> None:
+def test_all_languages_use_one_history() -> None:
     with serving(cache_s=60) as site:
         for language in ("en", "es", "en", "es"):
             assert f'lang="{language}"' in site.ask("/", Accept_Language=language).text
         assert site.service.calls == ["history"]
 
 
-def test_a_disk_that_hangs_is_told_in_words() -> None:
+def test_hanging_disk_is_reported() -> None:
     with serving(FakeService(hanging=frozenset({"history"})), timeout_s=0.2) as site:
         page, api = site.ask("/", Accept_Language="es"), site.ask("/api/status")
     assert (page.status, api.status) == (503, 503)
@@ -302,7 +302,7 @@ def test_a_disk_that_hangs_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_answer_as_json_is_what_its_schema_says(site: WebSite, state: str) -> None:
+def test_json_matches_schema(site: WebSite, state: str) -> None:
     site.service.known_history = STATES[state]()
     reply = site.ask("/api/status")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
@@ -311,7 +311,7 @@ def test_the_answer_as_json_is_what_its_schema_says(site: WebSite, state: str) -
     assert reply.json["healthy"] is (state in ("healthy", "degraded"))
 
 
-def test_every_field_of_the_schema_is_explained_and_no_other_is_allowed() -> None:
+def test_every_field_of_schema_is_explained_and_no_other_is_allowed() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     for schema in schemas(SCHEMA):
         assert schema["description"].endswith("."), schema
@@ -328,7 +328,7 @@ def schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from schemas(one)
 
 
-def test_json_has_the_figures_that_the_page_shows() -> None:
+def test_json_has_figures_of_page() -> None:
     facts = status_facts(degraded())
     assert facts["warnings"] == (
         "the replication to offsite failed: the replica cannot be reached",
@@ -342,7 +342,7 @@ def test_json_has_the_figures_that_the_page_shows() -> None:
     assert facts["drills"][0]["duration_s"] == 23.6
 
 
-def test_a_number_that_json_does_not_know_is_null(site: WebSite) -> None:
+def test_non_finite_number_is_null_in_json(site: WebSite) -> None:
     history = healthy()
     drill = replace(history.drills[0], duration_s=float("inf"), stages={"fetch": float("nan")})
     site.service.known_history = replace(history, drills=(drill,))

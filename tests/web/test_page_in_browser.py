@@ -58,7 +58,7 @@ def assert_as_it_should_be(seen: AppVersion, view: View) -> None:
 @pytest.mark.parametrize(
     ("state", "view"), [(state, view) for state, views in LOOKS.items() for view in views], ids=str
 )
-def test_each_state_is_shown_without_a_complaint(browser: Browser, site: WebSite, state: str, view: View) -> None:
+def test_each_state_is_shown_without_browser_errors(browser: Browser, site: WebSite, state: str, view: View) -> None:
     site.service.known_history = STATES[state]()
     seen = browser.look(address(site), view)
     assert_as_it_should_be(seen, view)
@@ -66,7 +66,7 @@ def test_each_state_is_shown_without_a_complaint(browser: Browser, site: WebSite
     assert seen.language == view.language[:2]
 
 
-def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Browser, site: WebSite) -> None:
+def test_long_or_hostile_text_breaks_neither_page_nor_policy(browser: Browser, site: WebSite) -> None:
     nasty = "<script>document.title='owned'</script>\u202e" + "W" * 5000
     history = healthy()
     source_history = history.histories[0]
@@ -81,14 +81,14 @@ def test_what_is_very_long_or_hostile_breaks_neither_page_nor_policy(browser: Br
     assert "\u202e" not in seen.text
 
 
-def test_a_disk_that_hangs_is_told(browser: Browser) -> None:
+def test_hanging_disk_is_reported(browser: Browser) -> None:
     with serving(FakeService(hanging=frozenset({"history"})), timeout_s=0.1) as site:
         seen = browser.look(address(site))
     assert (seen.status, seen.heading) == (503, "The disk does not respond")
     assert seen.violations == ()
 
 
-def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> None:
+def test_token_opens_page_and_wrong_one_does_not(browser: Browser) -> None:
     with serving(token=TOKEN) as site:
         right = browser.look(address(site), View(token=TOKEN))
         wrong = browser.look(address(site), View(token="guess"))
@@ -98,7 +98,7 @@ def test_the_token_opens_the_page_and_a_wrong_one_does_not(browser: Browser) -> 
     assert "tasks" not in wrong.text
 
 
-def test_errors_are_pages_that_people_can_read_in_their_language(browser: Browser) -> None:
+def test_errors_are_pages_in_language_of_browser(browser: Browser) -> None:
     with serving(FakeService(error=ValueError("hunter2"))) as site:
         missing = browser.look(address(site, "/nothing/here"), View(PHONE, "dark", "es-CL"))
         broken = browser.look(address(site), View(DESK, "light", "en-US"))

@@ -123,20 +123,20 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         yield prometheus
 
 
-def test_it_scrapes_the_daemon_with_the_token_of_the_sample_and_without_one(prometheus: Prometheus) -> None:
+def test_prometheus_scrapes_daemon_with_sample_token_and_without(prometheus: Prometheus) -> None:
     targets = prometheus.targets()
     assert targets["backupd"] == targets["backupd-without-token"] == ("up", "")
     assert targets["backupd-with-a-wrong-token"] == ("down", "server returned HTTP status 401 Unauthorized")
 
 
-def test_it_has_the_figures_of_the_first_backup(prometheus: Prometheus) -> None:
+def test_prometheus_has_figures_of_first_backup(prometheus: Prometheus) -> None:
     mine = '{job="backupd", task="backup"}'
     young = f"time() - backupd_proof_timestamp_seconds{mine} < backupd_proof_limit_seconds{mine}"
     wait_until(lambda: prometheus.value(young), "a scrape after the first backup")
     assert prometheus.value('backupd_generations{job="backupd", source="tasks", state="verified"}') == 1
 
 
-def test_it_evaluates_every_rule_of_ours_without_an_error(prometheus: Prometheus) -> None:
+def test_prometheus_evaluates_every_rule_without_error(prometheus: Prometheus) -> None:
     def evaluated() -> bool:
         return {rule["health"] for rule in prometheus.rules()} == {"ok"}
 
@@ -147,7 +147,7 @@ def test_it_evaluates_every_rule_of_ours_without_an_error(prometheus: Prometheus
 
 
 @pytest.mark.real_clock
-def test_it_alerts_of_the_daemon_that_refuses_its_token_and_of_no_other(prometheus: Prometheus) -> None:
+def test_prometheus_alerts_only_of_daemon_that_refuses_token(prometheus: Prometheus) -> None:
     def alerts() -> set[tuple[str, str]]:
         found = [alert["labels"] for rule in prometheus.rules() for alert in rule["alerts"]]
         named = {(labels["alertname"], labels.get("job", "")) for labels in found}

@@ -41,12 +41,12 @@ ROOM = Path(page.__file__).parent
         ("x" * 5000 + ",es", "en"),
     ],
 )
-def test_the_language_that_the_browser_likes_best_is_spoken(header: str, language: str) -> None:
+def test_preferred_language_of_browser_is_chosen(header: str, language: str) -> None:
     assert choose_language(header) == language
 
 
 @pytest.mark.parametrize("key", TRANSLATIONS)
-def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
+def test_phrase_has_same_placeholders_in_each_language(key: str) -> None:
     phrase = TRANSLATIONS[key]
     assert Phrase._fields == LANGUAGES
     assert all(text.strip() for text in phrase)
@@ -55,13 +55,13 @@ def test_a_phrase_says_the_same_in_each_language(key: str) -> None:
     assert all(text.count("`") % 2 == 0 for text in phrase)
 
 
-def test_no_two_phrases_have_one_name() -> None:
+def test_phrase_keys_are_unique() -> None:
     source = ast.parse(Path(translations.__file__).read_text())
     (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
     assert len(table.keys) == len(TRANSLATIONS)
 
 
-def test_each_phrase_is_said_somewhere_and_each_that_is_said_exists() -> None:
+def test_each_phrase_is_used_and_each_used_phrase_exists() -> None:
     template = (ROOM / "page.html").read_text()
     code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
     named = set(re.findall(r"translate\(\s*'([^']+)'\s*[,)]", template)) | set(
@@ -91,7 +91,7 @@ def retention_words() -> set[str]:
     }
 
 
-def test_every_reason_and_every_problem_has_its_phrase() -> None:
+def test_every_reason_and_problem_has_phrase() -> None:
     assert retention_words() <= TRANSLATIONS.keys()
     assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= TRANSLATIONS.keys()
     for task in ("backup", "replicate", "drill"):
@@ -102,6 +102,6 @@ def test_every_reason_and_every_problem_has_its_phrase() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_placeholder_that_is_not_filled_is_an_error_and_no_half_sentence(language: Language) -> None:
+def test_missing_placeholder_is_error(language: Language) -> None:
     with pytest.raises(KeyError):
         Localizer(language, UTC).translate("problem.failed", task="backup")

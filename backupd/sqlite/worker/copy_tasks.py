@@ -74,7 +74,7 @@ def _explain(error: apsw.Error, verb: str) -> BackupdError:
     if verb == "query":
         return DrillFailed(
             f"the restored copy cannot be queried: {error}",
-            "check drill.query: texts are in single quotes, also in the views of the app that it uses",
+            "check drill.query: texts are in single quotes, also in views of the app",
         )
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")

@@ -172,7 +172,7 @@ def _refuse_claim(path: str, size_bytes: int) -> None:
         if pages * page_size > size_bytes + os.fstat(journal).st_size:
             raise SourceCorrupt(
                 f"{path}-journal claims that the database had {pages * page_size} bytes, more than the two files hold: "
-                "no app wrote that",
+                "no app writes such a journal",
                 "move it away while the app is stopped, and check the database (PRAGMA integrity_check)",
             )
 

@@ -55,7 +55,7 @@ def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
         if error.filename == path:  # a new file with the number of the old one
             raise replaced(path) from error
         raise SourceUnusable(
-            f"{error.filename} is {error.strerror}: SQLite makes and reads only regular files of that name",
+            f"{error.filename} is {error.strerror}: SQLite creates and reads only regular files of that name",
             "remove it while the app is stopped",
         ) from error
     require_in_place(path, identity)

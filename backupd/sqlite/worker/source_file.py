@@ -1,4 +1,4 @@
-"""The file of a source, by device and inode: nothing else is read that is put in its place, if only for a moment."""
+"""The file of a source, by device and inode: a file that replaces it, even for a moment, is not read."""
 
 import os
 from collections.abc import Iterator

@@ -165,8 +165,8 @@ class SftpConnection:
 class Operation:
     """The time that an operation may take in all: it runs only inside of `with` blocks, of which there may be several.
 
-    A server that always answers just before a stall is noticed would else never end. The connection ends at the
-    limit, and the block raises ReplicaUnreachable.
+    Without it, a server that always responds just before the stall timeout would never end. The connection ends at
+    the limit, and the block raises ReplicaUnreachable.
     """
 
     def __init__(self, watchdog: "Watchdog", limit_s: float) -> None:
@@ -182,7 +182,7 @@ class Operation:
         too_late = self._watchdog.unlimit(self._ends_at)
         if too_late and isinstance(error, SSHException | SFTPError | EOFError | OSError | ReplicaUnreachable):
             what = f"the server is too slow: an operation took longer than {self._limit_s:.0f} s"
-            raise ReplicaUnreachable(what, "check the network between, and what that host is busy with") from error
+            raise ReplicaUnreachable(what, "check the network, and the load of that host") from error
 
 
 class Watchdog:
@@ -226,7 +226,7 @@ class Watchdog:
             self._start()
 
     def unlimit(self, ends_at: float) -> bool:
-        """Undo `limit`; tells whether the transport was closed since it was too late."""
+        """Undo `limit`; returns whether the transport was closed at the limit."""
         with self._lock:
             self._limits.remove(ends_at)
         return ends_at < time.monotonic() and not self._transport.is_active()

@@ -10,7 +10,7 @@ from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException, sftp
 
 from backupd.errors import CopyCorrupt, ReplicaFailed
 from backupd.stores.sftp.connection import SftpConnection, connection_errors
-from backupd.stores.sftp.paramiko_internals import read_attributes, read_count
+from backupd.stores.sftp.paramiko_internals import EndReached, read_attributes, read_count
 from backupd.stores.sftp.protocol import (
     SAFE_BLOCK_BYTES,
     PipelinedReader,
@@ -143,16 +143,16 @@ def is_file(attributes: SFTPAttributes) -> bool:
 
 
 def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
-    """Yield the entries of the directory `path`, in any order. Raises ReplicaFailed where they are too many, OSError.
+    """Yield the entries of the directory `path`, in any order. paramiko's own listings end at a name that is not UTF-8.
 
-    paramiko's own listings end at the first name that is not UTF-8.
+    Raises ReplicaFailed where they are too many, EOFError for a lost connection, OSError.
     """
     pipeline = RequestPipeline(client)
     handle, entries = pipeline.wait_handle(pipeline.send(sftp.CMD_OPENDIR, path)), 0
     while True:
         try:
             _kind, response = pipeline.wait(pipeline.send(sftp.CMD_READDIR, handle))
-        except EOFError:
+        except EndReached:  # not a lost connection, whose listing is not complete
             break
         count = read_count(response, _MIN_ENTRY_BYTES)
         if not count:
@@ -160,7 +160,7 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
         entries += count
         if entries > _MAX_ENTRIES:
             raise ReplicaFailed(
-                f"{path} has more than {_MAX_ENTRIES:,} entries", "remove there what backupd did not send"
+                f"{path} has more than {_MAX_ENTRIES:,} entries", "remove the files there that backupd did not send"
             )
         for _ in range(count):
             name, _long_name = response.get_string(), response.get_string()

@@ -1,7 +1,7 @@
 """All that backupd uses of paramiko beside its public API, and why each; no other module of backupd may.
 
-paramiko believes a server: it keeps what exceeds a window, reads packets of any size, and loops as often as a count
-says. Here every size and count is checked before it costs anything.
+paramiko trusts the server: it keeps data beyond a window, reads packets of any size, and loops as often as a count
+says. Here every size and count is checked before memory is allocated.
 
 paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.py checks the installed version.
 
@@ -118,7 +118,7 @@ def receive_response(client: SFTPClient) -> None:
 
 
 def raise_for_status(client: SFTPClient, message: Message) -> None:
-    """Raise the error in the status `message`, if any: OSError, EOFError at the end of a file."""
+    """Raise the error in the status `message`, if any: OSError, EndReached at the end of a file or listing."""
     cast("Any", client)._convert_status(message)  # noqa: SLF001 - see the module
 
 
@@ -132,6 +132,10 @@ def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes
     message.packet.seek(begin)
     found: SFTPAttributes = cast("Any", SFTPAttributes)._from_msg(message, name)  # noqa: SLF001 - see the module
     return found
+
+
+class EndReached(EOFError):
+    """The server says that a file or a listing ends; a plain EOFError says that the connection does."""
 
 
 class OperationUnsupported(OSError):
@@ -195,7 +199,7 @@ class NamingClient(SFTPClient):
         if code == sftp.SFTP_OK:
             return
         if code == sftp.SFTP_EOF:
-            raise EOFError("the server says that the file ends")
+            raise EndReached("the server says that the file ends")
         operation, path = self._described(number)
         text = one_line(said[:_MAX_TEXT_BYTES].decode(errors="replace"))[:_MAX_ANSWER_CHARS]
         what = f"cannot {operation} {path}: {text or f'status {code}'}"

@@ -12,6 +12,7 @@ from typing import Any, Final
 from paramiko import Message, SFTPAttributes, SFTPClient, sftp
 
 from backupd.stores.sftp.paramiko_internals import (
+    EndReached,
     OperationUnsupported,
     ProtocolViolated,
     ResponseReceiver,
@@ -60,7 +61,8 @@ class RequestPipeline(ResponseReceiver):
     def wait(self, number: int) -> tuple[int, Message]:
         """Wait for the response to request `number`; returns the kind of packet and its contents.
 
-        Raises OSError for a status that is an error, EOFError at the end of a file, SSHException.
+        Raises OSError for a status that is an error, EndReached at the end of a file, EOFError and SSHException
+        for a lost connection.
         """
         while number not in self._responses:
             receive_response(self._client)
@@ -214,7 +216,7 @@ class PipelinedReader:
     def _wait_data(self, number: int, requested_bytes: int) -> bytes:
         try:
             kind, message = self._pipeline.wait(number)
-        except EOFError:
+        except EndReached:
             return b""
         if kind != sftp.CMD_DATA:
             raise OSError("the server answered a read with neither data nor an error")

@@ -133,7 +133,7 @@ class SftpStore:
             read_bytes += len(manifest)
             if read_bytes > _MAX_MANIFESTS_BYTES:
                 what = f"the manifests at {self.name} are larger than {_MAX_MANIFESTS_BYTES >> 20} MiB in all"
-                raise ReplicaFailed(what, "remove there what backupd did not send")
+                raise ReplicaFailed(what, "remove the files there that backupd did not send")
             return manifest
 
         for generation_id in ids:

@@ -1,18 +1,19 @@
-"""Check clock, time zone, backups directory, sources and store of this host."""
+"""Check clock, time zone, backups directory, sources and store of this host, and name files without a backup."""
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backupd.catalog import read_catalog
 from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
-from backupd.formatting import human_age, human_bytes
+from backupd.formatting import counted, human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.discovery import Contents, contents_of, is_directory
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
@@ -28,7 +29,6 @@ from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.doctor import Finding, run_check
-from backupd.tasks.doctor.uncovered import find_uncovered
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 
@@ -38,6 +38,7 @@ OLDEST_SQLITE = (3, 53, 4)
 _HOT_WAIT_S = 2.0
 # An earlier clock than the first version of this program is wrong.
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
+_UNCOVERED_NAMED = 3
 
 
 def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
@@ -64,6 +65,37 @@ def _until_error(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
         yield from findings
     except OSError as error:
         yield Finding(check, ok=False, detail=os_error_text(error), hint=os_error_hint(error))
+
+
+def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Finding]:
+    """Yield a finding for the other databases and one for the other files in each directory of `databases`.
+
+    Looks at 10,000 files and 5 directories deep, through no link, and not into `backups`. Each finding is advice, and
+    `ok`.
+    """
+    ours = {path.resolve() for path in databases} | {backups.resolve()}
+    directories = {path.resolve() if is_directory(path) else path.resolve().parent for path in databases}
+    for path in sorted(directories):
+        if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
+            try:
+                found = contents_of(path, ours)
+            except OSError:  # an unreadable directory is a finding of the source
+                continue
+            yield from _uncovered_findings(path, found)
+
+
+def _uncovered_findings(path: Path, found: Contents) -> Iterator[Finding]:
+    least = "" if found.complete else "at least "
+    if found.databases:
+        names = ", ".join(os.path.relpath(database, path) for database in found.databases[:_UNCOVERED_NAMED])
+        more = f" and {len(found.databases) - _UNCOVERED_NAMED} more" if len(found.databases) > _UNCOVERED_NAMED else ""
+        detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}{more}"
+        yield Finding("not backed up", ok=True, detail=detail, hint="add each that matters: [sources.NAME] path = …")
+    if found.files:
+        size = f", {human_bytes(found.size_bytes)}" if found.complete else ""
+        detail = f"{least}{counted(found.files, 'other file')} in {path}{size}"
+        hint = "backupd copies databases only: back up uploads and keys with another tool (docs/comparison.md)"
+        yield Finding("not backed up", ok=True, detail=detail, hint=hint)
 
 
 def _unexpected_files(context: TaskContext) -> Iterator[Finding]:

@@ -171,7 +171,7 @@ def _opened(request: RestoreRequest, target: Target) -> Iterator[DatabasePlace]:
         if place.path != target.path:
             raise TargetRefused(
                 f"{request.path} led to {target.path}, and leads to {place.path} now",
-                "find out which process changes the links on the way, and configure the path that they lead to",
+                "find out which process changes the links on that path, and configure the path of their target",
             )
         yield place
 

@@ -21,7 +21,7 @@ def trust(backupd: Backupd, server: Server, *arguments: str, **more: str) -> Com
     return backupd("trust", "offsite", *arguments, **settings)
 
 
-def test_output_has_each_fingerprint_how_to_compare_it_and_the_lines_that_pin_it(
+def test_output_has_each_fingerprint_with_comparison_and_lines_to_pin(
     backupd: Backupd, sshd: Starter, backups: Path
 ) -> None:
     with sshd() as server:
@@ -46,7 +46,7 @@ def test_output_has_each_fingerprint_how_to_compare_it_and_the_lines_that_pin_it
     assert "nothing to do" in pinned.out
 
 
-def test_json_has_the_same_facts(backupd: Backupd, sshd: Starter) -> None:
+def test_json_has_same_facts(backupd: Backupd, sshd: Starter) -> None:
     with sshd(kinds=("ed25519", "rsa")) as server:
         answer = trust(backupd, server, "--json", host_key=public(server.host_key("rsa")))
         key = public(server.host_key())
@@ -74,7 +74,7 @@ def test_json_has_the_same_facts(backupd: Backupd, sshd: Starter) -> None:
     assert answer.json == wanted
 
 
-def test_a_changed_key_exits_1_with_both_fingerprints(backupd: Backupd, sshd: Starter, tmp_path: Path) -> None:
+def test_changed_key_exits_1_with_both_fingerprints(backupd: Backupd, sshd: Starter, tmp_path: Path) -> None:
     other = keygen(tmp_path / "other")
     with sshd(kinds=("ed25519",)) as server:
         answer = trust(backupd, server, host_key=public(other))
@@ -87,7 +87,7 @@ def test_a_changed_key_exits_1_with_both_fingerprints(backupd: Backupd, sshd: St
     assert facts.json["verdict"] == facts.json["keys"][0]["state"] == "changed"
 
 
-def test_a_key_pinned_by_a_file_counts_and_an_unreadable_one_is_a_warning(
+def test_key_pinned_by_file_counts_and_unreadable_file_is_warning(
     backupd: Backupd, sshd: Starter, tmp_path: Path
 ) -> None:
     known_hosts = tmp_path / "known_hosts"
@@ -103,7 +103,7 @@ def test_a_key_pinned_by_a_file_counts_and_an_unreadable_one_is_a_warning(
     assert "host_key = " in wrong.out
 
 
-def test_an_unknown_replica_or_a_directory_is_a_usage_error(backupd: Backupd, tmp_path: Path) -> None:
+def test_unknown_replica_or_directory_is_usage_error(backupd: Backupd, tmp_path: Path) -> None:
     local = {"BACKUPD_REPLICAS__DISK__URL": f"file:{tmp_path}"}
     answer = backupd("trust", "disk", **local)
     assert (answer.code, answer.out) == (2, "")
@@ -114,7 +114,7 @@ def test_an_unknown_replica_or_a_directory_is_a_usage_error(backupd: Backupd, tm
     assert "has: none" in backupd("trust", "disk").err
 
 
-def test_received_keys_are_shown_with_exit_3_when_a_later_connection_fails(backupd: Backupd, sshd: Starter) -> None:
+def test_received_keys_are_shown_with_exit_3_when_later_connection_fails(backupd: Backupd, sshd: Starter) -> None:
     with sshd() as server:
         rsa = public(server.host_key("rsa"))
         with relayed(server.port, times=1) as port:
@@ -131,7 +131,7 @@ def test_received_keys_are_shown_with_exit_3_when_a_later_connection_fails(backu
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-def test_an_unreachable_server_exits_75(backupd: Backupd, arguments: tuple[str, ...]) -> None:
+def test_unreachable_server_exits_75(backupd: Backupd, arguments: tuple[str, ...]) -> None:
     url = {"BACKUPD_REPLICAS__OFFSITE__URL": "sftp://me@127.0.0.1:1/backups"}
     answer = backupd("trust", "offsite", *arguments, **url)
     assert answer.code == 75

@@ -33,12 +33,12 @@ def pinned(text: str | None = None, known_hosts: Path | None = None) -> PinnedKe
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "ecdsa521"])
-def test_a_fingerprint_is_that_of_ssh_keygen(keys: Path, kind: str) -> None:
+def test_fingerprint_equals_that_of_ssh_keygen(keys: Path, kind: str) -> None:
     assert PublicKey.of(key_of(keys / kind)).fingerprint == fingerprint_of(keys / kind)
     assert PublicKey.parse(*public(keys / kind).split()).fingerprint == fingerprint_of(keys / kind)
 
 
-def test_without_pinned_keys_every_key_is_refused(keys: Path) -> None:
+def test_every_key_is_refused_without_pinned_keys(keys: Path) -> None:
     with pytest.raises(HostKeyUnknown) as refused:
         pinned().check("nas", 2222, key_of(keys / "ed25519"))
     assert refused.value.exit_code == 1
@@ -51,14 +51,14 @@ def test_without_pinned_keys_every_key_is_refused(keys: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, "ecdsa521"])
 @pytest.mark.parametrize("form", ["{key}", "nas {key}", "  {key} root@nas \n", "# the NAS\nnas,192.0.2.7 {key}\r\n"])
-def test_a_pinned_key_is_accepted_in_each_form_of_host_key(keys: Path, kind: str, form: str) -> None:
+def test_pinned_key_is_accepted_in_each_form_of_host_key(keys: Path, kind: str, form: str) -> None:
     pins = pinned(form.format(key=public(keys / kind)))
     pins.check("nas", 22, key_of(keys / kind))
     with pytest.raises(HostKeyChanged):
         pins.check("nas", 22, key_of(keys / "other"))
 
 
-def test_a_changed_key_is_refused_with_both_fingerprints_and_what_to_do(keys: Path) -> None:
+def test_changed_key_is_refused_with_both_fingerprints_and_hint(keys: Path) -> None:
     with pytest.raises(HostKeyChanged) as refused:
         pinned(public(keys / "ed25519")).check("fd00::7", 2222, key_of(keys / "other"))
     assert refused.value.message == (
@@ -69,7 +69,7 @@ def test_a_changed_key_is_refused_with_both_fingerprints_and_what_to_do(keys: Pa
     assert "`backupd trust offsite`" in refused.value.hint
 
 
-def test_a_key_of_another_type_than_the_pinned_one_is_a_changed_key(keys: Path) -> None:
+def test_key_of_other_type_than_pinned_one_is_changed_key(keys: Path) -> None:
     with pytest.raises(HostKeyChanged):
         pinned(public(keys / "rsa")).check("nas", 22, key_of(keys / "ed25519"))
 
@@ -81,7 +81,7 @@ def test_several_lines_pin_several_keys(keys: Path) -> None:
     assert pins.algorithms("nas", 22) == ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
 
 
-def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
+def test_key_pinned_for_another_host_is_unknown(keys: Path) -> None:
     with pytest.raises(HostKeyUnknown, match="the pinned keys are for other hosts, not for nas"):
         pinned(f"nas.example.com {public(keys / 'ed25519')}").check("nas", 22, key_of(keys / "ed25519"))
 
@@ -103,7 +103,7 @@ def test_a_key_that_is_pinned_for_another_host_is_unknown(keys: Path) -> None:
         *("192.0.2.*", "fd00::7", "[fd00::7]:2222", "[[]nas", "n[ab]s", "n.s"),
     ],
 )
-def test_a_line_matches_the_hosts_that_openssh_matches(keys: Path, tmp_path: Path, hosts: str) -> None:
+def test_line_matches_same_hosts_as_in_openssh(keys: Path, tmp_path: Path, hosts: str) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"{hosts} {public(keys / 'ed25519')}\n")
     pin = pinned(known_hosts=known_hosts).entries[0]
@@ -118,7 +118,7 @@ def found_by_openssh(name: str, known_hosts: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_hashed_names_match_as_openssh_hashes_them(keys: Path, tmp_path: Path) -> None:
+def test_hashed_names_match_as_in_openssh(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text("".join(f"{name} {public(keys / 'rsa')}\n" for name in ("nas", "[nas]:2222", "fd00::7")))
     subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
@@ -133,12 +133,12 @@ def test_hashed_names_match_as_openssh_hashes_them(keys: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("hashed", ["|1|", "|1|x", "|1|x|y|z", "|1|%|%", "|2|AAAA|AAAA"])
-def test_a_damaged_hash_matches_no_host(keys: Path, hashed: str) -> None:
+def test_damaged_hash_matches_no_host(keys: Path, hashed: str) -> None:
     with pytest.raises(HostKeyUnknown):
         pinned(f"{hashed} {public(keys / 'rsa')}").check("nas", 22, key_of(keys / "rsa"))
 
 
-def test_a_name_without_port_counts_where_none_with_the_port_does(keys: Path) -> None:
+def test_name_without_port_counts_where_none_with_port_does(keys: Path) -> None:
     bare, with_port = f"nas {public(keys / 'ed25519')}\n", f"[nas]:2222 {public(keys / 'other')}\n"
     pinned(bare).check("nas", 2222, key_of(keys / "ed25519"))
     pins = pinned(bare + with_port)
@@ -147,13 +147,13 @@ def test_a_name_without_port_counts_where_none_with_the_port_does(keys: Path) ->
         pins.check("nas", 2222, key_of(keys / "ed25519"))
 
 
-def test_a_name_with_a_port_does_not_count_for_another_port(keys: Path) -> None:
+def test_name_with_port_does_not_count_for_another_port(keys: Path) -> None:
     with pytest.raises(HostKeyUnknown):
         pinned(f"[nas]:2222 {public(keys / 'rsa')}").check("nas", 22, key_of(keys / "rsa"))
 
 
 @pytest.mark.parametrize("port", [22, 2222])
-def test_a_revoked_key_is_refused_even_if_pinned(keys: Path, tmp_path: Path, port: int) -> None:
+def test_revoked_key_is_refused_even_if_pinned(keys: Path, tmp_path: Path, port: int) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"@revoked nas {public(keys / 'ed25519')}\n")
     pins = pinned(public(keys / "ed25519") + "\n" + public(keys / "rsa"), known_hosts)
@@ -163,13 +163,13 @@ def test_a_revoked_key_is_refused_even_if_pinned(keys: Path, tmp_path: Path, por
     assert pins.algorithms("nas", port) == ("rsa-sha2-512", "rsa-sha2-256")
 
 
-def test_a_host_whose_only_key_is_revoked_is_unknown(keys: Path) -> None:
+def test_host_with_only_revoked_key_is_unknown(keys: Path) -> None:
     key = public(keys / "ed25519")
     with pytest.raises(HostKeyUnknown, match="every pinned key is revoked as well"):
         pinned(f"nas {key}\n@revoked * {key}").check("nas", 22, key_of(keys / "rsa"))
 
 
-def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> None:
+def test_certificate_authority_alone_pins_nothing_with_reason(keys: Path) -> None:
     authority = f"@cert-authority *.example.com {public(keys / 'other')}\n"
     for key in ("other", "ed25519"):
         with pytest.raises(HostKeyUnknown, match=r"only a certificate authority .@cert-authority. is pinned"):
@@ -192,7 +192,7 @@ def test_a_certificate_authority_alone_pins_nothing_and_says_so(keys: Path) -> N
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "keys of type"),
     ],
 )
-def test_an_invalid_host_key_is_an_error_that_shows_the_right_form(line: str, problem: str) -> None:
+def test_invalid_host_key_is_error_with_example(line: str, problem: str) -> None:
     with pytest.raises(ConfigError) as refused:
         pinned(line)
     assert refused.value.message.startswith(f"replicas.offsite.host_key: {problem}")
@@ -200,7 +200,7 @@ def test_an_invalid_host_key_is_an_error_that_shows_the_right_form(line: str, pr
     assert refused.value.exit_code == 78
 
 
-def test_a_key_of_another_type_or_truncated_anywhere_is_refused(keys: Path) -> None:
+def test_key_of_other_type_or_truncated_anywhere_is_refused(keys: Path) -> None:
     kind, base64 = public(keys / "ecdsa").split()
     with pytest.raises(ConfigError, match="not of the type ssh-rsa"):
         pinned(f"ssh-rsa {base64}")
@@ -209,7 +209,7 @@ def test_a_key_of_another_type_or_truncated_anywhere_is_refused(keys: Path) -> N
             pinned(f"{kind} {base64[:length]}")
 
 
-def test_unreadable_lines_of_a_file_are_skipped_and_named_when_no_key_is_left(keys: Path, tmp_path: Path) -> None:
+def test_unreadable_lines_of_file_are_skipped_and_named_when_no_key_is_left(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(f"# old\n\nnas 1024 35 1234\nnas {public(keys / 'ed25519')}\n")
     pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
@@ -218,19 +218,19 @@ def test_unreadable_lines_of_a_file_are_skipped_and_named_when_no_key_is_left(ke
         pinned(known_hosts=known_hosts).check("nas", 22, key_of(keys / "ed25519"))
 
 
-def test_an_unreadable_revocation_is_an_error(tmp_path: Path) -> None:
+def test_unreadable_revocation_is_error(tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text("@revoked nas ssh-ed25519 AAAA\n")
     with pytest.raises(ConfigError, match=r"known_hosts:1: the ssh-ed25519 key is"):
         pinned(known_hosts=known_hosts)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*/nowhere: No such file"):
         pinned(known_hosts=tmp_path / "nowhere")
 
 
-def test_the_line_for_known_hosts_matches_for_backupd_and_for_openssh(keys: Path, tmp_path: Path) -> None:
+def test_line_for_known_hosts_matches_for_backupd_and_for_openssh(keys: Path, tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"
     for host, port, name in (("NAS", 22, "nas"), ("nas", 2222, "[nas]:2222"), ("fd00::7", 2222, "[fd00::7]:2222")):
         line = line_for(host, port, key_of(keys / "rsa"))
@@ -240,7 +240,7 @@ def test_the_line_for_known_hosts_matches_for_backupd_and_for_openssh(keys: Path
         assert found_by_openssh(name, known_hosts)
 
 
-def test_the_verdict_on_several_keys_is_the_worst_of_their_states(keys: Path) -> None:
+def test_verdict_on_several_keys_is_worst_of_their_states(keys: Path) -> None:
     ed25519, ecdsa, rsa, other = (
         PublicKey.parse(*public(keys / kind).split()) for kind in ("ed25519", "ecdsa", "rsa", "other")
     )

@@ -37,21 +37,21 @@ def recording_server(talk: Callable[[socket.socket], object], times: int = 1) ->
         assert not thread.is_alive()
 
 
-def test_every_key_of_a_server_is_fetched_once_the_best_first(sshd: Starter) -> None:
+def test_every_key_of_server_is_fetched_once_best_first(sshd: Starter) -> None:
     with sshd() as server:
         keys = fetch_host_keys(server.host, server.port, 30).keys
         wanted = [fingerprint_of(server.host_key(kind)) for kind in KINDS]
     assert [PublicKey.of(key).fingerprint for key in keys] == wanted
 
 
-def test_a_server_with_one_key_has_one(sshd: Starter) -> None:
+def test_server_with_one_key_has_one(sshd: Starter) -> None:
     with sshd(kinds=("rsa",)) as server:
         (key,) = fetch_host_keys(server.host, server.port, 30).keys
         assert PublicKey.of(key).fingerprint == fingerprint_of(server.host_key("rsa"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_with_several_keys_sends_the_pinned_one(sshd: Starter, kind: str) -> None:
+def test_server_with_several_keys_sends_pinned_one(sshd: Starter, kind: str) -> None:
     with (
         sshd() as server,
         socket.create_connection((server.host, server.port)) as plain,
@@ -65,7 +65,7 @@ def test_a_server_with_several_keys_sends_the_pinned_one(sshd: Starter, kind: st
         assert PublicKey.of(key) == pins.keys(server.host, server.port)[0]
 
 
-def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
+def test_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
     with sshd("HostKeyAlgorithms ssh-rsa") as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     assert refused.value.message.startswith(
@@ -81,7 +81,7 @@ def test_a_server_that_only_signs_with_sha1_is_too_old(sshd: Starter) -> None:
         ("Ciphers aes256-cbc,3des-cbc", "cipher"),
     ],
 )
-def test_a_server_with_nothing_but_broken_algorithms_is_too_old(sshd: Starter, line: str, what: str) -> None:
+def test_server_with_only_broken_algorithms_is_too_old(sshd: Starter, line: str, what: str) -> None:
     with sshd(line) as server, pytest.raises(ServerTooOld) as refused:
         fetch_host_keys(server.host, server.port, 30)
     names = line.split()[1].replace(",", ", ")
@@ -96,9 +96,7 @@ def test_a_server_with_nothing_but_broken_algorithms_is_too_old(sshd: Starter, l
         ("MACs umac-128-etm@openssh.com\nCiphers aes128-ctr", "MAC"),
     ],
 )
-def test_a_server_with_algorithms_that_this_client_lacks_is_not_called_unsafe(
-    sshd: Starter, line: str, what: str
-) -> None:
+def test_server_with_algorithms_unknown_to_client_is_not_called_unsafe(sshd: Starter, line: str, what: str) -> None:
     with sshd(line) as server, pytest.raises(ServerIncompatible) as refused:
         fetch_host_keys(server.host, server.port, 30)
     names = line.split()[1].replace(",", ", ")
@@ -111,7 +109,7 @@ def test_a_server_with_algorithms_that_this_client_lacks_is_not_called_unsafe(
     assert len(refused.value.message) < 600
 
 
-def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> None:
+def test_server_with_newer_type_of_host_key_is_not_called_unsafe() -> None:
     def talk(connection: socket.socket) -> None:
         with Transport(connection) as server:
             server.server_key_dict["sk-ssh-ed25519@openssh.com"] = ECDSAKey.generate()
@@ -128,7 +126,7 @@ def test_a_server_whose_host_key_is_of_a_newer_type_is_not_called_unsafe() -> No
     )
 
 
-def test_received_keys_are_returned_when_a_later_connection_fails(sshd: Starter) -> None:
+def test_received_keys_are_returned_when_later_connection_fails(sshd: Starter) -> None:
     with sshd() as server, relayed(server.port, times=2) as port:
         found = fetch_host_keys(server.host, port, 30)
         assert [key.get_name() for key in found.keys] == ["ssh-ed25519", "ecdsa-sha2-nistp256"]
@@ -136,7 +134,7 @@ def test_received_keys_are_returned_when_a_later_connection_fails(sshd: Starter)
         assert f"127.0.0.1:{port} " in str(found.problem)
 
 
-def test_a_closed_port_is_unreachable() -> None:
+def test_closed_port_is_unreachable() -> None:
     port = free_port()
     with pytest.raises(ReplicaUnreachable, match=rf"127.0.0.1:{port} cannot be reached: Connection refused") as refused:
         fetch_host_keys("127.0.0.1", port, 30)
@@ -144,12 +142,12 @@ def test_a_closed_port_is_unreachable() -> None:
     assert refused.value.hint
 
 
-def test_an_unknown_host_name_is_unreachable() -> None:
+def test_unknown_host_name_is_unreachable() -> None:
     with pytest.raises(ReplicaUnreachable, match=r"nowhere.invalid:22 cannot be reached: "):
         fetch_host_keys("nowhere.invalid", 22, 30)
 
 
-def test_an_http_server_at_the_port_is_not_an_ssh_server() -> None:
+def test_http_server_at_port_is_not_ssh_server() -> None:
     with (
         recording_server(lambda connection: connection.sendall(b"HTTP/1.1 400 \x1b[2JBad Request\r\n" * 200)) as port,
         pytest.raises(ReplicaUnreachable, match="answers, but not as an SSH server") as refused,
@@ -158,7 +156,7 @@ def test_an_http_server_at_the_port_is_not_an_ssh_server() -> None:
     assert refused.value.message.isprintable()
 
 
-def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
+def test_connection_closed_at_once_is_unreachable() -> None:
     with (
         recording_server(lambda _: None) as port,
         pytest.raises(ReplicaUnreachable, match="closed the connection before it sent a host key"),
@@ -166,7 +164,7 @@ def test_a_connection_that_is_closed_at_once_is_unreachable() -> None:
         fetch_host_keys("127.0.0.1", port, 30)
 
 
-def test_a_server_that_sends_a_key_of_another_type_than_agreed_is_an_error() -> None:
+def test_server_that_sends_key_of_other_type_than_agreed_is_error() -> None:
     def talk(connection: socket.socket) -> None:
         with Transport(connection) as server:
             server.server_key_dict["ecdsa-sha2-nistp256"] = ECDSAKey.generate(bits=521)
@@ -183,7 +181,7 @@ def test_a_server_that_sends_a_key_of_another_type_than_agreed_is_an_error() -> 
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-slow\r\n"])
-def test_a_silent_server_is_an_error_after_the_timeout(said: bytes) -> None:
+def test_silent_server_is_error_after_timeout(said: bytes) -> None:
     def talk(connection: socket.socket) -> None:
         connection.sendall(said)
         while connection.recv(65536):  # until the other side gives up

@@ -50,13 +50,13 @@ HEAD = struct.Struct(">IB")  # of each SFTP packet: its length with the kind, an
         (AgentSSH._connect, ["self", "conn"]),  # type: ignore[attr-defined]
     ],
 )
-def test_a_private_function_of_paramiko_has_the_signature_that_is_used(
+def test_private_function_of_paramiko_has_signature_that_is_used(
     function: Callable[..., object], parameters: list[str]
 ) -> None:
     assert [str(parameter) for parameter in inspect.signature(function).parameters.values()] == parameters
 
 
-def test_no_other_module_of_the_sftp_store_uses_private_names_of_another_object() -> None:
+def test_no_other_module_of_sftp_store_uses_private_names_of_another_object() -> None:
     rest = [file for file in Path(backupd.stores.sftp.__file__).parent.glob("*.py") if "internals" not in file.name]
     used = {f"{file.name}: {name}" for file in rest for name in private_names_of_others(ast.parse(file.read_text()))}
     assert used == {"connection.py: connection._open_client"}, "an SftpConnection, in its own class method"
@@ -130,7 +130,7 @@ def attributes(number: int, size_bytes: int) -> bytes:
     return HEAD.pack(1 + len(body), CMD_ATTRS) + body
 
 
-def test_responses_reach_the_receiver_of_their_request_in_the_order_of_the_server() -> None:
+def test_responses_reach_receiver_of_their_request_in_order_of_server() -> None:
     def backwards(seen: list[tuple[int, int]]) -> list[bytes]:
         return [status(seen[1][0], SFTP_NO_SUCH_FILE), attributes(seen[0][0], 77), status(seen[2][0], SFTP_OK)]
 
@@ -149,7 +149,7 @@ def test_responses_reach_the_receiver_of_their_request_in_the_order_of_the_serve
         raise_for_status(client, second.received[1][2])
 
 
-def test_a_public_call_of_paramiko_passes_the_observed_methods_as_well() -> None:
+def test_public_call_of_paramiko_passes_observed_methods_too() -> None:
     def refuse(seen: list[tuple[int, int]]) -> list[bytes]:
         assert seen[0][1] == CMD_STAT
         return [status(seen[0][0], SFTP_NO_SUCH_FILE)]
@@ -160,7 +160,7 @@ def test_a_public_call_of_paramiko_passes_the_observed_methods_as_well() -> None
         assert refused.value.errno == errno.ENOENT
 
 
-def test_the_offer_of_a_server_is_read_even_without_a_common_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offer_of_server_is_read_without_common_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = Message()
     offer.add_bytes(bytes(16))
     for field in range(10):
@@ -180,7 +180,7 @@ def test_the_offer_of_a_server_is_read_even_without_a_common_algorithm(monkeypat
     assert taken == [len(offer.asbytes())], "paramiko reads the same offer from its beginning"
 
 
-def test_the_table_of_private_names_lists_those_that_are_used() -> None:
+def test_table_of_private_names_lists_those_that_are_used() -> None:
     text = inspect.getsource(paramiko_internals)
     used = {name.rpartition(".")[2] for name in private_names_of_others(ast.parse(text))} | {"_connect"}
     table = paramiko_internals.__doc__ or ""

@@ -36,7 +36,7 @@ def refusal(text: str, passphrase: str | None = None) -> LoginFailed:
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 @pytest.mark.parametrize("passphrase", ["", SECRET])
-def test_a_key_loads_from_each_format_as_text_and_as_base64(
+def test_key_loads_from_each_format_as_text_and_as_base64(
     tmp_path: Path, kind: str, form: str, passphrase: str
 ) -> None:
     path = made(tmp_path / "key", kind, form, passphrase)
@@ -48,7 +48,7 @@ def test_a_key_loads_from_each_format_as_text_and_as_base64(
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_a_missing_and_a_wrong_passphrase_have_different_errors(tmp_path: Path, kind: str, form: str) -> None:
+def test_missing_and_wrong_passphrase_have_different_errors(tmp_path: Path, kind: str, form: str) -> None:
     text = made(tmp_path / "key", kind, form, SECRET).read_text()
     assert refusal(text).message == "the private key has a passphrase, and none is set"
     assert refusal(text, "").message == "the private key has a passphrase, and none is set"
@@ -56,13 +56,13 @@ def test_a_missing_and_a_wrong_passphrase_have_different_errors(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_an_unnecessary_passphrase_is_ignored(tmp_path: Path, kind: str, form: str) -> None:
+def test_unnecessary_passphrase_is_ignored(tmp_path: Path, kind: str, form: str) -> None:
     path = made(tmp_path / "key", kind, form)
     assert PublicKey.of(load_key(path.read_text(), SECRET)).fingerprint == fingerprint_of(path)
 
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
-def test_a_key_without_its_end_or_its_middle_is_damaged(tmp_path: Path, kind: str, form: str) -> None:
+def test_key_without_end_or_middle_is_damaged(tmp_path: Path, kind: str, form: str) -> None:
     lines = made(tmp_path / "key", kind, form).read_text().splitlines()
     assert refusal("\n".join(lines[:-1])).message == "the private key is truncated: its last line is missing"
     without_middle = "\n".join([*lines[:2], *lines[3:]])
@@ -70,7 +70,7 @@ def test_a_key_without_its_end_or_its_middle_is_damaged(tmp_path: Path, kind: st
     assert refusal(f"{lines[0]}\n{lines[-1]}").message == "the private key is damaged or truncated"
 
 
-def test_a_public_key_is_refused_as_such(tmp_path: Path) -> None:
+def test_public_key_is_refused_with_reason(tmp_path: Path) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
         line = public(made(tmp_path / kind, kind))
         for text in (line, base64.b64encode(line.encode()).decode()):
@@ -78,12 +78,12 @@ def test_a_public_key_is_refused_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
-def test_a_dsa_key_is_refused_by_its_name(form: PrivateFormat) -> None:
+def test_dsa_key_is_refused_by_name(form: PrivateFormat) -> None:
     pem = dsa.generate_private_key(1024).private_bytes(Encoding.PEM, form, NoEncryption()).decode()
     assert refusal(pem).message == "the private key is a DSA key, which servers no longer accept"
 
 
-def test_a_key_of_a_type_without_logins_is_refused() -> None:
+def test_key_of_type_without_logins_is_refused() -> None:
     pem = X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     assert refusal(pem).message == "the private key is of a type that SSH servers do not accept"
 
@@ -102,11 +102,11 @@ def test_a_key_of_a_type_without_logins_is_refused() -> None:
         ),
     ],
 )
-def test_a_text_that_is_not_a_key_is_refused(text: str, message: str) -> None:
+def test_text_that_is_no_key_is_refused(text: str, message: str) -> None:
     assert refusal(text).message.startswith(message)
 
 
-def test_a_key_with_lost_line_ends_is_refused_with_the_right_form(tmp_path: Path) -> None:
+def test_key_with_lost_line_ends_is_refused_with_example(tmp_path: Path) -> None:
     text = made(tmp_path / "key").read_text()
     for flat in (text.replace("\n", " "), text.replace("\n", "\\n")):
         error = refusal(flat)
@@ -114,6 +114,6 @@ def test_a_key_with_lost_line_ends_is_refused_with_the_right_form(tmp_path: Path
         assert "base64 -w0" in error.hint
 
 
-def test_credentials_show_nothing_secret() -> None:
+def test_credentials_show_no_secret() -> None:
     shown = repr(Credentials("me", SECRET, "key " + SECRET, SECRET))
     assert shown == "Credentials(username='me')"

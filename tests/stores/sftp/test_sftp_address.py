@@ -29,7 +29,7 @@ from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
         ("/mnt/nas#1", DirectoryAddress(Path("/mnt/nas#1"))),
     ],
 )
-def test_a_url_is_parsed_to_its_address(url: str, address: object) -> None:
+def test_url_is_parsed_to_address(url: str, address: object) -> None:
     assert parse_address(url) == address
 
 
@@ -71,7 +71,7 @@ def test_a_url_is_parsed_to_its_address(url: str, address: object) -> None:
         ("/mnt/../b", "has '..' in it"),
     ],
 )
-def test_an_invalid_url_is_refused_with_reason_and_hint(url: str, message: str) -> None:
+def test_invalid_url_is_refused_with_reason_and_hint(url: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_address(url)
     assert message in refused.value.message
@@ -80,12 +80,12 @@ def test_an_invalid_url_is_refused_with_reason_and_hint(url: str, message: str) 
 
 
 @pytest.mark.parametrize("url", ["sftp://me:hunter2@nas/b", "sftp://me:hunter2@nas:x/b", "ftp://me:hunter2@nas"])
-def test_a_password_in_a_url_is_refused_and_never_shown(url: str) -> None:
+def test_password_in_url_is_refused_and_never_shown(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_address(url)
     assert "hunter2" not in refused.value.message + refused.value.hint
 
 
-def test_a_host_is_written_with_its_port_for_people() -> None:
+def test_host_is_printed_with_port() -> None:
     addresses = [parse_address(url) for url in ("sftp://nas/b", "sftp://[fd00::7]:2222/b")]
     assert [address.where for address in addresses if isinstance(address, SftpAddress)] == ["nas:22", "[fd00::7]:2222"]

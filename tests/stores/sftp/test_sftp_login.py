@@ -92,14 +92,14 @@ def agent_with(directory: Path, *keys: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
-def test_a_key_logs_in(sshd: Starter, tmp_path: Path, kind: str) -> None:
+def test_key_logs_in(sshd: Starter, tmp_path: Path, kind: str) -> None:
     key = keygen(tmp_path / "key", kind)
     with sshd() as server:
         server.authorize(key)
         assert_logs_in(server, credentials(server, key))
 
 
-def test_a_key_with_a_passphrase_logs_in(sshd: Starter, tmp_path: Path) -> None:
+def test_key_with_passphrase_logs_in(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key", passphrase="open sesame")
     with sshd() as server:
         server.authorize(key)
@@ -107,7 +107,7 @@ def test_a_key_with_a_passphrase_logs_in(sshd: Starter, tmp_path: Path) -> None:
         assert "has a passphrase" in refused(server, credentials(server, key)).message
 
 
-def test_a_refused_key_is_named_with_the_user_and_what_the_server_allows(sshd: Starter, tmp_path: Path) -> None:
+def test_refused_key_is_named_with_user_and_methods_of_server(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd("PasswordAuthentication no", "KbdInteractiveAuthentication no") as server:
         server.authorize(keygen(tmp_path / "other"))
@@ -119,7 +119,7 @@ def test_a_refused_key_is_named_with_the_user_and_what_the_server_allows(sshd: S
     assert "authorized_keys" in failed.hint
 
 
-def test_a_user_who_does_not_exist_is_refused_like_any_other(sshd: Starter, tmp_path: Path) -> None:
+def test_unknown_user_is_refused_like_any_other(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server:
         server.authorize(key)
@@ -129,7 +129,7 @@ def test_a_user_who_does_not_exist_is_refused_like_any_other(sshd: Starter, tmp_
 
 
 @pytest.mark.root
-def test_a_password_logs_in_and_a_wrong_one_is_refused(sshd: Starter) -> None:
+def test_password_logs_in_and_wrong_one_is_refused(sshd: Starter) -> None:
     with sshd(passwords=True) as server:
         assert_logs_in(server, credentials(server, password=PASSWORD))
         failed = refused(server, credentials(server, password="wrong-password"))
@@ -140,14 +140,14 @@ def test_a_password_logs_in_and_a_wrong_one_is_refused(sshd: Starter) -> None:
 
 
 @pytest.mark.root
-def test_a_password_where_only_keys_are_allowed_says_so(sshd: Starter) -> None:
+def test_password_where_only_keys_are_allowed_is_refused_with_reason(sshd: Starter) -> None:
     with sshd("PasswordAuthentication no", "KbdInteractiveAuthentication no", passwords=True) as server:
         failed = refused(server, credentials(server, password=PASSWORD))
     assert failed.message == "the server refuses the login of backupd-there with the password; it allows publickey"
 
 
 @pytest.mark.root
-def test_a_password_in_a_dialogue_logs_in(sshd: Starter) -> None:
+def test_password_in_dialogue_logs_in(sshd: Starter) -> None:
     with sshd("UsePAM yes", "PasswordAuthentication no", "KbdInteractiveAuthentication yes", passwords=True) as server:
         assert_logs_in(server, credentials(server, password=PASSWORD))
         failed = refused(server, credentials(server, password="wrong-password"))
@@ -156,21 +156,21 @@ def test_a_password_in_a_dialogue_logs_in(sshd: Starter) -> None:
 
 
 @pytest.mark.root
-def test_the_password_is_tried_after_a_key_that_is_refused(sshd: Starter, tmp_path: Path) -> None:
+def test_password_is_tried_after_refused_key(sshd: Starter, tmp_path: Path) -> None:
     with sshd(passwords=True) as server:
         assert_logs_in(server, credentials(server, keygen(tmp_path / "key"), PASSWORD))
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("methods", ["publickey,password", "password,publickey"])
-def test_a_server_that_wants_key_and_password_gets_both(sshd: Starter, tmp_path: Path, methods: str) -> None:
+def test_server_that_requires_key_and_password_gets_both(sshd: Starter, tmp_path: Path, methods: str) -> None:
     key = keygen(tmp_path / "key")
     with sshd(f"AuthenticationMethods {methods}", passwords=True) as server:
         server.authorize(key)
         assert_logs_in(server, credentials(server, key, PASSWORD))
 
 
-def test_a_server_that_wants_more_than_the_key_says_so(sshd: Starter, tmp_path: Path) -> None:
+def test_server_that_requires_more_than_key_is_reported(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd("AuthenticationMethods publickey,password", "PermitRootLogin yes") as server:
         server.authorize(key)
@@ -180,14 +180,14 @@ def test_a_server_that_wants_more_than_the_key_says_so(sshd: Starter, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
-def test_without_key_and_password_the_agent_is_asked(sshd: Starter, tmp_path: Path, kind: str) -> None:
+def test_agent_is_asked_without_key_and_password(sshd: Starter, tmp_path: Path, kind: str) -> None:
     key = keygen(tmp_path / "key", kind)
     with sshd() as server, agent_with(tmp_path, keygen(tmp_path / "other"), key):
         server.authorize(key)
         assert_logs_in(server, credentials(server))
 
 
-def test_the_keys_of_an_agent_that_are_refused_are_all_named(sshd: Starter, tmp_path: Path) -> None:
+def test_refused_keys_of_agent_are_all_named(sshd: Starter, tmp_path: Path) -> None:
     keys = [keygen(tmp_path / name) for name in ("one", "two")]
     with sshd() as server, agent_with(tmp_path, *keys):
         server.authorize(keygen(tmp_path / "three"))
@@ -195,7 +195,7 @@ def test_the_keys_of_an_agent_that_are_refused_are_all_named(sshd: Starter, tmp_
     assert all(f"the agent's key ssh-ed25519 {fingerprint_of(key)}" in failed.message for key in keys)
 
 
-def test_more_keys_than_the_server_allows_are_a_refusal_not_a_network_error(sshd: Starter, tmp_path: Path) -> None:
+def test_more_keys_than_server_allows_are_refusal_and_not_network_error(sshd: Starter, tmp_path: Path) -> None:
     keys = [keygen(tmp_path / name) for name in ("one", "two", "three")]
     with sshd("MaxAuthTries 2") as server, agent_with(tmp_path, *keys):
         server.authorize(keys[2])
@@ -203,7 +203,7 @@ def test_more_keys_than_the_server_allows_are_a_refusal_not_a_network_error(sshd
     assert failed.message.endswith("; then it closed the connection")
 
 
-def test_without_agent_key_and_password_the_login_fails(sshd: Starter, tmp_path: Path) -> None:
+def test_login_without_agent_key_and_password_fails(sshd: Starter, tmp_path: Path) -> None:
     with sshd() as server, pytest.MonkeyPatch.context() as patch:
         message = f"no key and no password are configured to log in as {server.user}"
         assert refused(server, credentials(server)).message == message
@@ -215,7 +215,7 @@ def test_without_agent_key_and_password_the_login_fails(sshd: Starter, tmp_path:
             assert refused(server, credentials(server)).message == message
 
 
-def test_a_silent_agent_is_an_error_after_the_timeout(sshd: Starter, tmp_path: Path) -> None:
+def test_silent_agent_is_error_after_timeout(sshd: Starter, tmp_path: Path) -> None:
     with sshd() as server, agent_with(tmp_path, keygen(tmp_path / "key")) as pid, connection(server) as transport:
         transport.auth_timeout = 0.5
         os.kill(pid, signal.SIGSTOP)
@@ -223,7 +223,7 @@ def test_a_silent_agent_is_an_error_after_the_timeout(sshd: Starter, tmp_path: P
             log_in(transport, credentials(server))
 
 
-def test_an_agent_that_does_not_sign_is_not_a_refusal_of_the_server(sshd: Starter, tmp_path: Path) -> None:
+def test_agent_that_does_not_sign_is_not_refusal_of_server(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server, agent_with(tmp_path), connection(server) as transport:
         server.authorize(key)
@@ -233,7 +233,7 @@ def test_an_agent_that_does_not_sign_is_not_a_refusal_of_the_server(sshd: Starte
             log_in(transport, credentials(server))
 
 
-def test_a_connection_closed_during_the_login_is_unreachable(sshd: Starter, tmp_path: Path) -> None:
+def test_connection_closed_during_login_is_unreachable(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server, connection(server) as transport:
         transport.sock.shutdown(socket.SHUT_RDWR)
@@ -279,7 +279,7 @@ def peculiar(host_key: Path, server: _Peculiar, *, tells: bool = True) -> Iterat
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_an_rsa_key_where_only_sha1_is_known_says_that(tmp_path: Path, tells: bool) -> None:
+def test_rsa_key_where_only_sha1_is_known_is_explained(tmp_path: Path, tells: bool) -> None:
     key = keygen(tmp_path / "key", "rsa")
     with peculiar(key, _Peculiar(), tells=tells) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", None, key.read_text()))
@@ -287,7 +287,7 @@ def test_an_rsa_key_where_only_sha1_is_known_says_that(tmp_path: Path, tells: bo
     assert "ed25519 key" in failed.value.hint
 
 
-def test_a_second_question_gets_no_password_and_is_in_the_error(tmp_path: Path) -> None:
+def test_second_question_gets_no_password_and_is_in_error(tmp_path: Path) -> None:
     server = _Peculiar("Password: ", "Verification code:\x1b[2J")
     with peculiar(keygen(tmp_path / "key", "rsa"), server) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", PASSWORD))
@@ -299,7 +299,7 @@ def test_a_second_question_gets_no_password_and_is_in_the_error(tmp_path: Path) 
     assert "use a key" in failed.value.hint
 
 
-def test_a_password_that_is_asked_for_again_is_wrong(tmp_path: Path) -> None:
+def test_password_that_is_asked_for_again_is_wrong(tmp_path: Path) -> None:
     server = _Peculiar("Password: ", "Password: ")
     with peculiar(keygen(tmp_path / "key", "rsa"), server) as transport, pytest.raises(LoginFailed) as failed:
         log_in(transport, Credentials("me", "wrong-password"))
@@ -307,7 +307,7 @@ def test_a_password_that_is_asked_for_again_is_wrong(tmp_path: Path) -> None:
     assert "it asks" not in failed.value.message
 
 
-def test_a_login_that_is_never_answered_ends_at_the_timeout(sshd: Starter, tmp_path: Path) -> None:
+def test_unanswered_login_ends_at_timeout(sshd: Starter, tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     with sshd() as server, connection(server) as transport:
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()

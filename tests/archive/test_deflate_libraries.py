@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from backupd.archive import raw_deflate
+from backupd.archive import gzip_member
 
 PIECES = [b"", b"a", b"a" * 100_000, random.Random(1).randbytes(70_000), bytes(range(256)) * 500]
 
@@ -19,7 +19,7 @@ def by_zlib(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module as it is on a machine without the package deflate."""
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "deflate", None)
-        specification = importlib.util.spec_from_file_location("raw_deflate_by_zlib", raw_deflate.__file__)
+        specification = importlib.util.spec_from_file_location("gzip_member_by_zlib", gzip_member.__file__)
         assert specification is not None
         assert specification.loader is not None
         module = importlib.util.module_from_spec(specification)
@@ -30,23 +30,23 @@ def by_zlib(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize("piece", PIECES, ids=len)
 @pytest.mark.parametrize("level", [5, 7, 12])
-def test_what_one_library_compresses_both_decompress(by_zlib: ModuleType, piece: bytes, level: int) -> None:
-    for packer in (by_zlib, raw_deflate):
-        for unpacker in (by_zlib, raw_deflate):
+def test_data_of_one_deflate_library_is_decompressed_by_both(by_zlib: ModuleType, piece: bytes, level: int) -> None:
+    for packer in (by_zlib, gzip_member):
+        for unpacker in (by_zlib, gzip_member):
             assert unpacker.decompress(packer.compress(piece, level), max(len(piece), 1)) == piece
-    assert by_zlib.crc32(piece) == raw_deflate.crc32(piece)
+    assert by_zlib.crc32(piece) == gzip_member.crc32(piece)
 
 
 @pytest.mark.parametrize("piece", [piece for piece in PIECES if len(piece) > 1], ids=len)
-def test_damaged_cut_or_too_long_data_are_refused_by_both(by_zlib: ModuleType, piece: bytes) -> None:
-    body = raw_deflate.compress(piece, 6)
-    for module in (by_zlib, raw_deflate):
+def test_damaged_truncated_or_extended_data_is_refused_by_both_libraries(by_zlib: ModuleType, piece: bytes) -> None:
+    body = gzip_member.compress(piece, 6)
+    for module in (by_zlib, gzip_member):
         for damaged, most_bytes in ((body[:-1], len(piece)), (body, len(piece) - 1), (b"\xff" * 50, len(piece))):
             with pytest.raises(ValueError, match=r"."):
                 module.decompress(damaged, most_bytes)
 
 
-def test_backup_without_deflate_is_verified_and_gunzip_restores_it(tmp_path: Path) -> None:
+def test_backup_without_deflate_library_is_verified_and_restored_by_gunzip(tmp_path: Path) -> None:
     database = tmp_path / "tasks.db"
     subprocess.run(["sqlite3", database, "CREATE TABLE task(id); INSERT INTO task VALUES (42)"], check=True)
     without = "import sys; sys.modules['deflate'] = None; from backupd.__main__ import main; main()"
