@@ -1,16 +1,13 @@
 """Each documented start of the container, as it is written: the page opens with the token, also after a restart."""
 
-import base64
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.containers import Container, ContainerLab, docker, docker_program, wait_until
+from support.containers import Container, ContainerLab, docker, docker_program, open_page, wait_until
 from support.documents import blocks_run_by, renamed, run_commands
 
 README, CONTAINER = "README.md", "docs/container.md"
@@ -32,18 +29,10 @@ class Host:
         return run_commands(renamed(block.commands, {**self.names, **names}), self.environ, self.directory).out
 
     def page(self, token: str) -> tuple[int, str]:
-        """Return status and body of the page as the host sees it, with `token` as password; 0 without an answer."""
+        """Return status and body of the page as the host sees it, with `token` as password."""
         address = docker("port", self.backupd.name, "8080").out.strip()
         assert address.startswith("127.0.0.1:")
-        password = base64.b64encode(f"operator:{token}".encode()).decode()
-        asked = urllib.request.Request(f"http://{address}/", headers={"Authorization": f"Basic {password}"})
-        try:
-            with urllib.request.urlopen(asked, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-        except OSError:
-            return 0, ""
+        return open_page(address, token)
 
     def assert_page_opens(self, token: str) -> None:
         """Wait for the page; only the token opens it."""

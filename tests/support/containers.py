@@ -1,9 +1,12 @@
 """Real containers: an engine, what a test starts in it, and nothing of that left afterwards."""
 
+import base64
 import os
 import shutil
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,6 +59,19 @@ def docker(
     )
     assert not check or done.returncode == 0, f"docker {' '.join(map(str, arguments))}: {done.stderr}"
     return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+def open_page(address: str, token: str) -> tuple[int, str]:
+    """Ask for the page at HOST:PORT with `token` as password; return status and body, 0 where nothing answers."""
+    password = base64.b64encode(f"operator:{token}".encode()).decode()
+    asked = urllib.request.Request(f"http://{address}/", headers={"Authorization": f"Basic {password}"})
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
 
 
 def no_engine() -> str | None:
