@@ -1,7 +1,8 @@
-"""Sizes, durations and foreign text for people: one format everywhere."""
+"""Sizes, durations, times and foreign text for people: one format everywhere."""
 
 import re
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta, tzinfo
 
 _UNITS = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 72))
 _DAY_S = 86400
@@ -60,6 +61,13 @@ def written_span(span: timedelta) -> str:
         if seconds % length_s == 0 and seconds >= at_least_s:
             return f"{seconds // length_s}{unit}"
     return f"{seconds}s"
+
+
+def local_time(at: datetime, zone: tzinfo, *, seconds: bool = False) -> str:
+    """Return a time in `zone` with the short name of the zone, to the minute or second: `2026-11-25 05:00 CET`."""
+    with suppress(OverflowError):  # the last hours of the year 9999, which only a forged log line contains
+        at = at.astimezone(zone)
+    return f"{at:%F %T %Z}" if seconds else f"{at:%F %H:%M %Z}"
 
 
 def counted(number: int, noun: str) -> str:

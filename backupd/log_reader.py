@@ -8,11 +8,11 @@ import select
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Final, Self
 
-from backupd.formatting import printable
+from backupd.formatting import local_time, printable
 from backupd.system.small_file import open_regular
 
 LEVELS: Final = ("info", "warning", "error")
@@ -25,7 +25,7 @@ _POLL_S: Final = 0.25
 _MAX_SHOWN: Final = 4000
 _NUMBERS: Final = logging.getLevelNamesMapping()
 _UNREADABLE: Final = logging.WARNING  # cut off, or written by another program: an operator should see it
-_NO_TIME: Final = "????-??-?? ??:??:??Z"
+_NO_TIME: Final = "????-??-?? ??:??:?? ???"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class LogLine:
         """Return the JSON object as it is in the file, with control characters escaped."""
         return self.raw if self.raw.isprintable() else json.dumps(self.facts)
 
-    def as_text(self) -> str:
-        """Return time in UTC, level, message and what to do, in one line without control characters."""
+    def as_text(self, zone: tzinfo = UTC) -> str:
+        """Return time in `zone`, level, message and what to do, in one line without control characters."""
         hint = (self.facts or {}).get("backupd.hint")
         step = f" | what to do: {hint}" if isinstance(hint, str) and hint else ""
-        time = _NO_TIME if self.at is None else f"{self.at:%F %TZ}"
+        time = _NO_TIME if self.at is None else local_time(self.at, zone, seconds=True)
         return f"{time} {_shown(self.level or '?'):<7} {_shown(self.message + step)}"
 
 

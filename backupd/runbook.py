@@ -19,6 +19,7 @@ Topic = Literal[
     "never-succeeded",
     "clock-wrong",
     "runs-failing",
+    "runs-degraded",
     "generation-damaged",
     "free-space",
     "undelivered",

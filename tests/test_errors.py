@@ -1,4 +1,4 @@
-"""Each error that backupd foresees has a class of its own, an exit code and a kind, and the documents list them."""
+"""Each foreseen error has its own class, an exit code and a kind, and the documents list them."""
 
 import ast
 import re

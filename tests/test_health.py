@@ -1,4 +1,4 @@
-"""How health is judged and told: each problem with its severity, the limits, and what strangers may read."""
+"""Health: each problem with its severity, the limits, and the public text."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -301,7 +301,7 @@ def test_limit_is_longest_gap_plus_twelfth_but_at_least_two_hours(text: str, nam
 @pytest.mark.parametrize("text", ["04:00", "sun 02:30", "0 6 L * *", "0 */8 * * *"])
 @pytest.mark.parametrize("name", ["Australia/Lord_Howe", "Antarctica/Troll"])
 def test_backup_one_hour_late_is_within_limit(text: str, name: str) -> None:
-    """Also when the clocks go back: whoever does all by schedule is not called unwell."""
+    """Also when the clocks go back: backups by schedule are always within the limit."""
     schedule = Schedule.parse(text, ZoneInfo(name))
     limit = health_limit(schedule, NOW).total_seconds()
     at = schedule.latest(NOW)

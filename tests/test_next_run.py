@@ -1,4 +1,4 @@
-"""When a task runs next: one success for each due time, through downtime, crashes, failures and clocks that jump."""
+"""When a task runs next: one success for each due time, through downtime, crashes, failures and clock changes."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

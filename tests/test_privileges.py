@@ -1,4 +1,4 @@
-"""Whom to run as: decided from PUID, PGID, and the owners of the databases."""
+"""Which user to run as, decided from PUID, PGID and the owners of the databases."""
 
 import os
 from pathlib import Path

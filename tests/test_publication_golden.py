@@ -1,6 +1,6 @@
-"""What is decided about typical and odd copies, pinned by golden files.
+"""Publication decisions about typical and odd copies, pinned by golden files.
 
-After a change that is meant, write the golden files anew and read the difference, line by line:
+After an intended change, write the golden files again and read the difference, line by line:
 
     python tests/test_publication_golden.py --write-golden && git diff tests/golden/publication
 """

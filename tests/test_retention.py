@@ -1,4 +1,4 @@
-"""What retention promises, one promise at a time."""
+"""The rules of retention, one at a time."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,6 +1,6 @@
-"""What retention decides about typical and odd histories, pinned by golden files.
+"""Retention decisions about typical and odd histories, pinned by golden files.
 
-After a change that is meant, write the golden files anew and read the difference, line by line:
+After an intended change, write the golden files again and read the difference, line by line:
 
     python tests/test_retention_golden.py --write-golden && git diff tests/golden/retention
 """
@@ -227,7 +227,7 @@ def as_text(case: Case) -> str:
 
 
 def write_golden() -> None:
-    """Write each golden file anew, and take away those without a case."""
+    """Write all golden files again, and remove those without a case."""
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for path in GOLDEN.glob("*.txt"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""What retention promises of any history: drawn by hypothesis, held against second opinions."""
+"""Properties of retention for any history, drawn by hypothesis and compared with independent calculations."""
 
 from collections.abc import Callable
 from dataclasses import astuple, replace
@@ -95,7 +95,7 @@ def in_window(case: Case) -> set[str]:
 
 
 def pin_some(case: Case, random: Random) -> Case:
-    """Return `case` with some of its generations pinned: for ever, or until some day between the oldest and now."""
+    """Return `case` with some of its generations pinned: permanently, or until some day between the oldest and now."""
     chosen = [g for g in case.generations if random.random() < 0.3]
     ends = [None, *(NOW - n * DAY for n in (0, 1, 30, 300))]
     return replace(case, pins={key: pin for g in chosen for key, pin in pinned(g, random.choice(ends)).items()})

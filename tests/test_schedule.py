@@ -1,4 +1,4 @@
-"""What can be written as a schedule, when it is due, and how long that can take."""
+"""Valid schedules, their due times, and the longest gap between them."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo

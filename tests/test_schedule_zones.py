@@ -1,4 +1,4 @@
-"""One backup on each due day, whatever the clocks do: five years of each zone, and the hours around their changes."""
+"""One backup on each due day through all clock changes: five years of each zone, and the hours around changes."""
 
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""Nothing outside system/ opens, removes or gives away files by path where somebody else may write."""
+"""Only system/ opens, removes or changes the owner of files by path where other users may write."""
 
 import ast
 from pathlib import Path

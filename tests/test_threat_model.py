@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and every file of attacks; the pages to begin with point there."""
+"""docs/threat-model.md names existing tests and every file in tests/hostile; the first pages link to it."""
 
 import ast
 import re

@@ -15,9 +15,12 @@ from backupd.notifications.deploy import App
 from backupd.notifications.message import Channel, parse_channels
 from backupd.pings import DAILY, Monitor
 from backupd.schedule import Schedule
+from backupd.system.container import host_name
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor import Finding
 from backupd.tasks.freshness import read_health_facts
+
+_MOST_NAMES = 3
 
 
 def notification_options(config: Config) -> NotificationOptions:
@@ -56,6 +59,15 @@ def require_usable_channels(config: Config) -> None:
 def message_name(config: Config) -> str:
     """Return the name of this backupd in messages."""
     return config.notify.name or ", ".join(config.sources)
+
+
+def page_name(config: Config) -> str:
+    """Return the name of this backupd on its page: as in messages, or its first sources and the name of the host."""
+    if config.notify.name:
+        return config.notify.name
+    names, host = list(config.sources), host_name()
+    more = f" + {len(names) - _MOST_NAMES}" if len(names) > _MOST_NAMES else ""
+    return f"{', '.join(names[:_MOST_NAMES])}{more}{f' · {host}' if host else ''}"
 
 
 def try_notifications(config: Config, context: TaskContext) -> Iterator[Finding]:

@@ -139,10 +139,11 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         )
     if config.drill.checks_app:
         yield from check_drill_setup(drill_request(config, config.drill.source or next(iter(config.sources))))
+    zone = ZoneInfo(config.schedule.timezone)
     if config.notify.urls:
-        yield from examine_messages(next(iter(config.sources)), context)
+        yield from examine_messages(next(iter(config.sources)), context, zone)
     if config.pings:
-        yield from examine_pings(config.pings, context)
+        yield from examine_pings(config.pings, context, zone)
 
 
 def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool) -> None:

@@ -38,12 +38,13 @@ _TAIL: Final = 10  # as tail(1) shows before it follows
 def log_command(
     config: Config, since: str | None, level: str, most: int | None, *, follow: bool, as_json: bool
 ) -> None:
-    """Show time in UTC, level, what happened, and what to do.
+    """Show local time, level, what happened, and what to do.
 
     A line that cannot be parsed is shown with a question mark. --json prints the lines of the file unchanged, without
     those. --follow goes on when logrotate renames the file, until Ctrl-C.
     """
-    earliest = None if since is None else _time(since, datetime.now(UTC), ZoneInfo(config.schedule.timezone))
+    zone = ZoneInfo(config.schedule.timezone)
+    earliest = None if since is None else _time(since, datetime.now(UTC), zone)
     context = open_context(config, writing=False)
     require_mounted(context)
     path = context.store.directory / LOG_NAME
@@ -55,7 +56,7 @@ def log_command(
             follow_lines(path, wait=partial(wait_for_more, sys.stdout.fileno())) if follow else read_all_lines(path)
         )
         for lines in _chosen(batches, wanted, most):
-            _print(lines, as_json=as_json)
+            _print(lines, zone, as_json=as_json)
     except FileNotFoundError as error:
         raise LogMissing(f"there is no {path}", "the first run creates it; --follow waits for it") from error
     except KeyboardInterrupt:
@@ -102,15 +103,17 @@ def _chosen(batches: Iterator[list[bytes]], wanted: _Filter, most: int | None) -
         yield wanted.select(batch)
 
 
-def _print(lines: list[LogLine], *, as_json: bool) -> None:
-    texts = [line.as_json() for line in lines if line.facts is not None] if as_json else map(_coloured, lines)
+def _print(lines: list[LogLine], zone: ZoneInfo, *, as_json: bool) -> None:
+    texts = [
+        line.as_json() if as_json else _coloured(line, zone) for line in lines if line.facts is not None or not as_json
+    ]
     if text := "\n".join(texts):
         output.echo(text)
 
 
-def _coloured(line: LogLine) -> str:
-    colour = _COLOURS.get(line.level)
-    return click.style(line.as_text(), fg=colour) if colour else line.as_text()
+def _coloured(line: LogLine, zone: ZoneInfo) -> str:
+    text, colour = line.as_text(zone), _COLOURS.get(line.level)
+    return click.style(text, fg=colour) if colour else text
 
 
 def _time(text: str, now: datetime, zone: ZoneInfo) -> datetime:

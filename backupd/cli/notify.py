@@ -1,6 +1,7 @@
 """`backupd notify`."""
 
 import sys
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -10,7 +11,7 @@ from backupd.cli.common import all_secrets, command, open_context
 from backupd.cli.output import echo, print_hint, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
-from backupd.formatting import printable
+from backupd.formatting import local_time, printable
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.tasks.context import TaskContext
@@ -65,13 +66,14 @@ def _print_delivery(config: Config, context: TaskContext, *, as_json: bool) -> N
             }
         )
         return
+    zone = ZoneInfo(config.schedule.timezone)
     echo(f"channels  {', '.join(names) or 'none'}")
-    echo(f"accepted  {f'{last_at:%F %T} UTC' if last_at else 'never'}")
+    echo(f"accepted  {local_time(last_at, zone) if last_at else 'never'}")
     if refused and refused.notified_at:
-        echo(printable(f"refused   {refused.notified_at:%F %T} UTC: {refused.value}"))
+        echo(printable(f"refused   {local_time(refused.notified_at, zone)}: {refused.value}"))
     for message in state.outbox:
-        waiting = f"since {message.made_at:%F %T} UTC, {message.attempts} attempts: {message.title}"
+        waiting = f"since {local_time(message.made_at, zone)}, {message.attempts} attempts: {message.title}"
         echo(printable(f"waiting   {waiting}"))
     for ping in pings:
-        last = f"; last failure {ping.failed_at:%F %T} UTC: {ping.reason}" if ping.failed_at else ""
+        last = f"; last failure {local_time(ping.failed_at, zone)}: {ping.reason}" if ping.failed_at else ""
         echo(printable(f"pings     {ping}: {ping.accepted} accepted, {ping.failed} failed{last}"))

@@ -15,7 +15,7 @@ import click
 
 from backupd.cli.table import TextTable
 from backupd.errors import BackupdError
-from backupd.formatting import human_bytes, printable
+from backupd.formatting import human_bytes, local_time, printable
 from backupd.masking import Mask
 from backupd.model import NoProgress, Progress
 from backupd.report import AnyReport
@@ -121,8 +121,8 @@ def time_text(at: datetime, zone: str) -> str:
 
 
 def minute_text(at: datetime, zone: str) -> str:
-    """Return the minute of a time in `zone` with the short name of the zone: `2026-11-25 05:00 CET`."""
-    return f"{at.astimezone(ZoneInfo(zone)):%F %H:%M %Z}"
+    """Return the minute of a time in `zone`."""
+    return local_time(at, ZoneInfo(zone))
 
 
 def print_restored(result: RestoreResult, zone: str, *, as_json: bool, planned: bool = False) -> None:

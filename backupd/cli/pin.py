@@ -4,7 +4,7 @@ import click
 
 from backupd.cli import complete
 from backupd.cli.common import command, label_option, open_context, opened, require_store, store_option
-from backupd.cli.output import echo, print_json
+from backupd.cli.output import echo, minute_text, print_json
 from backupd.config import Config
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -36,7 +36,7 @@ def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: 
         print_json([{"id": pin.generation, **pin_facts(pin)} for pin in pins])
         return
     for pin in pins:
-        echo(f"{pin.generation}: {pin_text(pin)}")
+        echo(f"{pin.generation}: {pin_text(pin, config.schedule.timezone)}")
 
 
 @command("unpin", "backupd unpin tasks-20261123-0400", {75: ""})
@@ -71,7 +71,7 @@ def pin_facts(pin: Pin | None) -> dict[str, object]:
     }
 
 
-def pin_text(pin: Pin) -> str:
+def pin_text(pin: Pin, zone: str) -> str:
     """Return how long a generation is pinned, and why."""
-    until = f"{pin.until:%F %T} UTC" if pin.until else "released"
+    until = f"{minute_text(pin.until, zone)}" if pin.until else "released"
     return printable(f"pinned until {until}: {pin.reason}{f' ({pin.label})' if pin.label else ''}")

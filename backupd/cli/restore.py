@@ -210,7 +210,7 @@ def _choose(
         return manifest, ""
     if manifest.source in config.sources:
         require_same_database(manifest, inventory, config.sources[manifest.source].path)
-    return manifest, require_newest(manifest, inventory, accept, chosen.at)
+    return manifest, require_newest(manifest, inventory, accept, chosen.at, ZoneInfo(config.schedule.timezone))
 
 
 def _nothing_here(directory: Path, source: str | None, config: Config) -> GenerationMissing:
@@ -311,7 +311,8 @@ def _undo(
     safety = entry.record.safety
     if online and safety is None:
         hint = f"without --online: {STOP_THE_APP}"
-        raise TargetRefused(f"the restore at {entry.restored_at:%F %T} UTC kept the old database as a file", hint)
+        at = output.minute_text(entry.restored_at, config.schedule.timezone)
+        raise TargetRefused(f"the restore at {at} kept the old database as a file", hint)
     online = safety is not None and (online or is_in_use(request))
     if not quiet:
         _print_undo(entry, config, online=online, dry_run=request.dry_run)
@@ -339,16 +340,17 @@ def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run
 
 
 def _parse_time(text: str, zone: ZoneInfo) -> datetime:
-    """Return the last instant of a time, in UTC: a date means its whole day, a time without seconds its minute.
+    """Return the last instant of a time, in `zone`: a date means its whole day, a time without seconds its minute.
 
     A time without a zone is in `zone`. Raises UsageError.
     """
     try:
         at = _last_instant(text)
         if at.tzinfo:
-            return at.astimezone(UTC)
+            return at.astimezone(zone)
         local = at.replace(tzinfo=zone)
-        return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
+        last = max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))  # a clock set back shows it twice
+        return last.astimezone(zone)
     except (ValueError, OverflowError):  # the years 1 and 9999 may lie outside the calendar in UTC
         hint = 'write it like "2026-11-20 14:00" (or with a zone, +01:00)'
         raise UsageError(f"{text!r} is not a time", hint) from None

@@ -51,7 +51,7 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
         return
     _print(manifest, config.schedule.timezone)
     if pin is not None:
-        echo(f"{'kept':<15} {pin_text(pin)}")
+        echo(f"{'kept':<15} {pin_text(pin, config.schedule.timezone)}")
     _print_history(history, config.schedule.timezone)
 
 

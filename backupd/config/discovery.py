@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import ManifestInvalid
+from backupd.errors import ConfigError, ManifestInvalid
 from backupd.model import MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.sqlite.discovery import find_database, is_directory, rights_of_owner
+from backupd.sqlite.discovery import RESPONDS_S, app_files, find_database, is_directory
 from backupd.system.directory import Directory
+from backupd.system.owners import rights_of_owner
 
 _MOST_MANIFESTS: Final = 100
 
@@ -33,7 +34,7 @@ class Discovery:
     def of(cls, table: Mapping[str, Any], found_in: Path | None, backups: Path | None) -> Self | None:
         """Return the discovery of the only source in `table`, whose name comes from the file if it was `found_in` one.
 
-        None where it names no directory, or where there are several sources.
+        None where it names no directory, or where there are several sources. Raises ConfigError.
         """
         sources = table.get("sources")
         if not isinstance(sources, Mapping) or len(sources) != 1:
@@ -44,7 +45,8 @@ class Discovery:
             return None
         if found_in is not None:
             return cls(found_in, name, Path(path), named=False)
-        return cls(Path(path), name, chosen_database(Path(path), backups)) if is_directory(Path(path)) else None
+        database = database_below(Path(path), backups)
+        return cls(Path(path), name, database) if database else None
 
     @property
     def complete(self) -> bool:
@@ -59,16 +61,25 @@ class Discovery:
         return replace(self, database=database, source=self.source if self.named else source_name(database))
 
 
-def chosen_database(directory: Path, backups: Path | None) -> Path:
-    """Return the database below `directory` that is backed up; `directory` itself where none can be chosen.
+def database_below(directory: Path, backups: Path | None) -> Path | None:
+    """Return the database below `directory` that is backed up; None where that is a file or missing.
 
     It is the only one; else, or where that has no generation in `backups` (by default those in `directory`) and another
-    one below has, the one of the newest generation: a choice does not change when files come and go.
+    one below has, the one of the newest generation: a choice does not change when files come and go. It is `directory`
+    itself where none can be chosen, also because its mount does not respond: that is looked at again. Raises
+    ConfigError where the backups are on that mount too.
     """
-    found = find_database(directory)
-    real = os.path.realpath(directory)
+    seen = is_directory(directory)
+    if seen is None and backups is None:
+        what = f"{directory} does not respond within {RESPONDS_S:.0f} s"
+        hint = "check the disk or server of its mount (dmesg); with BACKUPD_BACKUPS_DIR elsewhere, backups can be used"
+        raise ConfigError(what, hint)
+    if seen is False:
+        return None
+    files = app_files(directory) if seen else None
+    found, real = (files.only, files.real) if files else (None, os.fspath(directory))
     before = tuple(_databases_of(backups or directory / "backups", Path(real)))
-    if before and (found is None or Path(os.path.realpath(found)) not in before):
+    if before and (found is None or real / found.relative_to(directory) not in before):
         return directory / before[0].relative_to(real)
     return found or directory
 

@@ -13,13 +13,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from backupd.config.discovery import chosen_database, source_name
+from backupd.config.discovery import database_below, source_name
 from backupd.config.kinds import absolute_path
 from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 from backupd.formatting import printable
 from backupd.model import is_source_name
-from backupd.sqlite.discovery import is_directory
 from backupd.system.small_file import read_small_file
 
 PREFIX = "BACKUPD_"
@@ -108,7 +107,7 @@ def read_environment(
     Relative paths start at `directory`; generations are in `backups`, unless that is the default. `names` are the
     pairs (section, name) that a file has chosen: BACKUPD_SOURCES__MY_APP__METHOD means the source "My-App" where
     there is one. Reads the files that `…_FILE` variables name; service links of Kubernetes and Docker are ignored.
-    Raises nothing.
+    Raises ConfigError where the mount of a database does not respond; other problems are in the result.
     """
     known = set(names)
     found: dict[KeyPath, Setting] = {}
@@ -152,15 +151,15 @@ def _setting(
 
 def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None) -> Setting:
     named = absolute_path(value, directory)
-    found_in = named if is_directory(Path(named)) else ""
-    database = str(chosen_database(Path(named), backups)) if found_in else named
+    found = database_below(Path(named), backups)
+    database = str(found or named)
     source = source_name(Path(database))
     if not is_source_name(source):
         raise _Unusable("its file name gives no valid source name: set path under [sources.NAME] in a file")
     same = [other for section, other in known if section == "sources" and other.lower() == source.lower()]
     source = same[0] if len(same) == 1 else source
     known.add(("sources", source))
-    return Setting(name, ("sources", source, "path"), database, found_in)
+    return Setting(name, ("sources", source, "path"), database, named if found else "")
 
 
 def _resolve(name: str) -> tuple[Key, KeyPath, bool]:

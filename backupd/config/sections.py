@@ -307,7 +307,9 @@ class NotifySection(Table):
         examples=[["ntfy://my-topic"]],
     )
     name: kinds.Text | None = Field(
-        None, description="Name of this backupd in messages; unset: its sources.", examples=["shop on server 3"]
+        None,
+        description="Name of this backupd in messages and on its page; unset: its sources.",
+        examples=["shop on server 3"],
     )
     digest: kinds.When | None = Field(
         None, description="When to send a summary, healthy or not; unset: never.", examples=["mon 08:00"]

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
-from backupd.bootstrap.notifications import notification_options
+from backupd.bootstrap.notifications import notification_options, page_name
 from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
@@ -28,7 +28,9 @@ from backupd.privileges import (
 )
 from backupd.status.current import StatusScope, read_status
 from backupd.status.history import StatusService
+from backupd.status.model import Instance
 from backupd.status.text import status_lines
+from backupd.system.container import exec_prefix
 from backupd.tasks.context import TaskContext
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
@@ -50,7 +52,13 @@ def serve(config: Config) -> NoReturn:
     context = daemon_context(config, sys.stdout)
     run_ended = threading.Event()
     scope = StatusScope(
-        planned_tasks(config), limits(config), retention_rule(config), config.pings, context, context.clock()
+        planned_tasks(config),
+        limits(config),
+        retention_rule(config),
+        config.pings,
+        context,
+        context.clock(),
+        Instance(page_name(config), config.docs_url, exec_prefix()),
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log)

@@ -11,7 +11,7 @@ from datetime import datetime, tzinfo
 from uuid import uuid4
 
 from backupd.catalog import CatalogUnavailable, NotificationState, PingRecord, open_catalog
-from backupd.formatting import counted
+from backupd.formatting import counted, local_time
 from backupd.health import Health, Limit
 from backupd.notifications.apprise import Sender
 from backupd.notifications.deploy import App, check_app
@@ -64,13 +64,13 @@ def read_pings(monitors: Mapping[str, object], context: TaskContext) -> tuple[Pi
     return tuple(one for one in records if monitor_for(one.task, one.source, monitors) is not None)
 
 
-def examine_messages(scope: str, context: TaskContext) -> Iterator[Finding]:
+def examine_messages(scope: str, context: TaskContext, zone: tzinfo) -> Iterator[Finding]:
     """Yield a finding where messages wait because a channel refused them."""
     state = context.ask_catalog(lambda catalog: catalog.read_notification_state(scope), NotificationState())
     waiting = [one for one in state.outbox if one.attempts]
     if waiting:
         error = state.notices[REFUSED].value if REFUSED in state.notices else ""
-        since = f"{waiting[0].made_at:%F %T} UTC"
+        since = local_time(waiting[0].made_at, zone)
         what = f"{counted(len(waiting), 'message')} could not be sent yet, the oldest since {since}: {error}"
         yield Finding(_MESSAGES, ok=False, detail=what, hint=_MESSAGE_HINT)
 
@@ -88,11 +88,11 @@ def examine_app(app: App) -> Iterator[Finding]:
         yield Finding("app", ok=True, detail=f"it is healthy, version {found.version}")
 
 
-def examine_pings(monitors: Mapping[str, object], context: TaskContext) -> Iterator[Finding]:
+def examine_pings(monitors: Mapping[str, object], context: TaskContext, zone: tzinfo) -> Iterator[Finding]:
     """Yield a finding for each monitor that refused the last ping."""
     for one in read_pings(monitors, context):
         if one.failing and one.failed_at:
-            what = f"the last ping of {one} failed at {one.failed_at:%F %T} UTC: {one.reason}"
+            what = f"the last ping of {one} failed at {local_time(one.failed_at, zone)}: {one.reason}"
             yield Finding(_PINGS, ok=False, detail=what, hint=_PING_HINT)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from hashlib import sha256
 
-from backupd.formatting import counted, human_duration, printable
+from backupd.formatting import counted, human_duration, local_time, printable
 from backupd.model import Severity
 from backupd.notifications.planner import Notice
 from backupd.runbook import DOCS_URL, runbook_address
@@ -116,7 +116,7 @@ def _lines(notice: Notice, zone: tzinfo, now: datetime, docs_url: str) -> Iterat
     if notice.since is not None:
         local, lasted = notice.since.astimezone(zone), human_duration(max(0.0, (now - notice.since).total_seconds()))
         word, ago = ("began", " ago") if notice.label == "resolved" else ("since", "")
-        yield f"{word}: {local:%a %F %H:%M} {local:%Z} ({lasted}{ago})"
+        yield f"{word}: {local:%a} {local_time(local, zone)} ({lasted}{ago})"
     if notice.next_step:
         yield f"next: {notice.next_step}"
     if notice.topic is not None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.report import drill_of
 from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
-from backupd.status.model import MessageFigures, NextRun, SourceFigures, Status, TaskFigures
+from backupd.status.model import Instance, MessageFigures, NextRun, SourceFigures, Status, TaskFigures
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
@@ -32,6 +32,7 @@ class StatusScope:
     monitors: Mapping[str, object]
     context: TaskContext
     started_at: datetime  # when the daemon started
+    instance: Instance = field(default_factory=Instance)
 
 
 def readable_inventory(context: TaskContext) -> Inventory | None:

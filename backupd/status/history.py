@@ -90,6 +90,7 @@ def read_history(scope: StatusScope) -> model.History:
         log=mask.of(log or ()),
         unread=tuple(unread),
         exposed=_is_exposed(scope.planned, context),
+        instance=scope.instance,
     )
 
 

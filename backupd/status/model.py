@@ -9,6 +9,7 @@ from backupd.catalog import PingRecord
 from backupd.health import Health
 from backupd.model import Task
 from backupd.report import DrillReport
+from backupd.runbook import DOCS_URL
 from backupd.status.calendar import Day, DayState
 
 Stage = Literal["first-day", "empty", "failing", "degraded", "healthy"]
@@ -173,6 +174,15 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Instance:
+    """This backupd itself; `exec_prefix` goes before a command to run it in its container."""
+
+    name: str = "backupd"
+    docs_url: str = DOCS_URL
+    exec_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """The status, and how it came about."""
 
@@ -185,6 +195,7 @@ class History:
     log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()  # what could not be read; its part is empty
     exposed: bool = False  # whether an app can delete the backups along with its database, and no replica has copies
+    instance: Instance = Instance()
 
     @property
     def unheard(self) -> bool:

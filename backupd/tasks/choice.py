@@ -1,10 +1,11 @@
 """Which generation an operator means, and the newer ones that are skipped: never silently."""
 
 from collections.abc import Callable, Collection, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Final
 
 from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, GenerationTaken, NewestUnusable, UsageError
+from backupd.formatting import local_time
 from backupd.model import LOCAL_STORE, Generation, Manifest, source_of
 from backupd.tasks.inventory import Inventory
 
@@ -44,7 +45,7 @@ def choose_generation(inventory: Inventory, wanted: str, source: str | None, at:
 
 
 def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) -> GenerationMissing:
-    """Return the error, which shows the time in UTC, since it may have been meant in another zone."""
+    """Return the error, which shows times in the zone of `at`: it may have been meant in another one."""
     counting = [g for g in inventory.generations if inventory.counts(g)]
     sound = [g for g in counting if source in (None, g.source)]
     others = ", ".join(sorted({g.source for g in counting}))
@@ -56,10 +57,10 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
         if not inventory.generations:
             return GenerationMissing(f"there is no generation in store {inventory.store}", inventory.how_to_fill)
         return GenerationMissing("there is no verified generation that fits", f"see {inventory.list_command}")
-    time, oldest = at.astimezone(UTC), sound[-1]
+    zone, oldest = at.tzinfo or UTC, sound[-1]
     return GenerationMissing(
-        f"there is no verified generation at or before {time:%F %T} UTC; "
-        f"the oldest is {oldest.id}, taken at {oldest.taken_at:%F %T} UTC",
+        f"there is no verified generation at or before {local_time(at, zone, seconds=True)}; "
+        f"the oldest is {oldest.id}, taken at {local_time(oldest.taken_at, zone, seconds=True)}",
         f"see {inventory.list_command}; a time without a zone is one of schedule.timezone",
     )
 
@@ -81,9 +82,12 @@ def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None
     return f"{newer}: {'; '.join(reasons[:_MAX_NAMED])}{more}"
 
 
-def require_newest(chosen: Manifest, inventory: Inventory, accept: Accept, at: datetime | None = None) -> str:
+def require_newest(
+    chosen: Manifest, inventory: Inventory, accept: Accept, at: datetime | None = None, zone: tzinfo = UTC
+) -> str:
     """Return the warning that an operator has accepted with `chosen`, empty if no newer one is skipped.
 
+    The error shows times in `zone`.
     Raises NewestUnusable unless it is accepted; CopyUnreadable where a newer one cannot be read now, GenerationTaken
     where one was replaced.
     """
@@ -98,7 +102,7 @@ def require_newest(chosen: Manifest, inventory: Inventory, accept: Accept, at: d
     raise kind(
         warning,
         f"take the newest from another store (backupd list); --accept-older takes {chosen.id}, of "
-        f"{chosen.taken_at:%F %T} UTC",
+        f"{local_time(chosen.taken_at, zone)}",
     )
 
 

@@ -110,8 +110,7 @@ class GenerationPublished(TaskEvent):
         """Yield its lines."""
         key, archive = self.manifest.id, self.manifest.archive
         facts = {"generation": key, "archive_bytes": archive.size_bytes, "archive_sha256": archive.sha256}
-        what = f"published {key}, verified {self.manifest.verdict.level}"
-        yield EventLine("info", Event.GENERATION_PUBLISHED, what, facts)
+        yield EventLine("info", Event.GENERATION_PUBLISHED, f"{key} is in place", facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 460, 190
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 10, 26
 _Y_TICKS: Final = 4
 _X_TICKS: Final = 6
+MOST_SPOTS: Final = 20
 _SHORT_DAYS: Final = 62
 _STEPS: Final = (1, 2, 5, 10)
 BYTES: Final = (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40))
@@ -47,12 +48,25 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """A day whose values can be read: the points of all lines at it."""
+
+    day: date
+    x: float
+    ys: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing of `WIDTH` by `HEIGHT` with the axes' ticks and a line for each series, in their order."""
+    """A drawing of `WIDTH` by `HEIGHT` with the axes' ticks and a line for each series, in their order.
+
+    `spots` are at most `MOST_SPOTS` days, evenly apart, and the highest of each line.
+    """
 
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
+    spots: tuple[Spot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,10 @@ def draw(serieses: Iterable[Series], units: Units) -> Chart | None:
         x_ticks=tuple(Tick(x(day), label) for day, label in _days_to_mark(first, span)),
         y_ticks=tuple(Tick(y(value), label) for value, label in values),
         lines=tuple(_line([(x(day), y(value)) for day, value in series]) for series in clean if series),
+        spots=tuple(
+            Spot(day, x(day), tuple(y(value) for series in clean for on, value in series if on == day))
+            for day in _days_to_read(days, clean)
+        ),
     )
 
 
@@ -109,6 +127,13 @@ def nice_ticks(highest: float, units: Units) -> list[tuple[float, str]]:
 
 def _line(points: Sequence[tuple[float, float]]) -> Line:
     return Line(" ".join(f"{x:g},{y:g}" for x, y in points), *points[-1])
+
+
+def _days_to_read(days: Sequence[date], serieses: Iterable[Series]) -> list[date]:
+    """Return the days of the spots: each one a stop of the Tab key, so not too many."""
+    step = -(-len(days) // MOST_SPOTS)
+    highest = {max(series, key=lambda point: point[1])[0] for series in serieses if series}
+    return sorted(highest | set(days[::-1][::step]))
 
 
 def _days_to_mark(first: date, span: int) -> list[tuple[date, str]]:

@@ -36,11 +36,11 @@ class Localizer:
 
     def at(self, moment: datetime) -> str:
         """Return a time to the minute: `2026-11-25 04:00`."""
-        return self._local(moment).isoformat(" ", "minutes")[:16]
+        return self.local(moment).isoformat(" ", "minutes")[:16]
 
     def second(self, moment: datetime) -> str:
         """Return a time to the second."""
-        return self._local(moment).isoformat(" ", "seconds")[:19]
+        return self.local(moment).isoformat(" ", "seconds")[:19]
 
     def task(self, task: str) -> str:
         """Return the name of a task."""
@@ -55,7 +55,8 @@ class Localizer:
             return self.quote(reason)
         return f"{self.translate(f'rule.{rule}')} {self.quote(period)}".strip()
 
-    def _local(self, moment: datetime) -> datetime:
+    def local(self, moment: datetime) -> datetime:
+        """Return a time in the zone."""
         try:
             return moment.astimezone(self.zone)
         except OverflowError:  # the last hours of the year 9999, which only a forged log line contains

@@ -8,17 +8,20 @@ from typing import Final
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from backupd import __version__
 from backupd.formatting import human_bytes, human_duration
 from backupd.model import Severity
+from backupd.runbook import runbook_address
 from backupd.status.model import DiskUse, History
 from backupd.web import drawings
 from backupd.web.localizer import Language, Localizer
-from backupd.web.page_view import MOST_SOURCES, SEVERITIES, cards, day_words, source_view, to_dos
+from backupd.web.page_view import MOST_SOURCES, SEVERITIES, cards, day_words, restore_commands, source_view
 from backupd.web.responses import WebResponse
+from backupd.web.verdict import due_run, first_run, headline, to_dos
 
 _HERE: Final = Path(__file__).parent
 _STYLE: Final = (_HERE / "page.css").read_text()
@@ -39,6 +42,8 @@ _SIGNS: Final[dict[Severity, str]] = {
     "failure": "M5 5l6 6M11 5l-6 6",
 }
 _DISK_WIDTH: Final = 460
+_MOST_NAME: Final = 80
+REFRESH_S: Final = 120
 ERROR_PAGES: Final[dict[HTTPStatus, Severity]] = {
     HTTPStatus.UNAUTHORIZED: "warning",
     HTTPStatus.FORBIDDEN: "warning",
@@ -47,20 +52,29 @@ ERROR_PAGES: Final[dict[HTTPStatus, Severity]] = {
 }
 
 
-def page_response(history: History, language: Language) -> WebResponse:
-    """Return the page with everything in `history`, in `language`."""
+def page_response(history: History, language: Language, *, refreshing: bool = True) -> WebResponse:
+    """Return the page with everything in `history`, in `language`; `refreshing` makes the browser load it again."""
     localizer = Localizer(language, ZoneInfo(history.timezone))
+    instance = history.instance
     return _html(
         HTTPStatus.OK,
         localizer,
         SEVERITIES[history.stage],
+        refreshing=refreshing,
         history=history,
-        heading=localizer.translate(f"stage.{history.stage}"),
+        instance=localizer.quote(instance.name, _MOST_NAME),
+        exec_prefix=instance.exec_prefix,
+        runbook=lambda topic: runbook_address(topic, language, instance.docs_url),
+        heading=headline(history, localizer),
         cards=cards(history, localizer),
         to_dos=to_dos(history, localizer),
-        sources=[source_view(source, localizer) for source in history.histories[:MOST_SOURCES]],
+        sources=[source_view(source, history, localizer) for source in history.histories[:MOST_SOURCES]],
         more_sources=", ".join(localizer.quote(source.source) for source in history.histories[MOST_SOURCES:]),
         last_sent={task.source: task.last_success_at for task in history.status.tasks if task.task == "replicate"},
+        first_copy={
+            one.replica: first_run(due_run(history, "replicate", one.replica), localizer) for one in history.replicas
+        },
+        first_drill=first_run(due_run(history, "drill"), localizer),
         disk=_disk(history.disk) if history.disk else (),
         disk_width=_DISK_WIDTH,
     )
@@ -71,7 +85,12 @@ def timeout_page(timeout_s: float, language: Language) -> WebResponse:
     localizer = Localizer(language, ZoneInfo("UTC"))
     text = localizer.translate("timeout.text", seconds=f"{timeout_s:g}")
     return _html(
-        HTTPStatus.SERVICE_UNAVAILABLE, localizer, "failure", heading=localizer.translate("timeout.title"), text=text
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        localizer,
+        "failure",
+        refreshing=True,
+        heading=localizer.translate("timeout.title"),
+        text=text,
     )
 
 
@@ -79,19 +98,23 @@ def error_page(status: HTTPStatus, language: Language) -> WebResponse:
     """Return the page for an error, which anyone may read, with what to do; `status` is one of ERROR_PAGES."""
     localizer = Localizer(language, ZoneInfo("UTC"))
     title, text = (localizer.translate(f"error.{status.value}.{part}") for part in ("title", "text"))
-    return _html(status, localizer, ERROR_PAGES[status], public=True, heading=title, text=text)
+    passing = status is HTTPStatus.INTERNAL_SERVER_ERROR
+    return _html(status, localizer, ERROR_PAGES[status], refreshing=passing, public=True, heading=title, text=text)
 
 
-def _html(status: HTTPStatus, localizer: Localizer, severity: Severity, **values: object) -> WebResponse:
+def _html(
+    status: HTTPStatus, localizer: Localizer, severity: Severity, *, refreshing: bool = False, **values: object
+) -> WebResponse:
     template = _ENVIRONMENT.get_template("page.html")
     icon = "data:image/svg+xml," + quote(_ICON.format(colour=_COLOURS[severity], sign=_SIGNS[severity]))
     common = {"t": localizer, "translate": localizer.translate, "signs": _SIGNS, "version": __version__}
-    html = template.render(**common, severity=severity, icon=icon, **{"history": None, "public": False, **values})
+    missing = {"history": None, "public": False, "instance": "", "exec_prefix": ""}
+    html = template.render(**common, severity=severity, icon=icon, refreshing=refreshing, **{**missing, **values})
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "Content-Language": localizer.language,
         "Vary": "Accept-Language",
-    }
+    } | ({"Refresh": str(REFRESH_S)} if refreshing else {})
     return WebResponse(status, "text/html; charset=utf-8", html.encode(), headers)
 
 
@@ -107,10 +130,18 @@ def _disk(disk: DiskUse) -> tuple[tuple[str, int, float, float], ...]:
     return tuple(parts)
 
 
-def _code(text: str) -> Markup:
-    """Return a text, escaped, with the parts between backticks as code."""
-    parts = text.split("`")
-    pieces = (Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
+@pass_context
+def _code(context: Context, text: str) -> Markup:
+    """Return a text, escaped, with the parts between backticks as code; a command as it is run in this container."""
+    plain, command = Markup("<code>{}</code>"), Markup('<code class="run">{}{}</code>')
+    pieces = (
+        escape(part)
+        if index % 2 == 0
+        else command.format(context["exec_prefix"], part)
+        if part.startswith("backupd ")
+        else plain.format(part)
+        for index, part in enumerate(text.split("`"))
+    )
     return Markup("").join(pieces)
 
 
@@ -123,5 +154,7 @@ _ENVIRONMENT.globals |= {
     "drawings": drawings,
     "human_bytes": human_bytes,
     "human_duration": human_duration,
+    "refresh_min": REFRESH_S // 60,
+    "restore_commands": restore_commands,
     "style": Markup(_STYLE),  # noqa: S704 - a file of this package
 }

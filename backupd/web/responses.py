@@ -14,6 +14,7 @@ from typing import Any, Final
 from backupd import __version__
 from backupd.health import Freshness, Health, within_limit
 from backupd.problems import Problem
+from backupd.runbook import runbook_address
 from backupd.status.model import History, SourceFigures, SourceHistory
 
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -103,6 +104,7 @@ def status_facts(history: History) -> dict[str, Any]:
     status, health = history.status, history.status.health
     figures = {source.source: source for source in status.sources}
     return {
+        "instance": history.instance.name,
         "version": __version__,
         "sqlite_version": status.sqlite_version,
         "taken_at": status.taken_at,
@@ -113,7 +115,13 @@ def status_facts(history: History) -> dict[str, Any]:
         "reasons": health.reasons,
         "warnings": health.warnings,
         "problems": [
-            problem_facts(problem) | {"detail": problem.detail, "hint": problem.hint} for problem in health.problems
+            problem_facts(problem)
+            | {
+                "detail": problem.detail,
+                "hint": problem.hint,
+                "runbook": runbook_address(problem.topic, docs_url=history.instance.docs_url),
+            }
+            for problem in health.problems
         ],
         "unread": history.unread,
         "exposed": history.exposed,

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
+from itertools import product
 from typing import Final
 
 from starlette.applications import Starlette
@@ -55,15 +57,16 @@ def make_app(
     def cached(compute: Callable[[], WebResponse], on_timeout: WebResponse) -> CachedResponse:
         return CachedResponse(compute, on_timeout, on_error, cache_s=cache_s, timeout_s=timeout_s)
 
-    def page(language: Language) -> CachedResponse:
-        return cached(lambda: page_response(history.get(), language), timeout_page(timeout_s, language))
+    def page(language: Language, refreshing: bool) -> CachedResponse:  # noqa: FBT001 - of this function alone
+        made = partial(page_response, language=language, refreshing=refreshing)
+        return cached(lambda: made(history.get()), timeout_page(timeout_s, language))
 
     history, guesses = SharedValue(service.history, cache_s=cache_s), Guesses()
     livez = cached(lambda: responses.livez_response(service.alive()), timeout_response("alive", timeout_s))
     health = cached(lambda: responses.health_response(service.health()), timeout_response("healthy", timeout_s))
     metrics = cached(lambda: metrics_response(service.status()), timeout_response("answered", timeout_s))
     status = cached(lambda: responses.status_response(history.get()), timeout_response("answered", timeout_s))
-    pages = {language: page(language) for language in LANGUAGES}
+    pages = {kind: page(*kind) for kind in product(LANGUAGES, (False, True))}
 
     def route(path: str, choose: Callable[[Request], CachedResponse], *, guarded: bool) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -89,7 +92,7 @@ def make_app(
             route("/health", lambda _: health, guarded=False),
             route("/metrics", lambda _: metrics, guarded=True),
             route("/api/status", lambda _: status, guarded=True),
-            route("/", lambda request: pages[_language(request)], guarded=True),
+            route("/", lambda request: pages[_language(request), _refreshing(request)], guarded=True),
         ],
         exception_handlers={HTTPException: _routing_error, Exception: _send_error},
     )
@@ -99,6 +102,10 @@ def make_app(
 
 def _language(request: Request) -> Language:
     return choose_language(request.headers.get("accept-language", ""))
+
+
+def _refreshing(request: Request) -> bool:
+    return request.query_params.get("refresh") != "off"
 
 
 def _response(response: WebResponse, request: Request) -> Response:

@@ -18,12 +18,21 @@ class Phrase(NamedTuple):
 
 TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "as-of": Phrase("as of {at} ({zone})", "a las {at} ({zone})"),
+    "refresh.on": Phrase("refreshes every {minutes} min:", "se actualiza cada {minutes} min:"),
+    "refresh.stop": Phrase("stop", "detener"),
+    "refresh.off": Phrase("does not refresh:", "no se actualiza:"),
+    "refresh.start": Phrase("start", "reanudar"),
+    "runbook": Phrase("Runbook", "Guía de emergencia"),
+    "within-limits": Phrase(
+        "Backup, off-site copy and drill are still within their limits.",
+        "La copia, la copia externa y el ensayo siguen dentro de su plazo.",
+    ),
     "sign.success": Phrase("good", "bien"),
     "sign.failure": Phrase("bad", "mal"),
     "sign.warning": Phrase("warning", "aviso"),
     "to-do": Phrase("What to do", "Qué hacer"),
     "nothing-to-do": Phrase("Nothing to do.", "No hay nada que hacer."),
-    "to-do.says": Phrase("Hint: {hint}", "Sugerencia: {hint}"),
+    "to-do.says": Phrase("Hint: {hint}.", "Sugerencia: {hint}."),
     "more": Phrase("{count} more: `backupd list`", "{count} más: `backupd list`"),
     "all-as-json": Phrase("This page as JSON", "Esta página en JSON"),
     "read-only": Phrase(
@@ -63,13 +72,70 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     # Stages of the page.
     "stage.healthy": Phrase("Everything is up to date", "Todo está al día"),
     "stage.degraded": Phrase("Up to date, with warnings", "Al día, con avisos"),
-    "stage.failing": Phrase("Not healthy", "Hay fallos"),
     "stage.empty": Phrase("No copy is left to restore", "No queda ninguna copia para restaurar"),
     "stage.first-day": Phrase("No backup yet", "Aún no hay copias"),
-    "next.first-day": Phrase(
-        "The first backup starts automatically within two minutes. If it does not, run `backupd doctor`.",
-        "La primera copia empieza automáticamente en menos de dos minutos. Si no, ejecute `backupd doctor`.",
+    "first-day.now": Phrase(
+        "The first backup starts within two minutes", "La primera copia empieza en menos de dos minutos"
     ),
+    "first-day.at": Phrase("The first backup starts at {at}", "La primera copia empieza el {at}"),
+    "next.first-day": Phrase(
+        "Nothing to do: it starts by itself. Until then `backupd doctor` checks the set-up.",
+        "No hay nada que hacer: empieza sola. Mientras tanto, `backupd doctor` comprueba la configuración.",
+    ),
+    "first-run.now": Phrase("The first one starts within minutes.", "La primera empieza en unos minutos."),
+    "first-run.at": Phrase("The first one starts at {at}.", "La primera empieza el {at}."),
+    "source.coming": Phrase(
+        "No backup yet. {when} After it, days, sizes and generations appear here.",
+        "Aún no hay copias. {when} Después aparecen aquí los días, los tamaños y las copias.",
+    ),
+    # The state in one sentence: what is wrong first of all.
+    "state.more": Phrase("· {count} more below", "· {count} más abajo"),
+    "state.store": Phrase("The backups cannot be read", "No se pueden leer las copias"),
+    "state.catalog": Phrase("The results of the last runs are lost", "Se ignora cómo fueron las últimas ejecuciones"),
+    "state.missing": Phrase("The database of {subject} is missing", "Falta la base {subject}"),
+    "state.unusable": Phrase("The database of {subject} cannot be backed up", "La base {subject} no se puede copiar"),
+    "state.damaged": Phrase("The database of {subject} is damaged", "La base {subject} está dañada"),
+    "state.unreadable": Phrase("The database of {subject} can no longer be read", "La base {subject} ya no se lee"),
+    "state.shrunk": Phrase("The database of {subject} has shrunk", "La base {subject} se ha reducido"),
+    "state.never.backup": Phrase("There is no backup of {subject} yet", "Aún no hay ninguna copia de {subject}"),
+    "state.never.replicate": Phrase("There is no off-site copy yet", "Aún no hay ninguna copia externa"),
+    "state.never.drill": Phrase("No restore has been rehearsed yet", "Aún no se ha ensayado ninguna restauración"),
+    "state.future": Phrase("A clock is or was wrong", "Un reloj está o estuvo mal"),
+    "state.late.backup": Phrase(
+        "No new backup of {subject} for {age}", "Sin copia nueva de {subject} desde hace {age}"
+    ),
+    "state.late.replicate": Phrase("No off-site copy for {age}", "Sin copia externa desde hace {age}"),
+    "state.late.drill": Phrase("No restore rehearsed for {age}", "Sin ensayo de restauración desde hace {age}"),
+    "state.failed.tonight": Phrase("Tonight's backup of {subject} failed", "Falló la copia de esta noche de {subject}"),
+    "state.failed.last-night": Phrase(
+        "Last night's backup of {subject} failed", "Falló la copia de anoche de {subject}"
+    ),
+    "state.failed.backup": Phrase("The last backup of {subject} failed", "Falló la última copia de {subject}"),
+    "state.failed.replicate": Phrase("The last copy to {subject} failed", "Falló el último envío a {subject}"),
+    "state.failed.drill": Phrase("The last restore drill failed", "Falló el último ensayo de restauración"),
+    "state.failed.prune": Phrase(
+        "Old backups of {subject} are not removed", "No se eliminan copias antiguas de {subject}"
+    ),
+    "state.failed.scrub": Phrase(
+        "The backups could not be verified again", "No se pudieron volver a verificar las copias"
+    ),
+    "state.failed-again.backup": Phrase(
+        "The last {runs} backups of {subject} failed", "Fallaron las últimas {runs} copias de {subject}"
+    ),
+    "state.failed-again.replicate": Phrase(
+        "The last {runs} copies to {subject} failed", "Fallaron los últimos {runs} envíos a {subject}"
+    ),
+    "state.failed-again.drill": Phrase(
+        "The last {runs} restore drills failed", "Fallaron los últimos {runs} ensayos de restauración"
+    ),
+    "state.generation": Phrase(
+        "A stored backup of {subject} is damaged", "Una copia guardada de {subject} está dañada"
+    ),
+    "state.manifest": Phrase(
+        "A stored backup of {subject} does not count", "Una copia guardada de {subject} no cuenta"
+    ),
+    "state.access": Phrase("A stored backup of {subject} does not count", "Una copia guardada de {subject} no cuenta"),
+    "state.archive": Phrase("A stored backup of {subject} is gone", "Falta una copia guardada de {subject}"),
     "next.empty": Phrase(
         "Backups have run, but no verified copy is left. `backupd backup` makes one now, or shows why it fails.",
         "Se han hecho copias, pero no queda ninguna verificada. `backupd backup` hace una ahora o muestra por qué"
@@ -98,6 +164,8 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "beyond": Phrase("too old", "fuera de plazo"),
     "none": Phrase("missing", "falta"),
     "clock": Phrase("check the clock", "revise el reloj"),
+    "soon": Phrase("within minutes", "en unos minutos"),
+    "planned": Phrase("the first one is planned", "la primera está prevista"),
     "not-set-up": Phrase("not set up", "sin configurar"),
     "last-run": Phrase("last", "última vez"),
     "next-run": Phrase("next {at}", "próxima vez {at}"),
@@ -229,8 +297,8 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "advice.missing": Phrase("Check that its volume is mounted.", "Compruebe que su volumen está montado."),
     "advice.unusable": Phrase("`backupd doctor` shows the cause.", "`backupd doctor` muestra la causa."),
     "advice.restore": Phrase(
-        "To restore it, stop the app: `{command}` (docs/runbook.md).",
-        "Para restaurarla, pare la aplicación: `{command}` (docs/runbook.es.md).",
+        "To restore it, stop the app: `{command}`.",
+        "Para restaurarla, pare la aplicación: `{command}`.",
     ),
     "advice.generation": Phrase(
         "Check the disk (`dmesg`); `backupd verify --all` verifies every generation.",
@@ -308,6 +376,12 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "generations": Phrase("Generations", "Copias guardadas"),
     "generations.none": Phrase("None yet.", "Ninguna aún."),
     "generations.count": Phrase("{count} in total, {size}", "{count} en total, {size}"),
+    "restore": Phrase("Restore", "Restaurar"),
+    "restore.how": Phrase(
+        "To restore one: stop the app, run its command, start the app.",
+        "Para restaurar una: pare la aplicación, ejecute su orden, inicie la aplicación.",
+    ),
+    "skip-charts": Phrase("Skip the charts", "Saltar los gráficos"),
     "generation": Phrase("generation", "copia"),
     "kept-for": Phrase("kept for", "se conserva por"),
     "copies": Phrase("copies at", "lugar"),

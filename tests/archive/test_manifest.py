@@ -1,4 +1,4 @@
-"""A manifest says again what it was given, and not one byte of it can change unnoticed."""
+"""A manifest is read back as written, and any changed byte is detected."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A manifest may come from another host: what is sealed rightly and still cannot be true is refused as well."""
+"""Manifests of a hostile host: impossible values are refused even with a correct digest."""
 
 import copy
 import json

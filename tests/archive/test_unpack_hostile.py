@@ -1,4 +1,4 @@
-"""An archive that is damaged, cut off, swapped about or made up never passes for the one in the manifest."""
+"""A damaged, truncated, rearranged or forged archive never matches its manifest."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""What the catalog does with files that are old, new, damaged, locked or not its own."""
+"""The catalog with files that are old, new, damaged, locked or foreign."""
 
 import hashlib
 import os

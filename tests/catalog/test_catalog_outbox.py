@@ -1,4 +1,4 @@
-"""What was said is kept like runs are: by scope, through a migration and through a rebuild."""
+"""Notification state is kept by scope, through a migration and through a rebuild."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""A catalog made anew from manifests, over whatever was there before."""
+"""A catalog rebuilt from manifests, over any former file."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the daemon asks the catalog: what became of a task, and how often."""
+"""Questions of the daemon to the catalog: results of a task, and how often it failed."""
 
 import sqlite3
 from contextlib import closing

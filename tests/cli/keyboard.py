@@ -36,7 +36,7 @@ class Pair:
 
 
 def into_closed_pipe(backupd: Backupd, *arguments: str) -> tuple[int, str]:
-    """Run a command whose standard output nobody reads; return its exit code and what it said on standard error."""
+    """Run a command with its standard output closed; return its exit code and its standard error."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "backupd", *arguments]

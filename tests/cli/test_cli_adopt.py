@@ -1,4 +1,4 @@
-"""Copies of another store at a replica, as an operator meets them: after a disaster, and where two apps meet."""
+"""Copies of another store at a replica: after the loss of a machine, and with two apps."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`backupd backup` as operators and their scripts rely on it."""
+"""`backupd backup` as operators and scripts use it."""
 
 import gzip
 import hashlib

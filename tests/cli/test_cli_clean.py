@@ -1,4 +1,4 @@
-"""`backupd clean`: what restores have kept, and damaged copies, go once they are old; nothing else does."""
+"""`backupd clean` removes old databases kept by restores, and old damaged copies, and nothing else."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

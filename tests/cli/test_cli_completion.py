@@ -1,4 +1,4 @@
-"""What a shell completes, asked by its own script; typing errors of commands; and the reference of all commands."""
+"""Shell completion by the script of each shell; mistyped commands; the reference of all commands."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`backupd config`, and the `--config` that every command takes."""
+"""`backupd config`, and the option `--config` of every command."""
 
 import json
 import tomllib

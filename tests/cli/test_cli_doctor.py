@@ -1,4 +1,4 @@
-"""`backupd doctor` finds each trouble before the first night does, and says what to do about it."""
+"""`backupd doctor` finds each problem before the first night, with a hint."""
 
 import os
 import re

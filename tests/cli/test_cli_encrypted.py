@@ -1,4 +1,4 @@
-"""An encrypted database from backup to restore: each command says what it verified, and nothing writes to a copy."""
+"""An encrypted database from backup to restore: each command reports its checks, and none writes to a copy."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""File systems that cannot do it all: used with what they can, said once, and a finished copy is never thrown away."""
+"""File systems with limits: backupd works within them, reports each once, and never discards a finished copy."""
 
 import tempfile
 from collections.abc import Iterator

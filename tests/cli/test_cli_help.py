@@ -1,4 +1,4 @@
-"""The command line explains itself: each command has help, and an example that can be typed."""
+"""The help of each command, with a valid example."""
 
 import re
 import shlex

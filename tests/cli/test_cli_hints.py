@@ -1,4 +1,4 @@
-"""What went wrong with files is told by its cause: rights, inodes, quotas and links to nowhere are no bad disk."""
+"""Errors of files are reported by cause: permissions, inodes, quotas and dangling links are no disk errors."""
 
 import errno
 import os

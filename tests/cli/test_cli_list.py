@@ -1,4 +1,4 @@
-"""`backupd list` and `backupd show`: what is there, why it stays, and what is known of it."""
+"""`backupd list` and `backupd show`: generations, why they are kept, and what is known of each."""
 
 import json
 import re

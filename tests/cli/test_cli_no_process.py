@@ -1,4 +1,4 @@
-"""A system that starts no thread or no process is told as that, with the option that helps, not by a traceback."""
+"""A system that refuses threads or processes: the error names the option that helps, without a traceback."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Backups by hand, `pin` and `unpin`: what stays beside the policy, here and at replicas, until when."""
+"""Manual backups, `pin` and `unpin`: what is kept beside the policy, here and at replicas, and until when."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

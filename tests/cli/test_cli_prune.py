@@ -1,4 +1,4 @@
-"""`backupd prune`: says what it will do, does what it said, and nothing while a source is frozen."""
+"""`backupd prune` does what its dry run printed, and nothing while a source is held."""
 
 import re
 import subprocess

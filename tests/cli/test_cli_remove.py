@@ -1,4 +1,4 @@
-"""`backupd remove`: whole generations and nothing by accident, here and at replicas."""
+"""`backupd remove`: whole generations, never by accident, here and at replicas."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`backupd restore` in place: proven first, swapped last, the old one kept, all of it told."""
+"""`backupd restore` in place: verified first, swapped last, with the old database kept and each step reported."""
 
 import os
 import shutil

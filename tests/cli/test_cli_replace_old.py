@@ -1,4 +1,4 @@
-"""`backupd restore` in place: what becomes of the old database, whatever its app or its disk has done to it."""
+"""`backupd restore` in place: what happens to an old database that its app or disk has damaged."""
 
 import sqlite3
 from contextlib import closing

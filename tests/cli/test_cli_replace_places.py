@@ -1,4 +1,4 @@
-"""`backupd restore` in place, where that is odd: other file systems, a name that is no text, a store to read only."""
+"""`backupd restore` in place on other file systems, in unusual directories, and from a read-only store."""
 
 import os
 import shutil

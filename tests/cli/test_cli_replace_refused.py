@@ -1,4 +1,4 @@
-"""`backupd restore` in place: what is refused, with everything as it was and before anything is fetched."""
+"""`backupd restore` in place: what is refused, before any download and without any change."""
 
 import json
 import os
@@ -139,10 +139,10 @@ def test_restore_where_kernel_cannot_see_users_needs_confirmation(
     real.mkdir()
     shutil.copy(database, real)
     with through_fuse(real) as shared:
-        _only_by_word(typed, shared / "tasks.db", newer)
+        _assert_needs_confirmation(typed, shared / "tasks.db", newer)
 
 
-def _only_by_word(typed: Keyboard, moved: Path, newer: str) -> None:
+def _assert_needs_confirmation(typed: Keyboard, moved: Path, newer: str) -> None:
     answer = typed("restore", BACKUPD_DATABASE=str(moved))
     assert (answer.code, sha256(moved)) == (1, newer)
     assert "--app-is-stopped" in answer.err

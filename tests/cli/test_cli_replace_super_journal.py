@@ -1,4 +1,4 @@
-"""`backupd restore` where the old database is half of a transaction over two databases: its journal is never lost."""
+"""`backupd restore` over a database in a transaction over two databases: its journal is never lost."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`backupd restore --undo`: the old database takes its place again."""
+"""`backupd restore --undo` puts the old database back."""
 
 from pathlib import Path
 

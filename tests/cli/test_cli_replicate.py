@@ -1,4 +1,4 @@
-"""`backupd replicate`, and what other commands do with a replica."""
+"""`backupd replicate`, and other commands with a replica."""
 
 from pathlib import Path
 

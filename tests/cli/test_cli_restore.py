@@ -1,4 +1,4 @@
-"""`backupd restore`: proven first, put in place last, and never over anything that is there."""
+"""`backupd restore --to`: verified first, renamed last, and never over an existing file."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""`backupd restore` typed at a terminal is one decision: the plan, one question, and nothing before the answer."""
+"""`backupd restore` on a terminal: the plan, one question, and no change before the answer."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`backupd restore --at`: what a time means, and what is said of it."""
+"""`backupd restore --at`: the meaning of a time, and how it is printed."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,11 +31,11 @@ def test_at_selects_newest_generation_before_time_in_zone_of_schedule(
                 for time in (taken_at + timedelta(minutes=1), taken_at - timedelta(minutes=1))
             ]
             assert [facts.get("generation") for facts in found] == [key, before]
-    oldest = manifest_of(context, keys[-1]).taken_at
+    oldest = manifest_of(context, keys[-1]).taken_at.astimezone(AUCKLAND)
     asked = (oldest - timedelta(minutes=1)).replace(second=59)
     assert found[-1]["error"] == (
-        f"there is no verified generation at or before {asked:%F %T} UTC; "
-        f"the oldest is {keys[-1]}, taken at {oldest:%F %T} UTC"
+        f"there is no verified generation at or before {asked:%F %T %Z}; "
+        f"the oldest is {keys[-1]}, taken at {oldest:%F %T %Z}"
     )
 
 
@@ -85,4 +85,4 @@ def test_at_with_repeated_local_time_means_second_occurrence(typed: Keyboard, ge
     assert generation
     arguments = ("restore", "--at", "2020-10-25 02:30", "--to", target, "--json")
     answer = typed(*arguments, BACKUPD_SCHEDULE__TIMEZONE="Europe/Berlin")
-    assert "at or before 2020-10-25 01:30:59 UTC" in answer.json["error"]
+    assert "at or before 2020-10-25 02:30:59 CET" in answer.json["error"]

@@ -1,4 +1,4 @@
-"""`backupd restore` in the container of the README: root with few rights, and a directory that is the app's alone."""
+"""`backupd restore` in the container of the README: root with few capabilities, and a private directory of the app."""
 
 import os
 import shutil

@@ -111,7 +111,7 @@ def test_each_missing_database_of_several_sources_is_restored(typed: Keyboard, p
     assert (answer.code, transfers(pair.tasks), transfers(pair.notes)) == (0, 1, 0)
 
 
-def test_of_two_simultaneous_runs_one_restores_and_other_finds_database(
+def test_one_of_two_simultaneous_runs_restores_and_other_finds_database(
     offsite: Backupd, database: Path, tmp_path: Path
 ) -> None:
     database.unlink()

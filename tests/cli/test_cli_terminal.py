@@ -1,4 +1,4 @@
-"""On a real terminal people get tables, colours and progress; in a pipe plain lines."""
+"""Tables, colours and progress on a real terminal; plain lines in a pipe."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`backupd restore --undo`: the newest restore first, in place or online, and it says which one that is."""
+"""`backupd restore --undo` undoes the newest restore first, in place or online, and names it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`backupd verify`: damage is found, told, remembered and never counted; and never mistaken for something else."""
+"""`backupd verify` finds, reports and records damage, and reports nothing else as damage."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""`backup.log`: one JSON object a line whatever happens to the file, no secrets, and never in the way of a backup."""
+"""`backup.log`: one JSON object a line, without secrets, through all accidents, and never an obstacle to a backup."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""docs/log-events.md is true: it explains every event, its level and its fields, and runs end as it says."""
+"""docs/log-events.md explains every event, its level and its fields, and the last line of each run."""
 
 import os
 import re

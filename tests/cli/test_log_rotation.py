@@ -1,4 +1,4 @@
-"""`backup.log` stays small by itself: one of several processes renames it when it is too large, and no line is lost."""
+"""`backup.log` is rotated by one of several processes, and no line is lost."""
 
 import io
 import json

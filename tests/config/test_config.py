@@ -1,4 +1,4 @@
-"""What operators rely on when they configure backupd: names, precedence and paths."""
+"""Names, precedence and paths of settings."""
 
 from collections.abc import Callable
 from datetime import timedelta

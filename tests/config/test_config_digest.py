@@ -1,4 +1,4 @@
-"""The digest of a configuration: it changes with all that decides whether a run succeeds, and gives no secret away."""
+"""The digest of a configuration covers everything that decides whether a run succeeds, and discloses no secret."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The example is generated from the schema, and it can be believed."""
+"""The example is generated from the schema, and is valid."""
 
 import re
 import subprocess

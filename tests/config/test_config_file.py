@@ -1,4 +1,4 @@
-"""Which file is read, and what happens where it cannot be."""
+"""Which file is read, and errors of files that cannot be."""
 
 from pathlib import Path
 

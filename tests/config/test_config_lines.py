@@ -1,4 +1,4 @@
-"""On which line a key stands."""
+"""The line of each key."""
 
 import tomllib
 

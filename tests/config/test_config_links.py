@@ -1,4 +1,4 @@
-"""Variables that Kubernetes or Docker set for a service called backupd stop nothing; what a person wrote wrong does."""
+"""Variables that Kubernetes or Docker set for a service named backupd are ignored; mistakes of people are not."""
 
 from pathlib import Path
 

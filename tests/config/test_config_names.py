@@ -1,4 +1,4 @@
-"""A name that nobody knows is never passed over: it is refused, and the nearest one suggested."""
+"""An unknown name is refused, with the nearest known one as a suggestion."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What comes out of a configuration: frozen values, masked for show, with secrets from files."""
+"""A loaded configuration: frozen values, masked output, and secrets from files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What an operator is told who got the configuration wrong: all of it, where it stands, and no secret."""
+"""Errors of a configuration: all at once, each with its place, and without secrets."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Values that were damaged on their way: quotes that stayed, blanks and line ends, commas, URLs in place of paths."""
+"""Values damaged on their way: leftover quotes, blanks and line ends, commas, URLs in place of paths."""
 
 from pathlib import Path
 

@@ -9,8 +9,12 @@ import pytest
 
 from backupd.config import load_config
 from backupd.daemon.main import OwnerHandover
+from backupd.errors import ConfigError
 from backupd.log import null_log
+from backupd.sqlite import discovery
 from support.command import Backupd
+from support.directories import through_fuse
+from support.processes import serving, stopped
 
 
 def make_database(path: Path) -> Path:
@@ -109,6 +113,24 @@ def test_generation_of_a_database_elsewhere_is_not_chosen(backupd: Backupd, tmp_
     assert paths_of({"BACKUPD_DATABASE": str(other.parent), **backups}, tmp_path) == {"x": str(other)}
     empty = {"BACKUPD_DATABASE": str(tmp_path / "empty"), **backups}
     assert paths_of(empty, tmp_path) == {"empty": str(tmp_path / "empty")}
+
+
+@pytest.mark.root
+def test_dead_mount_is_not_waited_for_and_keeps_its_database(
+    backupd: Backupd, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)
+    monkeypatch.setattr(discovery, "_LOOK_S", 1.0)
+    backups = {"BACKUPD_BACKUPS_DIR": str(tmp_path / "store")}
+    with through_fuse(database.parent) as mount:
+        there = {"BACKUPD_DATABASE": str(mount)}
+        assert backupd("backup", **there, **backups, BACKUPD_SOURCES__TASKS__NETWORK_FS="allow").code == 0
+        with stopped(serving(mount)):
+            assert paths_of({**there, **backups}, tmp_path) == {"tasks": str(mount / "tasks.db")}
+            with pytest.raises(ConfigError, match=f"{mount} does not respond within"):
+                load_config(None, there, tmp_path)
+            file = {"BACKUPD_DATABASE": str(mount / "tasks.db"), **backups}
+            assert paths_of(file, tmp_path) == {"tasks": str(mount / "tasks.db")}
 
 
 def test_daemon_without_database_searches_until_database_appears(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The daemon from outside: it begins by itself, tells the truth, catches up, and ends when it is told to."""
+"""The daemon from outside: it starts by itself, reports its state, catches up, and stops when asked."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The daemon from inside: its own tick, a real catalog, and a clock that the test sets."""
+"""The daemon from inside: its own tick, a real catalog, and a clock set by the test."""
 
 import re
 import sqlite3

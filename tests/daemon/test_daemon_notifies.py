@@ -1,4 +1,4 @@
-"""The daemon tells people and monitors by itself, soon, and waits for none of them."""
+"""The daemon notifies people and monitors soon, and waits for none of them."""
 
 from pathlib import Path
 

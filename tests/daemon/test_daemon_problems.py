@@ -1,4 +1,4 @@
-"""A real daemon: a database that is gone is seen at once, and what an operator has mended is tried again at once."""
+"""A real daemon: a missing database is noticed at once, and a repaired fault is retried at once."""
 
 import json
 import re

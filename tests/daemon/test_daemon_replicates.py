@@ -1,4 +1,4 @@
-"""The daemon sends copies by itself, and says so."""
+"""The daemon sends copies automatically, and reports it."""
 
 from pathlib import Path
 

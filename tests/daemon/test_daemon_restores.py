@@ -1,4 +1,4 @@
-"""A restore while the daemon is at work on the same store: it waits, and takes what is there then."""
+"""A restore while the daemon uses the store: it waits, and chooses from the generations at that time."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The notifier: real runs, a real catalog, the real Apprise, real servers, and a clock that a test sets."""
+"""The notifier with real runs, catalog, Apprise and servers, and a clock set by the test."""
 
 import json
 import threading
@@ -157,7 +157,7 @@ def test_refused_message_is_kept_retried_and_shown(harness: NotifierHarness) -> 
         (failed,) = events(harness.context, "message.failed")
         assert "json://[secret] (URL 2) did not accept the message" in failed
         assert "Failed to send JSON POST notification" in failed
-        (finding,) = examine_messages("tasks", harness.context)
+        (finding,) = examine_messages("tasks", harness.context, UTC)
         assert not finding.ok
         assert "1 message could not be sent yet" in finding.detail
         figures = read_status(StatusScope((), LIMITS, RULE, {}, harness.context, harness.clock())).messages
@@ -168,7 +168,7 @@ def test_refused_message_is_kept_retried_and_shown(harness: NotifierHarness) -> 
         harness.restart().run_once()
         assert [asked.path for asked in there.requests[2:]] == ["/hunter2/"], "only the channel that refused it"
         assert len({asked.json["message"] for asked in there.requests}) == 1
-    assert list(examine_messages("tasks", harness.context)) == []
+    assert list(examine_messages("tasks", harness.context, UTC)) == []
 
 
 class Crash(BaseException):

@@ -1,4 +1,4 @@
-"""deploy/compose.yml, taken at its word: the app runs, backupd backs it up with the rights that the file gives it."""
+"""deploy/compose.yml as it is: the app runs, and backupd backs it up with the capabilities of the file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The image: what is in it, what is not, and how it introduces itself."""
+"""The image: its contents, what it must not contain, and its labels."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What an operator does beside the daemon in its container, and what it finds by itself later on."""
+"""Commands of an operator beside the daemon in its container, and changes that the daemon notices later."""
 
 from support.containers import BACKUPS, HARDENED, Container, ContainerLab, wait_until
 

@@ -1,4 +1,4 @@
-"""Restoring in real containers: an idle app in another one is seen, and a lost volume comes back from the SFTP host."""
+"""Restores in real containers: an idle app in another one is detected, and a lost volume comes back from SFTP."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Beside a real app, in containers with few rights: backups are made, belong to the right user, and harm nothing."""
+"""Beside a real app, in containers with few capabilities: backups belong to the right user, and harm nothing."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A disk that fails in any single system call: an error with advice, nothing lost, nothing lying about."""
+"""A disk that fails in any single system call: an error with a hint, nothing lost, no partial files."""
 
 import re
 import shutil

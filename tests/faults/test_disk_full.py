@@ -1,4 +1,4 @@
-"""A disk that is full, before or in the middle of a run: nothing is lost, nothing lies about, and what helps works."""
+"""A disk that is full before or during a run: nothing is lost, no partial files are left, and the hints work."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Disk:
     root: Path
 
     def limit(self, pages: int = 1 << 14, inodes: int = 1 << 10) -> None:
-        """Let it have so many pages and inodes in all; by default more than anybody needs."""
+        """Limit it to so many pages and inodes in all; by default more than any run needs."""
         options = f"remount,size={pages * PAGE},nr_inodes={inodes}"
         subprocess.run(["mount", "-o", options, self.root], check=True)
 
@@ -77,7 +77,7 @@ def move_app(workspace: Workspace, directory: Path) -> None:
     workspace.database.parent.symlink_to(directory)
 
 
-def assert_told(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> bool:
+def assert_reported(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> bool:
     """Back up; assert that it worked, or failed for want of room and left all as it was. Returns whether it worked."""
     ended = runner.run(["backup"], workspace.environ)
     assert_nothing_lost(workspace, before)
@@ -102,7 +102,7 @@ def test_disk_of_any_size_holds_complete_new_generation_or_only_old_ones(
     def fits(pages: int) -> bool:
         workspace = shop.copy_to(disk.root / "workspace")
         disk.limit(pages=disk.pages() + pages)
-        worked = assert_told(workspace, runner, before)
+        worked = assert_reported(workspace, runner, before)
         disk.limit()
         if not worked:
             assert_tidy(workspace)
@@ -127,7 +127,7 @@ def test_app_on_another_disk_is_unaffected_by_full_backup_disk(
     workspace = template.copy_to(disk.root / "workspace")
     move_app(workspace, tmp_path / "data")
     disk.limit(pages=disk.pages() + 1)
-    assert not assert_told(workspace, runner, before)
+    assert not assert_reported(workspace, runner, before)
     disk.limit()
     assert_next_backup_recovers(workspace, runner)
 
@@ -140,7 +140,7 @@ def test_disk_with_any_number_of_inodes_holds_complete_new_generation_or_only_ol
         workspace = template.copy_to(disk.root / f"workspace-{inodes}")
         move_app(workspace, tmp_path / f"data-{inodes}")
         disk.limit(inodes=disk.inodes() + inodes)
-        worked = assert_told(workspace, runner, before)
+        worked = assert_reported(workspace, runner, before)
         disk.limit()
         assert_next_backup_recovers(workspace, runner, verify=False)
         shutil.rmtree(workspace.root)

@@ -1,4 +1,4 @@
-"""An adoption that is killed before anything that it changes: no copy is lost, and the next one adopts."""
+"""An adoption killed before any of its changes: no copy is lost, and the next one adopts."""
 
 import shutil
 from pathlib import Path

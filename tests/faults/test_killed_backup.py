@@ -1,4 +1,4 @@
-"""A backup that is killed, at each of its steps and anywhere: nothing is lost, and the next run cleans up."""
+"""A backup killed at each step and anywhere: nothing is lost, and the next run cleans up."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Other commands that are killed at each of their steps: the store, the app and the target of a restore stay whole."""
+"""Other commands killed at each step: the store, the app and the target of a restore stay intact."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A drill that is killed or stopped in the middle: the app's place is free again, by itself or by the next drill."""
+"""A drill killed or stopped midway: the place of the app is cleared by it or by the next drill."""
 
 import signal
 import subprocess

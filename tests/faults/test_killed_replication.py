@@ -1,4 +1,4 @@
-"""A replication that is killed before anything that it changes: only whole generations there, the next one heals."""
+"""A replication killed before any of its changes: complete generations only, and the next run recovers."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A restore in place that is killed at each of its steps: the database is entirely the old one or entirely the new."""
+"""A restore in place killed at each step: the database is entirely the old or entirely the new one."""
 
 import shutil
 import sqlite3

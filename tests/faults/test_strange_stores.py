@@ -1,4 +1,4 @@
-"""Stores in which others had their hands: things in the way, links that lead out, a store that is gone or read-only."""
+"""Stores changed by others: objects in the way, links that lead out, a store that is missing or read-only."""
 
 import re
 import shutil

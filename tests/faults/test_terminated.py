@@ -1,4 +1,4 @@
-"""SIGTERM, as `docker stop` sends it: a backup ends soon, says so, and leaves nothing to clean up."""
+"""SIGTERM, as sent by `docker stop`: a backup ends soon, reports it, and leaves nothing to clean up."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""Several processes on one store: who waits, who is told to come back, and who works on undisturbed."""
+"""Several processes on one store: which of them wait, give up, or continue undisturbed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Several backupd that have no store in common, and one database: none takes what another is making for its own."""
+"""Several backupd without a common store, and one database: none takes the unfinished work of another for its own."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""In which order things reach the disk: what a power cut must not turn round."""
+"""The order of writes on disk, which a power cut must not reverse."""
 
 import re
 from collections.abc import Sequence

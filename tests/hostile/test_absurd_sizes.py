@@ -1,4 +1,4 @@
-"""A manifest that claims absurd sizes is named and passed over; the other generations are verified and drilled."""
+"""A manifest that claims absurd sizes is named and skipped; the other generations are verified and drilled."""
 
 import shutil
 from dataclasses import replace

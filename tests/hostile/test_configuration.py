@@ -1,4 +1,4 @@
-"""A configuration that somebody else can write is not obeyed; one that is absurd ends in one line and in time."""
+"""A configuration that other users can write is ignored; an absurd one ends with one line and in time."""
 
 import os
 import shlex
@@ -125,7 +125,7 @@ def test_local_file_of_user_below_sticky_directory_is_read(tmp_path: Path) -> No
 
 @needs_root
 def test_command_of_planted_file_is_not_run(backupd: Backupd, database: Path, backups: Path, tmp_path: Path) -> None:
-    """An app that was taken over plants a configuration in its volume, where an operator types `backupd drill`."""
+    """A compromised app plants a configuration in its volume, where an operator types `backupd drill`."""
     assert backupd("backup").code == 0
     volume, proof = database.parent, tmp_path / "proof"
     program = f"open({str(proof)!r}, 'w')"

@@ -1,4 +1,4 @@
-"""Directories in each other, 1,500 deep, where backupd cleans up or looks around: they end no start and no backup."""
+"""Directories nested 1,500 deep, where backupd cleans up or searches: they end no start and no backup."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A replica in a directory that somebody else writes to, such as a share: what is planted there leads nowhere.
+"""A replica in a directory that another machine writes to, such as a share: planted objects are not followed.
 
 Objects are planted at every name of a replica, and swapped before each system call of each operation.
 """

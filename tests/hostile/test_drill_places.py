@@ -1,4 +1,4 @@
-"""The place of a drill, in the directory of an app that was taken over: nothing outside is made, changed or removed."""
+"""The place of a drill, in the directory of a compromised app: nothing outside is created, changed or removed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Backups in the volume of the app: a taken-over app deletes them, and backupd says so before it happens."""
+"""Backups in the volume of the app: a compromised app deletes them, and backupd warns beforehand."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""A catalog in which somebody planted a trigger, a view or an index: nothing of it runs, and it is rebuilt."""
+"""A catalog with a planted trigger, view or index: nothing of it runs, and it is rebuilt."""
 
 import os
 import signal

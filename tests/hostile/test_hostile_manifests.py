@@ -1,4 +1,4 @@
-"""A replica that stalls, refuses, hides or damages manifests: nothing older is used without a word, nothing is lost."""
+"""A replica that stalls, refuses, hides or damages manifests: no older copy is used silently, and nothing is lost."""
 
 import os
 import subprocess

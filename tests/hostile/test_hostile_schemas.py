@@ -1,4 +1,4 @@
-"""A database whose schema was written to harm: it costs bounded time and memory, and is backed up where it is sound."""
+"""A database with a hostile schema costs bounded time and memory, and is backed up if it is sound."""
 
 import os
 import sqlite3

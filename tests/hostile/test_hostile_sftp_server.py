@@ -1,4 +1,4 @@
-"""A server that is hostile or broken costs bounded time and memory, and is told of in one short line.
+"""A hostile or broken server costs bounded time and memory, and is reported in one short line.
 
 Where memory or CPU is at stake, the client is a process of its own that is measured.
 """
@@ -133,7 +133,7 @@ def test_prompt_count_beyond_packet_is_refused(faulty: FaultySftpServer) -> None
 # --- Time ---
 
 
-def told(faulty: FaultySftpServer, action: str, faults: SftpFaults, operation_s: float = 60) -> str:
+def error_of(faulty: FaultySftpServer, action: str, faults: SftpFaults, operation_s: float = 60) -> str:
     """Return the error of `action` at a server that has `faults` once the client has logged in; empty: none.
 
     Fails where it is not an error of the server, or of the network.
@@ -154,7 +154,7 @@ def told(faulty: FaultySftpServer, action: str, faults: SftpFaults, operation_s:
 @pytest.mark.parametrize("action", ACTIONS)
 def test_slowly_dripping_response_ends_at_operation_timeout(faulty: FaultySftpServer, action: str) -> None:
     began = time.monotonic()
-    found = told(faulty, action, SftpFaults(drip_s=0.2), operation_s=0.6)
+    found = error_of(faulty, action, SftpFaults(drip_s=0.2), operation_s=0.6)
     assert re.search("longer than [124] s", found), found
     assert time.monotonic() - began < MAX_SECONDS
 
@@ -266,7 +266,7 @@ def test_long_error_text_becomes_one_short_line(faulty: FaultySftpServer, action
         sent(sftp.CMD_STATUS, body)(session, number)
         return True
 
-    found = told(faulty, action, SftpFaults(answer=answer))
+    found = error_of(faulty, action, SftpFaults(answer=answer))
     assert (found != "", found.isprintable(), len(found) < 400) == (True, True, True), found
 
 
@@ -279,7 +279,7 @@ def test_long_list_of_login_methods_becomes_one_short_line(faulty: FaultySftpSer
 
 
 class RawServer:
-    """A server that is none: sends bytes to whoever connects."""
+    """No SFTP server: it sends bytes to every client."""
 
     user, path = "backupd", "/backups"
 

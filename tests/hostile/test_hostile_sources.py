@@ -1,4 +1,4 @@
-"""An app that plants files beside its database, or puts another one in its place: nothing else is read, filled or hung.
+"""An app that plants files beside its database, or replaces it: nothing else is read, filled or blocked.
 
 The attacker may write to the directory of the database. What must not get into a copy is `SECRET`.
 """

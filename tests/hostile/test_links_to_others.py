@@ -1,4 +1,4 @@
-"""Links that an app plants on the way to its database: neither root's rights nor another app's data follow them."""
+"""Links that an app plants on the path to its database: no rights of root and no data of another app follow them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Whatever a service, a command or the app says back, no secret of the configuration is in any text that leaves.
+"""No output contains a secret of the configuration that a service, a command or the app repeats.
 
 A process masks what it was given. A run gets the secrets that it needs, and those who answer it know no others.
 """

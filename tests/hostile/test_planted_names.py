@@ -1,4 +1,4 @@
-"""Something else at every name of the store: nothing hangs, nothing outside is touched, and the truth is told.
+"""Foreign objects at every name of the store: nothing blocks, nothing outside is touched, and each is reported.
 
 The names are those of backupd's own table, which a run under strace(1) shows to be complete.
 """

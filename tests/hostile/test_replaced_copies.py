@@ -1,4 +1,4 @@
-"""A replica gives another database under the id of a generation that this store has made: no command takes it."""
+"""A replica serves another database under the ID of a generation of this store: every command refuses it."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A replica that is the local store, whatever leads there, neither counts as another place nor loses anything."""
+"""A replica that is the local store by any route is refused: it is no off-site copy, and loses nothing."""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A restore by root into the directory of an app that was taken over: nothing of root's is given to the app."""
+"""A restore by root into the directory of a compromised app: the app gets no file of root."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""An app that is taken over leads backupd's processes to /proc: no secret is in those that read what it wrote."""
+"""A compromised app directs backupd to /proc: processes that read files of the app have no secret."""
 
 import shlex
 import subprocess

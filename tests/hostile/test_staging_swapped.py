@@ -1,4 +1,4 @@
-"""An app that was taken over swaps what a backup has in staging, at the moment that it would help it most.
+"""A compromised app replaces files of a backup in staging at the worst moment.
 
 The attack runs at a given system call of the run, so that the window is always hit.
 """

@@ -1,4 +1,4 @@
-"""The version file, in the volume of an app that was taken over: nothing of root's is told, nothing hangs or grows."""
+"""The version file in the volume of a compromised app: no file of root is disclosed, nothing blocks or grows."""
 
 import os
 from pathlib import Path

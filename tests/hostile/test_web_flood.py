@@ -1,4 +1,4 @@
-"""Strangers at the HTTP server: 200 sources, a flood of requests, guesses at the token, and a crowd of slow clients."""
+"""Strangers at the HTTP server: 200 sources, a flood of requests, token guesses, and many slow clients."""
 
 import http.client
 import resource

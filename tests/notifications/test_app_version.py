@@ -1,4 +1,4 @@
-"""The app is asked for its health, and its version is found wherever it is configured."""
+"""The app is asked for its health, and its version is found in each configured place."""
 
 import json
 from pathlib import Path

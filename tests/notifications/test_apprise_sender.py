@@ -1,4 +1,4 @@
-"""Messages get to real services through the real Apprise, in a process of its own that keeps its secrets."""
+"""Messages reach real services through the real Apprise, in a separate process that keeps its secrets."""
 
 import json
 import subprocess
@@ -170,9 +170,9 @@ def test_notify_shows_delivery(backups: Path, tmp_path: Path) -> None:
     backupd = Backupd(environ, tmp_path)
     assert backupd("notify").out.splitlines() == [
         "channels  json://[secret]",
-        "accepted  2026-11-25 12:00:00 UTC",
-        "refused   2026-11-25 12:00:00 UTC: json://[secret]: error=500",
-        "waiting   since 2026-11-25 12:00:00 UTC, 3 attempts: bad news",
+        "accepted  2026-11-25 12:00 UTC",
+        "refused   2026-11-25 12:00 UTC: json://[secret]: error=500",
+        "waiting   since 2026-11-25 12:00 UTC, 3 attempts: bad news",
     ]
     facts = backupd("notify", "--json").json
     assert (facts["channels"], facts["waiting"][0]["attempts"]) == (["json://[secret]"], 3)

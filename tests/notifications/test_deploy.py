@@ -1,4 +1,4 @@
-"""Each deploy gets one verdict, whatever happens in between."""
+"""Each deploy gets one verdict after any sequence of events."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise

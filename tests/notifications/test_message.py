@@ -1,6 +1,6 @@
-"""What a message says, word for word, and that it fits everywhere.
+"""The exact text of messages, which fits every service.
 
-After a change that is meant, write the golden files anew, and read the difference:
+After an intended change, write the golden files again, and read the difference:
 
     PYTHONPATH=tests python tests/notifications/test_message.py --write-golden && git diff tests/golden/messages
 """

@@ -1,4 +1,4 @@
-"""When problems are reported: each once a day while it lasts, its end once, and nothing else."""
+"""When problems are reported: once a day while each lasts, and once at its end."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""What monitors are told, in their own protocols, and which URLs are taken for which."""
+"""Requests to monitors in their own protocols, and which URL means which kind."""
 
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4

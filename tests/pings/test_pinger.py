@@ -1,4 +1,4 @@
-"""A monitor hears of each run, and a run never hears of a monitor: real servers, real runs."""
+"""A monitor gets a ping for each run, and no run depends on a monitor: real servers, real runs."""
 
 import re
 import time

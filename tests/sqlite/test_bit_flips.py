@@ -1,4 +1,4 @@
-"""One flipped bit, in each of the places where a check can find it, is corruption."""
+"""One flipped bit, in each place where a check can find it, is corruption."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""An app with cksumvfs refuses each page whose checksum is wrong: all copies keep them right, and they are verified."""
+"""An app with cksumvfs refuses pages with wrong checksums: all copies keep them correct and verified."""
 
 import subprocess
 import sys

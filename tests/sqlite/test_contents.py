@@ -1,4 +1,4 @@
-"""What is in a copy: rows by table, and the digest of the schema."""
+"""The contents of a copy: rows by table, and the digest of the schema."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The one database below a directory is found, whatever a neighbour has planted there."""
+"""The only database below a directory is found beside any planted files."""
 
 import os
 import sqlite3
@@ -9,7 +9,9 @@ import pytest
 
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.sqlite import discovery
-from backupd.sqlite.discovery import find_database, not_one_database
+from backupd.sqlite.discovery import find_database, is_directory, not_one_database
+from support.directories import through_fuse
+from support.processes import serving, stopped, wait_until
 
 
 def make_database(path: Path) -> Path:
@@ -78,24 +80,46 @@ def test_links_pipes_and_sockets_of_a_neighbour_are_not_opened(data: Path, tmp_p
     assert find_database(data) == database
 
 
-def test_directory_with_more_files_than_limit_has_no_certain_database(
+def test_directory_with_more_names_than_limit_has_no_certain_database(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "MAX_FILES", 10)
+    monkeypatch.setattr(discovery, "MAX_NAMES", 10)
     database = make_database(data / "0.db")
-    for name in ("a", "b"):
-        (data / name).mkdir()
-        for number in range(9):
-            (data / name / f"{number}.jpg").touch()
+    (data / "uploads").mkdir()
+    for number in range(20):
+        (data / "uploads" / f"{number}.jpg").touch()
     assert find_database(data) is None
     error = not_one_database(data)
-    assert "more than 10 files" in error.message
+    assert "more than 10 files and directories" in error.message
     assert str(database) in error.hint
 
 
 def test_missing_or_root_directory_has_no_certain_database(data: Path) -> None:
     assert find_database(data / "missing") is None
-    assert "cannot be read" in not_one_database(data / "missing").message
+    assert "cannot be searched: I/O error: No such file" in not_one_database(data / "missing").message
+
+
+def test_name_that_would_control_a_terminal_is_escaped(data: Path) -> None:
+    for name in ("a\x1b[2J.db", "b.db"):
+        make_database(data / name)
+    assert "2 databases" in not_one_database(data).message
+    assert not_one_database(data).message.isprintable()
+
+
+@pytest.mark.root
+def test_mount_that_does_not_respond_is_neither_waited_for_nor_taken_for_a_file(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_database(data / "tasks.db")
+    monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)
+    monkeypatch.setattr(discovery, "_LOOK_S", 1.0)
+    with through_fuse(data) as mount:
+        assert find_database(mount) == mount / "tasks.db"
+        with stopped(serving(mount)):
+            assert is_directory(mount) is None
+            assert find_database(mount) is None
+            assert "does not respond" in not_one_database(mount).message
+        wait_until(lambda: bool(is_directory(mount)))
 
 
 @pytest.mark.root

@@ -1,4 +1,4 @@
-"""Encrypted databases are copied as they lie there, so that their key opens the copy; nothing more is said of them."""
+"""Encrypted databases are copied unchanged, so that their key opens the copy; nothing more can be verified."""
 
 import threading
 from pathlib import Path

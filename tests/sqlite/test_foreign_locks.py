@@ -1,4 +1,4 @@
-"""An app that locks its database by other means than SQLite here does, or not at all: a copy could be torn."""
+"""An app that locks its database in another way than SQLite here, or not at all: a copy could be inconsistent."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Disks that are full: those of the copy, and that of the app."""
+"""Full disks: that of the copy, and that of the app."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A copy that hangs: it ends soon after `timeout_s` all the same, and the operator reads what to look at."""
+"""A copy that hangs ends soon after `timeout_s`, with a hint for the operator."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""An app that died in the middle of a transaction: half of it must never be in a copy."""
+"""An app that died in a transaction: a copy never contains half of it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Where this SQLite reaches its limits: nothing sound is called damaged, and nothing unproven sound."""
+"""The limits of this SQLite: no sound database is reported damaged, and no unverified one sound."""
 
 import json
 import sqlite3

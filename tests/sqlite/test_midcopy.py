@@ -1,4 +1,4 @@
-"""What happens to the file while it is copied: nothing but a consistent state is ever published."""
+"""Changes of the file during a copy: only a consistent state is published."""
 
 import os
 import time
@@ -195,7 +195,7 @@ def test_copy_beyond_time_limit_fails_with_hint(path: Path, take: Take) -> None:
 
 
 class Slow:
-    """Knows when the first copy began, and lets it take at least `least_s` longer than that."""
+    """Records when the first copy began, and extends it to at least `least_s`."""
 
     def __init__(self, least_s: float) -> None:
         self._least_s = least_s

@@ -1,4 +1,4 @@
-"""A database that is mounted without its directory: its WAL is somewhere else, and no copy of it is complete."""
+"""A database mounted without its directory: its WAL is elsewhere, and no copy of it is complete."""
 
 from pathlib import Path
 

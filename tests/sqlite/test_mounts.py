@@ -1,4 +1,4 @@
-"""Which file system a database is on, and whether with its side files, from what /proc/self/mountinfo says."""
+"""The file system of a database and of its side files, from /proc/self/mountinfo."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A backup that is not run by the owner of the database: it works without harm to the app, or does not begin."""
+"""A backup by another user than the owner of the database: it does no harm to the app, or does not begin."""
 
 import gzip
 import os

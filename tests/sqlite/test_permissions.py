@@ -1,4 +1,4 @@
-"""The directory of a restored database: what a manifest may ask for, and what is given where."""
+"""The directory of a restored database: which permissions a manifest may ask for, and where they are applied."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What cannot be backed up: the operator reads what is wrong and what to do, and no older generation pays for it."""
+"""Sources that cannot be backed up: the error has a hint, and no older generation is lost."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Databases of every shape: the copy holds what the source holds, page for page."""
+"""Databases of every shape: the copy has the same pages as the source."""
 
 import itertools
 import sqlite3

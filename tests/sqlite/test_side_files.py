@@ -1,4 +1,4 @@
-"""The app's files: nothing of them changes, however the app left them and wherever they are mounted."""
+"""The files of the app are never changed, in any state and on any mount."""
 
 import os
 from pathlib import Path

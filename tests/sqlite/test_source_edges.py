@@ -1,4 +1,4 @@
-"""Sources at the edge: odd names, links, locks that are never let go, and WALs of any size (docs/sources.md)."""
+"""Sources at the edge: odd names, links, locks that are never released, and WALs of any size (docs/sources.md)."""
 
 import os
 from pathlib import Path

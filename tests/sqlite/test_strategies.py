@@ -1,4 +1,4 @@
-"""How a live database is copied: what its writers feel, and when the copy gives up."""
+"""How a live database is copied: the effect on its writers, and when the copy gives up."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

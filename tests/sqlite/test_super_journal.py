@@ -1,4 +1,4 @@
-"""An app that died in a transaction over two databases: none of them is ever taken for what it is not."""
+"""An app that died in a transaction over two databases: the state of each is never misjudged."""
 
 import threading
 from collections.abc import Iterator

@@ -59,7 +59,7 @@ def killed_before_the_rename(target: Path, part: Path) -> None:
 
 
 class Opener:
-    """Another process that opens a file; `read` is what it found once it was let in."""
+    """Another process that opens a file; `read` is what it found after the open."""
 
     def __init__(self, path: Path) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", OPENS, path], stdout=subprocess.PIPE, text=True)
@@ -140,9 +140,9 @@ def test_database_replaced_after_killed_swap_is_kept(place: Path) -> None:
     other = place / "other"
     other.write_text("of somebody else")
     other.rename(target)
-    healed = recover_swap(target)
-    assert healed is not None
-    assert healed.what == "left"
+    recovery = recover_swap(target)
+    assert recovery is not None
+    assert recovery.what == "left"
     assert target.read_text() == "of somebody else"
     assert recover_swap(target) is None
 

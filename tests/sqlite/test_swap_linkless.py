@@ -1,4 +1,4 @@
-"""The swap on a file system without hard links (FAT, SMB): the name is never without a database, if that can be had."""
+"""The swap on a file system without hard links (FAT, SMB): the database exists at each step, if possible."""
 
 import os
 import signal
@@ -96,14 +96,14 @@ def test_swap_killed_at_any_rename_is_finished_or_reverted(
         part.write_text("new")
         code = killed(target, part, monkeypatch, at)
         assert target.exists() or not exchanging
-        healed = recover_swap(target)
+        recovery = recover_swap(target)
         with DatabasePlace.open(target) as opened:
             sweep_parts(opened)  # as the next restore does
         assert contents(place) in ({"tasks.db": "old"}, {"tasks.db": "new", KEPT: "old"})
         for kept in kept_databases(target):
             kept.unlink()
         if not code:
-            assert (healed, at > 3) == (None, True)
+            assert (recovery, at > 3) == (None, True)
             return
 
 

@@ -1,4 +1,4 @@
-"""A user namespace that does not map the owner of the database: whom it shows is another user, and is not believed.
+"""A user namespace that does not map the owner of the database: the owner that it shows is not trusted.
 
 The ids above 65535 are not mapped there; 65534, by which they are shown, is a user of its own.
 """

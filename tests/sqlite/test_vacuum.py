@@ -1,4 +1,4 @@
-"""`method = "vacuum"`: a compact copy, but never a laundered one (docs/adr/0006-vacuum-the-copy.md)."""
+"""`method = "vacuum"`: a compact copy that never hides damage (docs/adr/0006-vacuum-the-copy.md)."""
 
 import sqlite3
 from collections.abc import Callable

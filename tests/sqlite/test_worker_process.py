@@ -1,4 +1,4 @@
-"""Children at work: none outlives its parent, none is missed, and each ends with words."""
+"""Worker processes: none outlives its parent, and each failure has a message."""
 
 import os
 import signal

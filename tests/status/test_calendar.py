@@ -1,4 +1,4 @@
-"""What is said of each day of the last twelve months."""
+"""The state of each day of the last twelve months."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo

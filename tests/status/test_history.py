@@ -1,4 +1,4 @@
-"""What the status page is told of a real site: of its store, catalog, log and disk, sound or not."""
+"""The history on the status page: of a store, catalog, log and disk, sound or not."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""What `backupd status` says: whether all is well, why not, what to do next, and what there is, in about ten lines."""
+"""`backupd status` in about ten lines: health, reasons, next steps and figures."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Every surface says the same of the same site: status, /health, page, JSON, metrics, messages, and the daily ping."""
+"""Status, /health, page, JSON, metrics, messages and the daily ping report the same problems."""
 
 import shutil
 from collections.abc import Callable
@@ -26,8 +26,9 @@ from backupd.tasks.verify import record_verification
 from backupd.web import responses
 from backupd.web.localizer import Localizer
 from backupd.web.metrics import metrics_response
-from backupd.web.page_view import SEVERITIES, to_dos
+from backupd.web.page_view import SEVERITIES
 from backupd.web.responses import status_facts
+from backupd.web.verdict import to_dos
 from support.bank import make_bank
 from support.generations import backdated
 from support.page_states import NIGHTLY, ZONE
@@ -58,8 +59,7 @@ def missing(context: TaskContext, order: BackupRequest) -> None:
 
 
 def refused(context: TaskContext, order: BackupRequest) -> None:
-    order.path.unlink()
-    order.path.mkdir()
+    order.path.write_bytes(b"")
     assert backup(order, context).error_kind == "unusable"
 
 

@@ -1,4 +1,4 @@
-"""What only a store in a local directory has: working space, strays, owners, and directories to make."""
+"""Features of a store in a local directory: staging, unpaired files, owners, and new directories."""
 
 import os
 import stat

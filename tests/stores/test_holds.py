@@ -1,4 +1,4 @@
-"""What stops pruning outlives everything but an operator's word; damaged copies are kept, the first and the last."""
+"""A hold on pruning lasts until an operator releases it; the first and the last damaged copy are kept."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A store has one identity for ever, whoever makes it at once and wherever that is killed."""
+"""A store has one permanent identity, also when several processes create it and one is killed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A pin outlives everything but its time and an operator's release; one that cannot be read pins as well."""
+"""A pin lasts until its time or its release; an unreadable one pins too."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How many channels a connection gets: one to a host that is near, be it busy, and several over a long line."""
+"""The number of channels of a connection: one to a near host, even if busy, and several with high latency."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A file is sent, and read back on the way: whatever becomes of it, what is there is right or said to be wrong."""
+"""A file is sent and read back during the transfer: the copy is correct, or an error is reported."""
 
 import os
 from collections.abc import Iterator

@@ -37,7 +37,7 @@ def removed_account() -> Iterator[str]:
 
 @contextmanager
 def changing_accounts() -> Iterator[None]:
-    """Be the only one at /etc/passwd: useradd and the like give up where another is at it."""
+    """Lock /etc/passwd: useradd and similar programs fail while another one changes it."""
     with Path(tempfile.gettempdir(), "backupd-accounts.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

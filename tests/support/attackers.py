@@ -1,4 +1,4 @@
-"""An app that was taken over: a process with its own user, which acts while a run of backupd stands still."""
+"""A compromised app: a process with its own user, which acts while a run of backupd is stopped."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ def attacked(
     attack: Callable[[], object],
     reads: str = "",
 ) -> CommandResult:
-    """Run `backupd ARGUMENTS`, let it stand still (SIGSTOP) before its step `at`, `attack`, and let it go on.
+    """Run `backupd ARGUMENTS`, stop it (SIGSTOP) before its step `at`, `attack`, and continue it.
 
     Files that it only reads are steps as well, where `reads` is in their name.
     """

@@ -6,12 +6,12 @@ In a thread, since Playwright's loop must not be that of the tests, some of whic
 import os
 import shutil
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import playwright.sync_api as playwright
 from axe_playwright_python.sync_playwright import Axe
@@ -19,6 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 # As root chromium has no sandbox, and in a container little shared memory; what it shows comes from this machine alone.
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars")
 PHONE, DESK = 360, 1100
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ class Browser:
         """Open `url` as `view` says and tell what is there; with `picture` write it there, `height` pixels or all."""
         return self._thread.submit(self._look, url, view, picture, height).result(120)
 
+    def visit(self, act: Callable[[playwright.Page], T], view: View = View()) -> T:
+        """Lend an empty page to `act`, seen as `view` says, and return what that returns."""
+
+        def visited() -> T:
+            context = self._chromium.new_context(viewport={"width": view.width, "height": 800}, locale=view.language)
+            try:
+                return act(context.new_page())
+            finally:
+                context.close()
+
+        return self._thread.submit(visited).result(120)
+
     def _look(self, url: str, view: View, picture: Path | None, height: int | None) -> AppVersion:
         credentials: Any = {"username": "anyone", "password": view.token} if view.token is not None else None
         context = self._chromium.new_context(
@@ -72,7 +85,7 @@ class Browser:
             page.on("request", lambda request: requests.append(request.url))
             response = page.goto(url)
             assert response is not None
-            told = _told(page)
+            told = _page_facts(page)
             if picture:
                 _save(page, picture, whole=height is None)
             violations = self._axe.run(page).response["violations"]
@@ -96,7 +109,7 @@ def _save(page: playwright.Page, picture: Path, *, whole: bool) -> None:
     picture.write_bytes(b64decode(answer["data"]))
 
 
-def _told(page: playwright.Page) -> dict[str, Any]:
+def _page_facts(page: playwright.Page) -> dict[str, Any]:
     told: dict[str, Any] = page.evaluate(
         """() => ({
             language: document.documentElement.lang,

@@ -116,7 +116,7 @@ class Container:
         return answer.out.strip()
 
     def get(self, url: str) -> tuple[int, str]:
-        """Ask for `url` from inside; return status and body, (0, reason) where nobody answers."""
+        """Ask for `url` from inside; return status and body, (0, reason) without a response."""
         program = (
             "import json, sys, urllib.request as r, urllib.error as e\n"
             "try: a = r.urlopen(sys.argv[1], timeout=5); print(json.dumps([a.status, a.read().decode()]))\n"

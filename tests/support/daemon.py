@@ -85,13 +85,18 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(backupd: Backupd, **environ: str) -> Iterator[Daemon]:
-    """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment."""
+def running_daemon(
+    backupd: Backupd, *, program: tuple[str, ...] = ("-m", "backupd"), **environ: str
+) -> Iterator[Daemon]:
+    """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment.
+
+    With `program`, Python runs that in place of the module.
+    """
     port = free_port()
     output = backupd.cwd / f"daemon-{port}.txt"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "backupd", "serve"],
+            [sys.executable, *program, "serve"],
             env=backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ),
             cwd=backupd.cwd,
             stdout=stream,

@@ -15,7 +15,7 @@ from support.daemon import wait_until
 
 
 def rows(path: Path, query: str) -> list[Any]:
-    """Ask a database that nobody else has open, and leave it closed."""
+    """Query a database that no other process has open, and close it."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 

@@ -85,7 +85,7 @@ def second_instance(place: Path) -> Iterator[str]:
 
 
 def has_ended(url: str) -> bool:
-    """Tell whether nobody answers at `url`."""
+    """Return whether no server responds at `url`."""
     try:
         urllib.request.urlopen(url, timeout=10).close()
     except urllib.error.HTTPError:

@@ -128,7 +128,7 @@ def _calls(journal: str) -> Iterator[Call]:
 def stopped(
     environ: Mapping[str, str], scratch: Path, condition: Callable[[], bool], *arguments: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `backupd ARGUMENTS` until `condition` holds, let it stand still (SIGSTOP) during the block, then end.
+    """Run `backupd ARGUMENTS` until `condition` holds, stop it (SIGSTOP) during the block, then end it.
 
     What it says on standard error is in `scratch / "err"`.
     """

@@ -86,7 +86,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class StartedAgain(BaseException):
-    """A run that has no process of its own starts anew, as by execve(2).
+    """A run without its own process restarts, as by execve(2).
 
     What it has open stays open for as long as this exception is kept.
     """
@@ -98,7 +98,7 @@ class StartedAgain(BaseException):
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """Raise StartedAgain where a run in the block would start anew."""
+    """Raise StartedAgain where a run in the block would restart."""
     execve = os.execve
     os.execve = _execve
     try:
@@ -299,7 +299,7 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
 
 
 def _run(main: Callable[[], None]) -> None:
-    """Run `main`, and once more where it starts anew; its steps are counted on."""
+    """Run `main`, and once more if it restarts; its steps are counted on."""
     try:
         with noticed():
             main()

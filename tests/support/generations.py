@@ -28,7 +28,7 @@ def backdated(backups: Path, generation: str, *, days: float, source: str | None
 
 
 def rewritten(backups: Path, generation: str, change: Callable[[Manifest], Manifest]) -> None:
-    """Replace the manifest of `generation` by a changed one, sealed anew."""
+    """Replace the manifest of `generation` by a changed one with a new digest."""
     path = backups / f"{generation}{MANIFEST_SUFFIX}"
     path.write_bytes(encode_manifest(change(decode_manifest(path.read_bytes(), generation))))
 

@@ -17,6 +17,7 @@ from backupd.status.model import (
     DrillFigures,
     GenerationFigures,
     History,
+    Instance,
     LogEntry,
     NextRun,
     Point,
@@ -29,6 +30,7 @@ from backupd.status.model import (
 
 ZONE: Final = ZoneInfo("America/Santiago")
 NOW: Final = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
+INSTANCE: Final = Instance("shop on server 3", exec_prefix="docker exec 0a1b2c3d4e5f ")
 NIGHTLY: Final = Schedule.parse("04:00", ZONE)
 DAY: Final = timedelta(days=1)
 MIB: Final = 1 << 20
@@ -60,6 +62,7 @@ def healthy() -> History:
         replicas=(ReplicaFigures("offsite", 19),),
         disk=DiskUse(1460 * MIB, 21_300 * MIB, 40_000 * MIB),
         log=_log(),
+        instance=INSTANCE,
     )
 
 
@@ -140,6 +143,7 @@ def first_day() -> History:
         replicas=(ReplicaFigures("offsite", 0),),
         disk=DiskUse(0, 21_300 * MIB, 40_000 * MIB),
         log=(started,),
+        instance=INSTANCE,
     )
 
 

@@ -28,7 +28,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; one that nobody waits for has no command line any more."""
+    """Tell whether a process has ended; a zombie has no command line any more."""
     return not command_line(pid)
 
 

@@ -1,7 +1,7 @@
-"""Pictures of the status page: every state, wide and narrow, light and dark, in both languages; and two for the docs.
+"""Pictures of the status page: every state and error, wide and narrow, light and dark, in both languages.
 
 scripts/screenshots            into screenshots/, which git ignores
-scripts/screenshots --docs     the two small ones in docs/ as well
+scripts/screenshots --docs     and two small ones into docs/
 """
 
 import sys
@@ -9,10 +9,16 @@ from pathlib import Path
 
 from support.browser import DESK, PHONE, View, running_browser
 from support.page_states import STATES
-from support.web_site import serving
+from support.web_site import FakeService, serving
 
 ROOT = Path(__file__).parents[2]
 VIEWS = (View(DESK, "light", "en-US"), View(DESK, "dark", "es-CL"), View(PHONE, "light", "es-CL"), View(PHONE, "dark"))
+ERRORS = {
+    "401": lambda: serving(token="s3cret"),
+    "404": serving,
+    "500": lambda: serving(FakeService(error=ValueError())),
+    "503": lambda: serving(FakeService(hanging=frozenset({"history"})), timeout_s=0.1),
+}
 FOR_DOCS = (
     ("status-page.webp", "healthy", View(920, "light"), 700),
     ("status-page-phone.webp", "failing", View(PHONE, "dark"), 700),
@@ -30,6 +36,13 @@ def main(directory: Path, *, docs: bool) -> None:
                 picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
                 browser.look(url, view, picture)
                 print(picture)
+        for name, page in ERRORS.items():
+            with page() as site:
+                for view in (View(DESK, "light", "en-US"), View(PHONE, "dark", "es-CL")):
+                    picture = directory / f"{name}-{view.language[:2]}-{view.colours}-{view.width}.png"
+                    path = "nowhere" if name == "404" else ""
+                    browser.look(f"http://127.0.0.1:{site.server.port}/{path}", view, picture)
+                    print(picture)
         for name, state, view, height in FOR_DOCS if docs else ():
             context.service.known_history = STATES[state]()
             browser.look(url, view, ROOT / "docs" / name, height)

@@ -1,4 +1,4 @@
-"""Looks for secrets in the processes of a tree, as whoever can read /proc there would."""
+"""Searches the processes of a tree for secrets, like a user who can read /proc there."""
 
 import os
 import re

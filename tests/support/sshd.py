@@ -1,8 +1,8 @@
 """A real OpenSSH server on loopback, with keys, configuration and an account of its own.
 
-Who logs in is the `kind`:
+The account that logs in is the `kind`:
 
-- `own`: whoever runs the tests, with a shell; needs no root.
+- `own`: the user who runs the tests, with a shell; needs no root.
 - `chroot`: an account without a shell that finds itself in a root-owned directory and gets `internal-sftp`.
 - `shell`: an account with a shell, for a `sha256sum` there.
 """
@@ -54,7 +54,7 @@ class Sshd:
 
     @property
     def key(self) -> Path:
-        """The private key (ed25519, no passphrase) that is let in."""
+        """The private key (ed25519, no passphrase) that is accepted."""
         return self.directory / "client"
 
     @property
@@ -167,7 +167,7 @@ def running_sshd(
 
 @contextmanager
 def root_owned() -> Iterator[Path]:
-    """Lend a directory that sshd allows for a chroot: nobody but root can write to it or above, unlike below /tmp."""
+    """Yield a directory that sshd allows for a chroot: only root can write to it or above, unlike below /tmp."""
     with tempfile.TemporaryDirectory(prefix="backupd-", dir="/srv") as name:
         Path(name).chmod(0o755)
         yield Path(name)

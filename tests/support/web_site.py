@@ -158,7 +158,7 @@ def serving(
     timeout_s: float = 20.0,
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[WebSite]:
-    """Serve on a free port of 127.0.0.1; by default every request is worked out anew."""
+    """Serve on a free port of 127.0.0.1; by default every response is computed again."""
     service, errors = service or FakeService(), list[str]()
     app = make_app(service, token, on_error or errors.append, cache_s=cache_s, timeout_s=timeout_s)
     server = HttpServer("127.0.0.1:0", app, errors.append)

@@ -1,4 +1,4 @@
-"""Links on the way to a database: whose they are, and whose is what they lead to."""
+"""Links on the path to a database, and the owners of links and targets."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Buffers that are used again and again cost the kernel nothing once they were used."""
+"""Buffers that are reused cost the kernel nothing after their first use."""
 
 import subprocess
 import sys

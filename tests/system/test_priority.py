@@ -1,4 +1,4 @@
-"""Work that can wait steps aside, thread by thread: what util-linux' tools see of it."""
+"""Background work has low priority, thread by thread, as shown by the tools of util-linux."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A command that starts again in its own process: what it keeps, what it leaves behind, and which signals it hears."""
+"""A command that restarts in its own process: what it keeps, what it drops, and its signals."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A signal ends a process of ours wherever it comes."""
+"""A signal ends a process of backupd at any point."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""docs/sftp-target.md, taken at its word: its commands and its sshd_config make an account that can do just that."""
+"""The commands and sshd_config of docs/sftp-target.md make an account with exactly the documented rights."""
 
 import hashlib
 import json

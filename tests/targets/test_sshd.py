@@ -1,4 +1,4 @@
-"""The OpenSSH server that tests of replicas stand on does what its options say, seen by OpenSSH's own clients."""
+"""The OpenSSH server of the replica tests does what its options say, as seen by OpenSSH's own clients."""
 
 import socket
 import subprocess

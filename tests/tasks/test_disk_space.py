@@ -1,4 +1,4 @@
-"""Free space: a backup that would fill the app's disk does not begin, and one that does fill it stops."""
+"""Free space: a backup that would fill the app's disk does not begin, and one that fills it stops."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""The doctor, as another user than the owner of the store: what that user may not write is found before the night."""
+"""The doctor as another user than the owner of the store finds each path that the user may not write."""
 
 import json
 import os

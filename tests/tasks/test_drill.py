@@ -1,4 +1,4 @@
-"""A drill: what it proves of a copy, when it refuses to, and what it tells."""
+"""A drill: what it verifies, when it fails, and what it reports."""
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The app proven on a restored copy: placed, started, asked; and nothing of all that left behind."""
+"""The app checked on a restored copy: placed, started and queried, with nothing left behind."""
 
 import json
 import os

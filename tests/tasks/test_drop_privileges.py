@@ -1,4 +1,4 @@
-"""Becoming somebody else for real: processes that start as root, with few capabilities, as in a container."""
+"""Dropping privileges: processes that start as root, with few capabilities, as in a container."""
 
 import json
 import os

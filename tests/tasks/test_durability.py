@@ -1,4 +1,4 @@
-"""What reaches the disk: the archive, and not the staged copy (docs/adr/0004-what-is-made-durable.md)."""
+"""What is synced to disk: the archive, and not the staged copy (docs/adr/0004-what-is-made-durable.md)."""
 
 import subprocess
 import sys

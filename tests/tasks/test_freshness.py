@@ -1,4 +1,4 @@
-"""How old the last proofs are, as store, catalog and marks tell it together."""
+"""The age of the last verified copies, from store, catalog and damage marks together."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Reading a whole store: fast, without a trace in the process, and content with what is pruned meanwhile."""
+"""The inventory of a whole store is fast, and has no effect on the garbage collector."""
 
 import gc
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pins in the course of runs: they end by the time of the newest backup, and none that fails costs a generation."""
+"""Pins during runs: they end by the time of the newest backup, and a failed one costs no generation."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Two sidecars that share a directory of backups and the name of a source, but not the database."""
+"""Two sidecars with the same directory of backups and source name, but different databases."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

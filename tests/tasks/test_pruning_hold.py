@@ -1,4 +1,4 @@
-"""A source that looks wrong: what is published, what is put aside, and what must not be pruned."""
+"""A suspicious source: what is published, what is quarantined, and what must not be pruned."""
 
 import sqlite3
 from dataclasses import replace
@@ -96,10 +96,10 @@ def test_held_source_is_not_pruned_until_sound_backup(one_kept: BackupRequest, c
     one_kept.path.write_bytes(sound)
     touch(one_kept.path)
     touch(one_kept.path)
-    healed = backup(one_kept, context)
-    assert healed.outcome == "published"
+    repaired = backup(one_kept, context)
+    assert repaired.outcome == "published"
     assert context.holds.get("tasks") is None
-    assert ids(context) == [healed.generation]
+    assert ids(context) == [repaired.generation]
 
 
 def test_source_too_damaged_to_copy_holds_pruning(one_kept: BackupRequest, context: TaskContext) -> None:
@@ -191,8 +191,8 @@ def test_hold_of_regrown_source_is_released(one_kept: BackupRequest, context: Ta
     )
     assert backup(one_kept, context).outcome == "degraded"
     change(one_kept.path, "INSERT INTO account SELECT * FROM aside")
-    healed = backup(one_kept, context)
-    assert healed.outcome == "published"
+    repaired = backup(one_kept, context)
+    assert repaired.outcome == "published"
     assert context.holds.get("tasks") is None
 
 

@@ -1,4 +1,4 @@
-"""Replication to a real OpenSSH server and to a directory: what arrives, what is sent, what goes, what is refused."""
+"""Replication to a real OpenSSH server and to a directory: what is sent, removed and refused."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Two stores and one replica: neither takes the copies of the other for its own, and nothing of either is removed."""
+"""Two stores and one replica: neither counts the copies of the other, and none of them are removed."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext

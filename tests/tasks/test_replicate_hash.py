@@ -1,4 +1,4 @@
-"""Copies that the other host digests, where its account has a shell; what it says is believed only when it is plain."""
+"""Copies digested by the remote host, if its account has a shell; only a well-formed response is trusted."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Whatever a server refuses, the error names the replica, the operation and the remote path."""
+"""Errors of a server name the replica, the operation and the remote path."""
 
 import re
 from pathlib import Path

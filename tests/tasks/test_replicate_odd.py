@@ -1,4 +1,4 @@
-"""Replication to servers that lack things, fail, lie, hang up or hang: nothing wrong ever gets a final name."""
+"""Replication to servers that lack features, fail, lie or stall: no wrong file gets a final name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,18 +86,18 @@ def assert_next_backup_recovers(faulty: FaultySftpServer, context: TaskContext, 
 def test_connection_cut_before_any_request_leaves_complete_generations_and_next_run_recovers(
     faulty: FaultySftpServer, context: TaskContext, key: str
 ) -> None:
-    healed = set()
+    recovered = set()
     for request in each_request(faulty, context):
         faulty.set_faults(SftpFaults(cut_before=request))
         report = replicate_to(over_sftp(faulty, faulty.path, context), context)
         assert report.outcome == "done" or report.exit_code == 75, (request, report)
         only_complete_generations(faulty.files, context)
         left = lying_in(faulty.files)
-        if left in healed:  # what heals is the same from here on
+        if left in recovered:  # recovery is the same from here on
             wiped(faulty)
         else:
             assert_next_backup_recovers(faulty, context, key)
-            healed.add(left)
+            recovered.add(left)
 
 
 @pytest.mark.no_cover

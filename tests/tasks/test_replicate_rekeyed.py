@@ -1,4 +1,4 @@
-"""Keys are exchanged anew in the middle of a transfer, as either side does after so many bytes; nothing is lost."""
+"""Rekeying during a transfer, as either side does after a number of bytes, loses nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two senders to one directory of an SFTP server in the very same moment: nothing is lost, mixed or left out."""
+"""Two simultaneous senders to one directory of an SFTP server: nothing is lost, mixed or omitted."""
 
 import shutil
 from collections.abc import Callable, Iterator

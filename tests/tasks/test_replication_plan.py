@@ -1,4 +1,4 @@
-"""What a replica gets and lets go: decided from its own listing and its own policy."""
+"""What is sent to a replica and removed there, decided from its own listing and policy."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Whatever a database holds, its backup restored in place is that database, by content and by digest."""
+"""The restored backup of a random database equals it, in content and digest."""
 
 import hashlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""Archives of a replica whose connection is cut in the middle: what has arrived does not travel again."""
+"""Archives of a replica whose connection is cut midway: received bytes are not transferred again."""
 
 from pathlib import Path
 

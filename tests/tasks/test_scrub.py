@@ -1,4 +1,4 @@
-"""A generation a day is read back from the disk, the one first that was left unchecked for longest."""
+"""A generation a day is read back from disk, the one with the oldest check first."""
 
 import errno
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The shrink guard alarms at what was lost, and at nothing else."""
+"""The shrink guard raises an alarm for losses only."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which generation counts: never one that is damaged or from the future, whatever else is lost."""
+"""Which generation counts: never a damaged one or one dated in the future, after any other loss."""
 
 import os
 import sqlite3

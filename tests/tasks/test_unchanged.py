@@ -1,4 +1,4 @@
-"""A database that nobody wrote to is recognised, and the generation that holds it is proven again."""
+"""An unchanged database is recognised, and its generation is verified again."""
 
 import sqlite3
 import time

@@ -1,4 +1,4 @@
-"""What the daemon answers over HTTP, asked through a real socket."""
+"""Responses of the daemon over HTTP, through a real socket."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

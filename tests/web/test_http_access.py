@@ -1,4 +1,4 @@
-"""Who may read figures and names over HTTP, and who gets a word of how to."""
+"""Who may read metrics and status over HTTP, and the message for others."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Slow, greedy and broken clients: they lose their connection, and nobody else notices."""
+"""Slow, greedy and broken clients lose their connection, and affect no other client."""
 
 import socket
 import time

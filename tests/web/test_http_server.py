@@ -1,4 +1,4 @@
-"""The server's life: it binds or says why not, costs nothing while nobody asks, and stops at once."""
+"""The server binds or reports why not, sleeps while idle, and stops at once."""
 
 import asyncio
 import http.client

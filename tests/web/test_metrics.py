@@ -1,4 +1,4 @@
-"""/metrics: names and units as Prometheus wants them, values as the service told them, each one documented."""
+"""/metrics: names and units as Prometheus recommends, values as reported by the service, all documented."""
 
 import re
 import subprocess

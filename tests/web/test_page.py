@@ -1,4 +1,4 @@
-"""The page and /api/status as the real server sends them: states, languages, headers, and what strangers wrote."""
+"""The page and /api/status as the real server sends them: states, languages, headers, and foreign text."""
 
 import json
 import re
@@ -14,16 +14,22 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from backupd.catalog import CatalogUnavailable, PingRecord
+from backupd.cli.restore import restore_command
 from backupd.errors import ErrorKind
+from backupd.formatting import human_bytes, human_duration
 from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold, Task
+from backupd.runbook import runbook_address
 from backupd.status.calendar import Day
-from backupd.status.model import History, LogEntry, MessageFigures
+from backupd.status.history import NOT_CONFIGURED
+from backupd.status.model import History, Instance, LogEntry, MessageFigures
+from backupd.web.drawings import MOST_SPOTS
 from backupd.web.localizer import Localizer
-from backupd.web.page import page_response
-from backupd.web.page_view import to_dos
+from backupd.web.page import REFRESH_S, page_response
+from backupd.web.page_view import restore_commands
 from backupd.web.responses import status_facts
-from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
+from backupd.web.verdict import headline, to_dos
+from support.page_states import INSTANCE, NOW, STATES, ZONE, degraded, failing, first_day, healthy
 from support.web_site import FakeService, WebSite, serving
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
@@ -86,10 +92,14 @@ def shown(site: WebSite, history: History, language: str = "en") -> Reader:
     ("state", "heading", "step"),
     [
         ("healthy", "Everything is up to date", "Nothing to do."),
-        ("degraded", "Up to date, with warnings", "tasks-20261101-0700 is damaged"),
-        ("failing", "Not healthy", "check [sources.tasks] path and the volume mount"),
+        ("degraded", "The last copy to offsite failed · 1 more below", "tasks-20261101-0700 is damaged"),
+        (
+            "failing",
+            "The database of tasks is missing · 2 more below",
+            "check [sources.tasks] path and the volume mount",
+        ),
         ("empty", "No copy is left to restore", "makes one now, or shows why it fails"),
-        ("first-day", "No backup yet", "The first backup starts automatically"),
+        ("first-day", "The first backup starts within two minutes", "Nothing to do: it starts by itself"),
     ],
 )
 def test_each_state_shows_heading_and_next_step(site: WebSite, state: str, heading: str, step: str) -> None:
@@ -108,7 +118,8 @@ def test_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite) ->
         "3 d ago within limit at most 8 d",
         "24 d ago within limit at most 34 d",
         "verified 317 degraded 5 failed 4 missed 4",
-        "2026-11-15 04:00 · verified 39.5 MiB 112.9 MiB week 2026-W46 local, offsite",
+        "2026-11-15 04:00 · verified Restore docker exec 0a1b2c3d4e5f backupd restore tasks-20261115-0700 docker exec",
+        "restore tasks-20261115-0700 --from offsite 39.5 MiB 112.9 MiB week 2026-W46 local, offsite",
         "restored in 24 s tasks from offsite, 2026-11-01 09:00 fetch 18 s",
         "backups 1.4 GiB other files 16.8 GiB free 20.8 GiB",
         "offsite: 19 generations, last sent 2026-11-22 09:00",
@@ -119,9 +130,12 @@ def test_page_shows_ages_limits_generations_drill_disk_and_log(site: WebSite) ->
 
 def test_problems_are_in_spanish_and_log_text_is_quoted(site: WebSite) -> None:
     text = " ".join(shown(site, failing(), "es-CL,es;q=0.9").text.split())
-    assert "La última copia verificada de tasks es de hace 3 d; el plazo es de 26 h. backupd backup hace una" in text
+    assert (
+        "La última copia verificada de tasks es de hace 3 d; el plazo es de 26 h. docker exec 0a1b2c3d4e5f backupd"
+        in text
+    )
     assert "Falta la base tasks: no se puede hacer ninguna copia. no database at /app/data/tasks.db. Compruebe" in text
-    assert "pare la aplicación: backupd restore latest --source tasks (docs/runbook.es.md)" in text
+    assert "pare la aplicación: docker exec 0a1b2c3d4e5f backupd restore latest --source tasks. " in text
     assert "nuevo intento 2026-11-25 09:42" in text
     assert "día 2026-11-23 semana 2026-W48" in text
 
@@ -132,7 +146,7 @@ def test_undelivered_message_or_ping_is_warning_until_delivered(site: WebSite) -
     status = replace(well.status, messages=MessageFigures(2, NOW, NOW), pings=(ping,))
     text = " ".join(shown(site, replace(well, status=status)).text.split())
     assert "Up to date, with warnings" in text
-    assert "Messages that wait for delivery: 2. backupd notify shows the error" in text
+    assert "Messages that wait for delivery: 2. docker exec 0a1b2c3d4e5f backupd notify shows the error" in text
     assert "The last ping of a monitor failed: backup, <i>tasks. it answered 404\\u202e" in text
     facts = site.ask("/api/status").json
     Draft202012Validator(SCHEMA, format_checker=FormatChecker()).validate(facts)
@@ -226,6 +240,7 @@ def hostile(text: str) -> History:
     def spoilt(value: Any, name: str = "") -> Any:
         if is_dataclass(value) and not isinstance(value, type):
             keep = {"task", "kind", "state", "verification", "timezone", "taken_at", "outcome", "level"}
+            keep |= {"docs_url", "exec_prefix"}  # of the operator and of the machine
             changes = {f.name: spoilt(getattr(value, f.name), f.name) for f in fields(value) if f.name not in keep}
             return replace(value, **changes)
         if isinstance(value, tuple):
@@ -250,9 +265,9 @@ def test_many_sources_and_failed_days_keep_page_short(site: WebSite) -> None:
     assert "and 327 earlier ones" in page.text
     assert "db19" in page.text
     assert "/api/status only: db20, db21, db22" in page.text
-    assert "11 more: backupd list" not in page.text
+    assert "11 more: " not in page.text
     longer = replace(history.histories[0], generation_count=21)
-    assert "11 more: backupd list" in shown(site, replace(history, histories=(longer,))).text
+    assert "11 more: docker exec 0a1b2c3d4e5f backupd list" in shown(site, replace(history, histories=(longer,))).text
 
 
 def test_many_generations_are_folded(site: WebSite) -> None:
@@ -264,17 +279,22 @@ def test_many_generations_are_folded(site: WebSite) -> None:
 
 
 def test_page_loads_and_allows_no_external_content(site: WebSite) -> None:
+    site.service.known_history = healthy()
     reply = site.ask("/")
     policy = reply.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in policy
     page = Reader(reply.text)
-    assert [value for name, value in page.attributes if name in ("src", "href")] == [
-        next(value for name, value in page.attributes if name == "href"),  # the icon, as data
-        "api/status",
-    ]
-    assert not re.search(r"url\(|@import|http://(?!www\.w3\.org)|https://", reply.text.replace("%3A", ":"))
+    assert not [value for name, value in page.attributes if name == "src"]
+    links = re.findall(r'<a [^>]*href="([^"]*)"', reply.text)
+    icon, *others = [value for name, value in page.attributes if name == "href"]
+    assert str(icon).startswith("data:image/svg+xml,")
+    assert others == links, "what is not the icon is followed by people alone"
+    skip = {"#generations-1", "#generations-2"}
+    assert set(links) == {"?refresh=off", "api/status", runbook_address("restore"), *skip}
+    without_links = reply.text.replace("%3A", ":").replace(runbook_address("restore"), "")
+    assert not re.search(r"url\(|@import|http://(?!www\.w3\.org)|https://", without_links)
 
 
 @pytest.mark.parametrize(("asked", "language"), [("es", "es"), ("en", "en"), ("de", "en")])
@@ -349,3 +369,117 @@ def test_non_finite_number_is_null_in_json(site: WebSite) -> None:
     facts = site.ask("/api/status").json["drills"][0]
     assert (facts["duration_s"], facts["stages"]) == (None, {"fetch": None})
     assert site.ask("/").status == 200
+
+
+# --- Which backupd it is, and what to do at 3 a.m. ---
+
+
+def test_title_and_heading_name_instance(site: WebSite) -> None:
+    history = replace(healthy(), instance=Instance("shop <3>"))
+    site.service.known_history = history
+    page = site.ask("/").text
+    assert "<title>shop &lt;3&gt;: Everything is up to date</title>" in page
+    assert re.search(r"<h1>.*shop &lt;3&gt;.*</h1>", page)
+    assert site.ask("/api/status").json["instance"] == "shop <3>"
+
+
+def test_error_for_everyone_names_no_instance() -> None:
+    with serving(token="x" * 16) as guarded:
+        refused = guarded.ask("/", Accept="text/html")
+    assert refused.status == 401
+    assert INSTANCE.name not in refused.text
+    assert "0a1b2c3d4e5f" not in refused.text
+
+
+def test_page_refreshes_until_it_is_stopped(site: WebSite) -> None:
+    site.service.known_history = healthy()
+    page, stopped = site.ask("/"), site.ask("/?refresh=off")
+    assert int(page.headers["refresh"]) == REFRESH_S
+    assert 'refreshes every 2 min: <a href="?refresh=off">stop</a>' in page.text
+    assert "refresh" not in stopped.headers
+    assert 'does not refresh: <a href="./">start</a>' in stopped.text
+    assert "refresh" not in site.ask("/api/status").headers
+
+
+def test_errors_that_pass_by_themselves_refresh() -> None:
+    with serving(FakeService(error=ValueError())) as broken, serving(token="x" * 16) as guarded:
+        assert broken.ask("/", Accept="text/html").headers["refresh"] == str(REFRESH_S)
+        assert "refresh" not in guarded.ask("/", Accept="text/html").headers
+
+
+def test_each_generation_has_command_for_each_store_that_has_it() -> None:
+    generation = healthy().histories[0].generations[3]
+    assert generation.stores == ("local", "offsite")
+    run = f"docker exec 0a1b2c3d4e5f backupd restore {generation.id}"
+    assert restore_commands(generation, "docker exec 0a1b2c3d4e5f ") == (run, f"{run} --from offsite")
+    damaged = replace(generation, verification="corrupt")
+    assert restore_commands(damaged, "") == (f"backupd restore {generation.id} --from offsite",)
+    foreign = replace(generation, stores=("local",), kept_for=(NOT_CONFIGURED,))
+    assert restore_commands(foreign, "") == (f"backupd restore {generation.id} --to NEW_FILE",)
+
+
+def test_commands_of_page_are_accepted_by_command_line(site: WebSite) -> None:
+    seen = set[str]()
+    for state in STATES.values():
+        site.service.known_history = replace(state(), instance=Instance())
+        seen |= set(re.findall(r"<code[^>]*>backupd restore ([^<]*)</code>", site.ask("/").text))
+    assert len(seen) > len(STATES)
+    for words in seen:
+        restore_command.make_context("restore", words.split())
+
+
+def test_each_problem_links_to_its_passage_in_own_language(site: WebSite) -> None:
+    history = replace(failing(), instance=Instance(docs_url="https://wiki.example/b"))
+    for language, name in (("en", "runbook.md"), ("es", "runbook.es.md")):
+        site.service.known_history = history
+        page = site.ask("/", Accept_Language=language).text
+        for topic in ("source-unusable", "backup-too-old", "never-succeeded", "restore"):
+            assert f'<a href="https://wiki.example/b/{name}#{topic}" rel="noreferrer"' in page
+    facts = site.ask("/api/status").json
+    assert facts["problems"][0]["runbook"] == "https://wiki.example/b/runbook.md#source-unusable"
+
+
+@pytest.mark.parametrize(
+    ("at", "since", "runs", "words"),
+    [
+        ("2026-11-25T04:05", "2026-11-25T04:00", 1, "Tonight's backup of tasks failed"),
+        ("2026-11-25T00:30", "2026-11-24T23:30", 1, "Tonight's backup of tasks failed"),
+        ("2026-11-25T09:00", "2026-11-25T04:00", 4, "Last night's backup of tasks failed"),
+        ("2026-11-25T15:00", "2026-11-25T14:00", 1, "The last backup of tasks failed"),
+        ("2026-11-27T09:00", "2026-11-25T04:00", 20, "The last 20 backups of tasks failed"),
+    ],
+)
+def test_failed_backup_is_named_as_operators_do(at: str, since: str, runs: int, words: str) -> None:
+    now, failed_at = (datetime.fromisoformat(moment).replace(tzinfo=ZONE) for moment in (at, since))
+    history = healthy()
+    fresh = (Freshness("backup", "tasks", now - timedelta(hours=2), 93_600),)
+    health = Health.of(HealthFacts(fresh, failures=(Failure("backup", "tasks", "busy", failed_at, runs),)), now)
+    history = replace(history, status=replace(history.status, health=health, taken_at=now))
+    assert headline(history, Localizer("en", ZONE)) == words
+
+
+def test_first_day_says_what_comes_next_and_when(site: WebSite) -> None:
+    history = first_day()
+    page = shown(site, history)
+    assert "never" not in page.text
+    assert "within minutes" in page.text
+    assert "No backup yet. The first one starts within minutes. After it, days, sizes and" in page.text
+    assert "offsite: The first one starts within minutes." in page.text
+    later = tuple(replace(run, at=NOW + timedelta(hours=3), overdue=False) for run in history.status.next_runs)
+    page = shown(site, replace(history, status=replace(history.status, next_runs=later)))
+    assert "The first backup starts at 2026-11-25 12:00" in page.text
+    assert "No backup yet. The first one starts at 2026-11-25 12:00." in page.text
+
+
+def test_charts_have_values_at_their_points(site: WebSite) -> None:
+    history = healthy()
+    site.service.known_history = history
+    page = site.ask("/").text
+    last = history.histories[0].points[-1]
+    words = (
+        f"{last.date}: database {human_bytes(last.snapshot_bytes or 0)}, archive {human_bytes(last.archive_bytes or 0)}"
+    )
+    assert f'tabindex="0" role="img" aria-label="{words}"><title>{words}</title>' in page
+    slowest = max(history.histories[0].points, key=lambda point: point.duration_s or 0)
+    assert f"<title>{slowest.date}: {human_duration(slowest.duration_s or 0)}</title>" in page
+    assert page.count('class="spot"') <= 2 * len(history.histories) * (MOST_SPOTS + 2)

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from playwright.sync_api import Page, Route
 
 from support.browser import DESK, PHONE, AppVersion, Browser, View, running_browser
-from support.page_states import STATES, healthy
+from support.page_states import INSTANCE, STATES, healthy
 from support.web_site import FakeService, WebSite, serving
 
 pytestmark = pytest.mark.no_cover
@@ -14,10 +15,16 @@ pytestmark = pytest.mark.no_cover
 TOKEN = "s3cret"
 HEADINGS = {
     "healthy": ("Everything is up to date", "Todo está al día"),
-    "degraded": ("Up to date, with warnings", "Al día, con avisos"),
-    "failing": ("Not healthy", "Hay fallos"),
+    "degraded": (
+        "The last copy to offsite failed · 1 more below",
+        "Falló el último envío a offsite · 1 más abajo",
+    ),
+    "failing": ("The database of tasks is missing · 2 more below", "Falta la base tasks · 2 más abajo"),
     "empty": ("No copy is left to restore", "No queda ninguna copia para restaurar"),
-    "first-day": ("No backup yet", "Aún no hay copias"),
+    "first-day": (
+        "The first backup starts within two minutes",
+        "La primera copia empieza en menos de dos minutos",
+    ),
 }
 LOOKS = {  # between them each width is seen in each language and in each scheme
     "healthy": (View(DESK, "light", "en-US"), View(PHONE, "dark", "es-CL")),
@@ -62,7 +69,7 @@ def test_each_state_is_shown_without_browser_errors(browser: Browser, site: WebS
     site.service.known_history = STATES[state]()
     seen = browser.look(address(site), view)
     assert_as_it_should_be(seen, view)
-    assert seen.heading == HEADINGS[state][view.language.startswith("es")]
+    assert seen.heading == f"{HEADINGS[state][view.language.startswith('es')]} {INSTANCE.name}"
     assert seen.language == view.language[:2]
 
 
@@ -92,7 +99,7 @@ def test_token_opens_page_and_wrong_one_does_not(browser: Browser) -> None:
     with serving(token=TOKEN) as site:
         right = browser.look(address(site), View(token=TOKEN))
         wrong = browser.look(address(site), View(token="guess"))
-    assert (right.status, right.heading) == (200, HEADINGS["healthy"][0])
+    assert (right.status, right.heading) == (200, f"{HEADINGS['healthy'][0]} {INSTANCE.name}")
     assert (wrong.status, wrong.heading, wrong.violations) == (401, "Token required", ())
     assert "This page requires the token of backupd" in wrong.text
     assert "tasks" not in wrong.text
@@ -107,3 +114,62 @@ def test_errors_are_pages_in_language_of_browser(browser: Browser) -> None:
     assert missing.violations == broken.violations == ()
     assert missing.background == BACKGROUNDS["dark"], "its style sheet is allowed"
     assert "hunter2" not in broken.text
+
+
+def test_page_loads_itself_again_and_stays_where_it_was_read(browser: Browser, site: WebSite) -> None:
+    site.service.known_history = healthy()
+
+    def sooner(route: Route) -> None:
+        reply = route.fetch()
+        assert int(reply.headers["refresh"]) > 1
+        route.fulfill(response=reply, headers={**reply.headers, "refresh": "1"})
+
+    def read(page: Page) -> tuple[float, float]:
+        page.route("**/", sooner)
+        page.goto(address(site))
+        page.evaluate("scrollTo(0, 900)")
+        before: float = page.evaluate("scrollY")
+        with page.expect_navigation(timeout=60_000):
+            pass
+        page.wait_for_function("scrollY > 0")
+        return before, page.evaluate("scrollY")
+
+    assert browser.visit(read) == (900, 900)
+
+
+def test_chart_tells_values_to_keyboard_and_charts_can_be_skipped(browser: Browser, site: WebSite) -> None:
+    site.service.known_history = healthy()
+
+    def read(page: Page) -> tuple[str, str, str, str]:
+        page.goto(address(site))
+        page.locator(".skip").first.focus()
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        shown = page.locator(".spot:focus text").evaluate("spot => getComputedStyle(spot).opacity")
+        hidden = page.locator(".spot text").last.evaluate("spot => getComputedStyle(spot).opacity")
+        page.locator(".skip").first.focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        return name, shown, hidden, page.evaluate("document.activeElement.textContent")
+
+    name, shown, hidden, after = browser.visit(read)
+    assert ": database " in name
+    assert (shown, hidden) == ("1", "0")
+    assert after == "Runbook", "of the generations below the charts"
+
+
+def test_command_of_generation_is_selected_as_a_whole(browser: Browser, site: WebSite) -> None:
+    site.service.known_history = healthy()
+
+    def copy(page: Page) -> tuple[str, str]:
+        page.goto(address(site))
+        summary = page.locator(".generations summary").first
+        summary.focus()
+        page.keyboard.press("Enter")
+        command = page.locator(".generations [open] .command").first
+        command.click()
+        return command.inner_text(), page.evaluate("getSelection().toString()")
+
+    command, selected = browser.visit(copy, View(PHONE))
+    newest = healthy().histories[0].generations[0].id
+    assert command == selected == f"{INSTANCE.exec_prefix}backupd restore {newest}"

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes real daemons by the files of deploy/prometheus, and judges the alerts by what it finds."""
+"""A real Prometheus scrapes real daemons with the files of deploy/prometheus, and evaluates the alerts."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""The page's languages: which one is chosen, and that each says everything."""
+"""The languages of the page: the choice, and complete translations."""
 
 import ast
 import re
@@ -70,7 +70,7 @@ def test_each_phrase_is_used_and_each_used_phrase_exists() -> None:
     assert named <= TRANSLATIONS.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
-    families |= {"advice", "unread", "error"}
+    families |= {"advice", "unread", "error", "state"}
     for key in TRANSLATIONS:
         by_family = key.partition(".")[0] in families
         by_value = key in retention_words()
@@ -95,9 +95,13 @@ def test_every_reason_and_problem_has_phrase() -> None:
     assert retention_words() <= TRANSLATIONS.keys()
     assert {f"rule.{rule}" for rule in RetentionPolicy.__slots__} <= TRANSLATIONS.keys()
     for task in ("backup", "replicate", "drill"):
-        assert {f"problem.never.{task}", f"problem.late.{task}", f"unset.{task}"} <= TRANSLATIONS.keys()
+        assert {
+            f"{part}.{task}" for part in ("problem.never", "problem.late", "unset", "state.never", "state.late")
+        } <= TRANSLATIONS.keys()
     kinds = set(get_args(ProblemKind)) - {"never", "late"}
     assert {f"problem.{kind}" for kind in kinds} <= TRANSLATIONS.keys()
+    assert {f"state.{kind}" for kind in kinds - {"failed"}} <= TRANSLATIONS.keys()
+    assert {f"state.failed.{task}" for task in get_args(Task)} <= TRANSLATIONS.keys()
     assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= TRANSLATIONS.keys()
 
 

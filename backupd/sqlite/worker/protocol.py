@@ -161,6 +161,31 @@ class LeaseState(TypedDict):
     reason: str
 
 
+class LookRequest(TypedDict):
+    """Look for databases below the directory `path`, at no more than `most` names, and `depth` directories deep.
+
+    Not at the paths `without`, directories that are called as one of `names`, or what has `kept` in its name.
+    """
+
+    path: str
+    without: list[str]
+    names: list[str]
+    kept: str
+    most: int
+    depth: int
+
+
+class LookReply(TypedDict):
+    """The fields of `discovery.Contents`."""
+
+    real: str
+    databases: list[str]
+    files: int
+    size_bytes: int
+    too_many: bool
+    complete: bool
+
+
 class ParentPipe:
     """The pipe to the parent, for progress and events."""
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backupd.catalog import read_catalog
-from backupd.errors import CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
+from backupd.errors import BackupdError, CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
 from backupd.formatting import counted, human_age, human_bytes
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
-from backupd.sqlite.discovery import Contents, contents_of, is_directory
+from backupd.sqlite.discovery import DirectoryContents, contents_of, is_directory, names_of
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
@@ -70,7 +70,7 @@ def _until_error(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Finding]:
     """Yield a finding for the other databases and one for the other files in each directory of `databases`.
 
-    Looks at 10,000 files and 5 directories deep, through no link, and not into `backups`. Each finding is advice, and
+    Looks at 10,000 names and 5 directories deep, through no link, and not into `backups`. Each finding is advice, and
     `ok`.
     """
     ours = {path.resolve() for path in databases} | {backups.resolve()}
@@ -79,17 +79,16 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
         if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
             try:
                 found = contents_of(path, ours)
-            except OSError:  # an unreadable directory is a finding of the source
+            except BackupdError:  # an unreadable directory is a finding of the source
                 continue
             yield from _uncovered_findings(path, found)
 
 
-def _uncovered_findings(path: Path, found: Contents) -> Iterator[Finding]:
+def _uncovered_findings(path: Path, found: DirectoryContents) -> Iterator[Finding]:
     least = "" if found.complete else "at least "
     if found.databases:
-        names = ", ".join(os.path.relpath(database, path) for database in found.databases[:_UNCOVERED_NAMED])
-        more = f" and {len(found.databases) - _UNCOVERED_NAMED} more" if len(found.databases) > _UNCOVERED_NAMED else ""
-        detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}{more}"
+        names = names_of(found, path, _UNCOVERED_NAMED)
+        detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}"
         yield Finding("not backed up", ok=True, detail=detail, hint="add each that matters: [sources.NAME] path = …")
     if found.files:
         size = f", {human_bytes(found.size_bytes)}" if found.complete else ""

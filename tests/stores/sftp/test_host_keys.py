@@ -1,4 +1,4 @@
-"""Pinned host keys: what a line pins is what OpenSSH says that it pins, and nothing unpinned is ever accepted."""
+"""Pinned host keys: a line pins the keys that OpenSSH accepts for it, and no unpinned key is accepted."""
 
 import subprocess
 from pathlib import Path

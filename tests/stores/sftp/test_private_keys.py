@@ -1,4 +1,4 @@
-"""The key to log in with: every form in which one comes, and a clear reason for each that is no good."""
+"""The private key for login: every format, and a clear reason for each unusable one."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""URLs of replicas: what each means, and how each that means nothing is refused."""
+"""URLs of replicas: the meaning of each valid one, and the error for each invalid one."""
 
 from pathlib import Path
 

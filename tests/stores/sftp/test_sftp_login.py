@@ -1,4 +1,4 @@
-"""Logging in to a real OpenSSH server: each way in, and each way in which it fails."""
+"""Logins to a real OpenSSH server: each method, and each way in which it fails."""
 
 import os
 import re
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_agent")
 
 @pytest.fixture
 def no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have an agent: it is not asked."""
+    """Hide the agent of the user who runs the tests."""
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
 
 
@@ -243,7 +243,7 @@ def test_connection_closed_during_login_is_unreachable(sshd: Starter, tmp_path: 
 
 
 class _Peculiar(ServerInterface):
-    """Lets nobody in by key; asks `questions` in a dialogue, one after the other, and writes the answers down."""
+    """Accepts no key; asks `questions` in a dialogue, one after the other, and records the answers."""
 
     def __init__(self, *questions: str) -> None:
         self.questions = list(questions)

@@ -1,0 +1,95 @@
+"""A volume that was filled to mislead or to stop the look for its database: bounded, and never the wrong one."""
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from backupd.sqlite.discovery import find_database, not_one_database
+from support.command import Backupd
+from support.hardened import volumes
+
+
+def test_crowd_of_directories_ends_the_look_and_no_database_is_chosen(database: Path) -> None:
+    crowd = database.parent / "crowd"
+    crowd.mkdir()
+    for first in range(102):
+        for second in range(100):
+            (crowd / f"{first:03}" / f"{second:02}").mkdir(parents=True)
+    began = time.monotonic()
+    assert find_database(database.parent) is None
+    assert time.monotonic() - began < 30
+    assert "more than 10000 files and directories" in not_one_database(database.parent).message
+
+
+def test_endless_depth_is_not_followed(database: Path) -> None:
+    deep = database.parent
+    for _ in range(200):
+        deep /= "d"
+        deep.mkdir()
+    (deep / "loop").symlink_to(database.parent)
+    assert find_database(database.parent) == database
+
+
+def test_database_that_is_renamed_all_the_time_is_found_or_missed_and_no_other_is(database: Path) -> None:
+    ended = Event()
+
+    def rename() -> None:
+        while not ended.is_set():
+            database.rename(database.with_name("away.db"))
+            database.with_name("away.db").rename(database)
+
+    app = Thread(target=rename)
+    app.start()
+    try:
+        found = {find_database(database.parent) for _ in range(5)}
+    finally:
+        ended.set()
+        app.join()
+    assert found <= {None, database, database.with_name("away.db")}
+    assert find_database(database.parent) == database
+
+
+def test_link_that_takes_the_place_of_the_found_database_is_not_backed_up(
+    backupd: Backupd, database: Path, tmp_path: Path
+) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    assert backupd("backup", **there).code == 0
+    other = database.rename(tmp_path / "other.db")
+    database.symlink_to(other)
+    if os.geteuid() == 0:
+        os.chown(other, 4711, 4711)
+    answer = backupd("backup", **there)
+    assert answer.code == 1
+    assert "no database" in answer.err or "link" in answer.err
+
+
+@pytest.mark.root
+def test_private_volume_is_looked_through_with_four_capabilities() -> None:
+    with volumes(mode=0o700) as private:
+        answer = private.backupd("backup", "--json", BACKUPD_DATABASE=str(private.data))
+        assert answer.code == 0, answer
+        assert answer.json["source"] == "tasks"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"), [("shop.db", 1, "no database at"), ("tasks.db", 3, "nothing is pruned")]
+)
+def test_another_app_at_the_same_path_in_the_same_store_costs_no_backup_of_the_first(
+    backupd: Backupd, database: Path, name: str, code: int, said: str
+) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent)}
+    first = backupd("backup", "--json", **there).json["generation"]
+    for path in database.parent.glob("tasks.db*"):
+        path.unlink()
+    with closing(sqlite3.connect(database.with_name(name))) as app:
+        app.execute("CREATE TABLE other(id)")
+    for _ in range(2):
+        answer = backupd("backup", **there)
+        assert answer.code == code, answer
+        assert said in answer.err
+    assert backupd("verify", first, **there).code == 0
