@@ -34,6 +34,15 @@ def test_block_of_commands_names_test_that_runs_it_or_reason(block: CommandBlock
     assert re.search(r"\bblocks(_run_by)?\(", text), f"{block.test} runs no block"
 
 
+@pytest.mark.parametrize("block", [one for one in BLOCKS if "docker run -d" in one.commands], ids=str)
+def test_start_in_block_survives_reboot_and_shows_password_of_page_on_loopback(block: CommandBlock) -> None:
+    for option in ("--restart unless-stopped", "-p 127.0.0.1:8080:8080", "/backups"):
+        assert option in block.commands
+    section = "".join(one.commands for one in command_blocks(block.page) if one.section == block.section)
+    assert "BACKUPD_HTTP__TOKEN" in section
+    assert re.search(r"printenv BACKUPD_HTTP__TOKEN|grep TOKEN backupd.env", section)
+
+
 def commands_in_sentences(page: str) -> Iterator[str]:
     """Yield each `backupd …` of a page that stands within a sentence or a table."""
     text = re.sub(r"^ *```.*?^ *```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
