@@ -21,7 +21,7 @@ SPANISH = {"5", "7", "9"}
 
 @dataclass
 class Host:
-    """A machine with containers, and a shell in which the runbook is typed."""
+    """A machine with containers, and a terminal on which the runbook is typed."""
 
     directory: Path
     app: Container
@@ -31,16 +31,12 @@ class Host:
     typed: set[str] = field(default_factory=set)
 
     def type(self, section: str, *numbers: int) -> str:
-        """Type the blocks of a section with these numbers, all without; return what appeared."""
+        """Type the blocks of a section with these numbers, all without, into one shell; return what appeared."""
         page = "docs/runbook.es.md" if section in SPANISH else "docs/runbook.md"
-        shell = blocks_run_by(__file__, page)[0]
-        blocks = blocks_run_by(__file__, page, f"{section}. ")
-        said = ""
-        for number in numbers or range(len(blocks)):
-            self.typed.add(blocks[number].commands)
-            commands = renamed(shell.commands + blocks[number].commands, self.names)
-            said += type_commands(commands, self.environ, self.directory)
-        return said
+        shell, blocks = blocks_run_by(__file__, page)[0], blocks_run_by(__file__, page, f"{section}. ")
+        chosen = [blocks[number].commands for number in numbers or range(len(blocks))]
+        self.typed.update(chosen)
+        return type_commands(renamed("".join((shell.commands, *chosen)), self.names), self.environ, self.directory)
 
     def wait_for_offsite_copy(self) -> None:
         """Wait until the first backup has been sent."""
@@ -124,8 +120,7 @@ def test_every_command_of_runbook_works_from_deployment_to_lost_machine(machine:
     machine.type("2")
     assert machine.tasks() == 20
     machine.add_task()
-    stop, by_hand, start = range(3)
-    machine.type("3", stop, by_hand, start)
+    machine.type("3")
     assert machine.tasks() == 20
 
     machine.lose()
