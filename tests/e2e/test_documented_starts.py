@@ -62,12 +62,12 @@ def machine(lab: ContainerLab, volume: str, network: str, tmp_path: Path) -> Hos
         "backupd:0.1.0": lab.image,
         '24)" backupd\n': f'24)" {lab.image}\n',
         "64 backupd\n": f"64 {lab.image}\n",
-        "exec backupd": f"exec {backupd.name}",
-        "cp backupd": f"cp {backupd.name}",
-        "stop backupd": f"stop {backupd.name}",
-        "rm backupd": f"rm {backupd.name}",
-        "stop app": f"stop {app.name}",
-        "start app": f"start {app.name}",
+        "docker exec backupd": f"docker exec {backupd.name}",
+        "docker cp backupd": f"docker cp {backupd.name}",
+        "docker stop backupd": f"docker stop {backupd.name}",
+        "docker rm backupd": f"docker rm {backupd.name}",
+        "docker stop app": f"docker stop {app.name}",
+        "docker start app": f"docker start {app.name}",
     }
     return Host(tmp_path, backupd, names, {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
 
