@@ -116,7 +116,7 @@ def test_generation_of_a_database_elsewhere_is_not_chosen(backupd: Backupd, tmp_
 
 
 @pytest.mark.root
-def test_dead_mount_is_not_waited_for_and_keeps_its_database(
+def test_unresponsive_mount_is_not_waited_for_and_keeps_its_database(
     backupd: Backupd, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)

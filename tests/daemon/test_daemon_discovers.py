@@ -13,7 +13,7 @@ OFTEN = "import backupd.daemon.daemon as d, backupd.__main__ as m; d._CHECK_EVER
 
 
 @pytest.mark.no_cover
-def test_daemon_waits_for_the_database_of_an_empty_volume_and_stays_with_it(
+def test_daemon_waits_for_database_of_empty_volume_and_keeps_it(
     backupd: Backupd, database: Path, backups: Path
 ) -> None:
     volume = database.parent

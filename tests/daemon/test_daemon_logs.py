@@ -15,7 +15,7 @@ OPERATOR, OPERATORS = 4711, 4242
 
 
 @pytest.mark.no_cover
-def test_run_of_each_task_ends_with_one_summary_and_json_output_is_the_file(
+def test_run_of_each_task_ends_with_one_summary_and_json_output_equals_file(
     backupd: Backupd, backups: Path, tmp_path: Path
 ) -> None:
     environ = {"BACKUPD_REPLICAS__NAS__URL": f"file:{tmp_path / 'nas'}", "BACKUPD_LOG__FORMAT": "json"}

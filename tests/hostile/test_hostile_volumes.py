@@ -14,7 +14,7 @@ from support.command import Backupd
 from support.hardened import volumes
 
 
-def test_crowd_of_directories_ends_the_look_and_no_database_is_chosen(database: Path) -> None:
+def test_search_of_too_many_directories_ends_and_chooses_no_database(database: Path) -> None:
     crowd = database.parent / "crowd"
     crowd.mkdir()
     for first in range(102):
@@ -35,7 +35,7 @@ def test_endless_depth_is_not_followed(database: Path) -> None:
     assert find_database(database.parent) == database
 
 
-def test_database_that_is_renamed_all_the_time_is_found_or_missed_and_no_other_is(database: Path) -> None:
+def test_constantly_renamed_database_is_found_or_missed_and_never_another_one(database: Path) -> None:
     ended = Event()
 
     def rename() -> None:
@@ -54,9 +54,7 @@ def test_database_that_is_renamed_all_the_time_is_found_or_missed_and_no_other_i
     assert find_database(database.parent) == database
 
 
-def test_link_that_takes_the_place_of_the_found_database_is_not_backed_up(
-    backupd: Backupd, database: Path, tmp_path: Path
-) -> None:
+def test_link_replacing_found_database_is_not_backed_up(backupd: Backupd, database: Path, tmp_path: Path) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}
     assert backupd("backup", **there).code == 0
     other = database.rename(tmp_path / "other.db")
@@ -69,7 +67,7 @@ def test_link_that_takes_the_place_of_the_found_database_is_not_backed_up(
 
 
 @pytest.mark.root
-def test_private_volume_is_looked_through_with_four_capabilities() -> None:
+def test_private_volume_is_searched_with_four_capabilities() -> None:
     with volumes(mode=0o700) as private:
         answer = private.backupd("backup", "--json", BACKUPD_DATABASE=str(private.data))
         assert answer.code == 0, answer
@@ -79,7 +77,7 @@ def test_private_volume_is_looked_through_with_four_capabilities() -> None:
 @pytest.mark.parametrize(
     ("name", "code", "said"), [("shop.db", 1, "no database at"), ("tasks.db", 3, "nothing is pruned")]
 )
-def test_another_app_at_the_same_path_in_the_same_store_costs_no_backup_of_the_first(
+def test_second_app_with_path_and_store_of_first_costs_no_backup_of_first(
     backupd: Backupd, database: Path, name: str, code: int, said: str
 ) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}

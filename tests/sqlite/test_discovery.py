@@ -107,9 +107,7 @@ def test_name_that_would_control_a_terminal_is_escaped(data: Path) -> None:
 
 
 @pytest.mark.root
-def test_mount_that_does_not_respond_is_neither_waited_for_nor_taken_for_a_file(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unresponsive_mount_is_not_waited_for_and_is_no_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_database(data / "tasks.db")
     monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)
     monkeypatch.setattr(discovery, "_LOOK_S", 1.0)

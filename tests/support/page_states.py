@@ -41,7 +41,7 @@ _MISSED_ON: Final = frozenset({77, 78, 79, 201})
 _DEGRADED_ON: Final = frozenset({12, 118, 190, 233, 301})
 _FIRST: Final[tuple[tuple[Task, str], ...]] = (("backup", "tasks"), ("replicate", "offsite"))
 _ERROR: Final = "no database at /app/data/tasks.db"
-_HINT: Final = "check [sources.tasks] path and the volume mount"
+_HINT: Final = "check the path and that the right volume is mounted: an unmounted one is an empty directory"
 
 
 def healthy() -> History:
@@ -69,7 +69,8 @@ def healthy() -> History:
 def degraded() -> History:
     """All proofs are young enough, but a generation is damaged, and the last replication failed once."""
     history = healthy()
-    error, hint = "nas.example:22 does not answer: timed out", "check the address, the firewall and whether it is up"
+    error = "nas.example:22 does not answer: timed out"
+    hint = "backupd tries again; if it keeps failing, check the host, its port, and the network between"
     failed_at = NOW - timedelta(minutes=2)
     facts = HealthFacts(
         history.status.health.freshness,

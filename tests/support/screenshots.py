@@ -38,7 +38,7 @@ def main(directory: Path, *, docs: bool) -> None:
                 print(picture)
         for name, page in ERRORS.items():
             with page() as site:
-                for view in (View(DESK, "light", "en-US"), View(PHONE, "dark", "es-CL")):
+                for view in (View(DESK, "light", "en-US", "guess"), View(PHONE, "dark", "es-CL", "guess")):
                     picture = directory / f"{name}-{view.language[:2]}-{view.colours}-{view.width}.png"
                     path = "nowhere" if name == "404" else ""
                     browser.look(f"http://127.0.0.1:{site.server.port}/{path}", view, picture)

@@ -35,7 +35,7 @@ def test_prefix_in_pod_names_pod_and_container(monkeypatch: pytest.MonkeyPatch) 
     assert prefix(root) == ""
 
 
-def test_host_name_is_left_out_where_it_is_only_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_name_that_is_container_id_is_omitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "0a1b2c3d4e5f")
     assert host_name() == ""
     monkeypatch.setattr(socket, "gethostname", lambda: "server-3")

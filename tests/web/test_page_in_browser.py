@@ -116,7 +116,7 @@ def test_errors_are_pages_in_language_of_browser(browser: Browser) -> None:
     assert "hunter2" not in broken.text
 
 
-def test_page_loads_itself_again_and_stays_where_it_was_read(browser: Browser, site: WebSite) -> None:
+def test_refresh_of_page_keeps_scroll_position(browser: Browser, site: WebSite) -> None:
     site.service.known_history = healthy()
 
     def sooner(route: Route) -> None:
@@ -137,14 +137,14 @@ def test_page_loads_itself_again_and_stays_where_it_was_read(browser: Browser, s
     assert browser.visit(read) == (900, 900)
 
 
-def test_chart_tells_values_to_keyboard_and_charts_can_be_skipped(browser: Browser, site: WebSite) -> None:
+def test_chart_values_are_reachable_by_keyboard_and_charts_can_be_skipped(browser: Browser, site: WebSite) -> None:
     site.service.known_history = healthy()
 
     def read(page: Page) -> tuple[str, str, str, str]:
         page.goto(address(site))
         page.locator(".skip").first.focus()
         page.keyboard.press("Tab")
-        name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        name = page.evaluate("document.activeElement.querySelector('title').textContent")
         shown = page.locator(".spot:focus text").evaluate("spot => getComputedStyle(spot).opacity")
         hidden = page.locator(".spot text").last.evaluate("spot => getComputedStyle(spot).opacity")
         page.locator(".skip").first.focus()

@@ -13,7 +13,7 @@ from backupd.model import RetentionPolicy, Task
 from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE
 from backupd.status import history
-from backupd.web import page, translations
+from backupd.web import hint_translations, page, problem_translations, translations
 from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
 from backupd.web.translations import TRANSLATIONS, Phrase
 
@@ -56,14 +56,17 @@ def test_phrase_has_same_placeholders_in_each_language(key: str) -> None:
 
 
 def test_phrase_keys_are_unique() -> None:
-    source = ast.parse(Path(translations.__file__).read_text())
-    (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
-    assert len(table.keys) == len(TRANSLATIONS)
+    keys = []
+    for module in (translations, problem_translations, hint_translations):
+        source = ast.parse(Path(module.__file__).read_text())
+        (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
+        keys += [ast.unparse(key) for key in table.keys if key is not None]
+    assert len(keys) == len(set(keys)) == len(TRANSLATIONS) + len(hint_translations.HINTS)
 
 
 def test_each_phrase_is_used_and_each_used_phrase_exists() -> None:
     template = (ROOM / "page.html").read_text()
-    code = "".join(path.read_text() for path in ROOM.glob("*.py") if path.name != "translations.py")
+    code = "".join(path.read_text() for path in ROOM.glob("*.py") if "translations" not in path.name)
     named = set(re.findall(r"translate\(\s*'([^']+)'\s*[,)]", template)) | set(
         re.findall(r'translate\(\s*"([^"]+)"', code)
     )
