@@ -111,7 +111,7 @@ def test_every_command_of_runbook_works_from_deployment_to_lost_machine(machine:
 
     machine.add_task()
     stop, restore, others, start, undo, clean = range(6)
-    assert "Restore it? Type yes to go on:" in machine.type("1", stop, restore)
+    assert "Restore it? Type yes to continue:" in machine.type("1", stop, restore)
     machine.type("1", others, start)
     assert machine.tasks() == 20
     machine.type("1", undo)

@@ -7,6 +7,7 @@ the next such comment.
 import os
 import pty
 import re
+import select
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ _PART: Final = re.compile(
     r"|^(?P<indent> *)```(?:sh|bash|shell|console)(?: .*)?\n(?P<commands>(?s:.*?))^ *```$",
     re.MULTILINE,
 )
-_QUESTION: Final = b"Type yes to go on:"
+_QUESTION: Final = b"Type yes to continue:"
+_SILENCE_S: Final = 120.0  # a command that is silent for so long waits for an answer
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def type_commands(commands: str, environ: Mapping[str, str], cwd: Path) -> str:
         os.close(theirs)
         said, answered = b"", 0
         try:
-            while chunk := os.read(ours, 65536):
+            while select.select([ours], [], [], _SILENCE_S)[0] and (chunk := os.read(ours, 65536)):
                 said += chunk
                 while said.count(_QUESTION) > answered:
                     os.write(ours, b"yes\n")
@@ -97,7 +99,7 @@ def type_commands(commands: str, environ: Mapping[str, str], cwd: Path) -> str:
         except OSError:  # EIO: nobody has the other end open any more
             pass
         finally:
-            os.close(ours)
+            os.close(ours)  # hangs up on what still runs
         code = process.wait(60)
     shown = said.decode().replace("\r\n", "\n")
     assert code == 0, f"{commands}\nexit {code}: {shown}"
