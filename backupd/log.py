@@ -54,6 +54,7 @@ class Event(StrEnum):
     GENERATION_SENT = "generation.sent"
     GENERATION_REMOVED = "generation.removed"
     GENERATION_DAMAGED = "generation.damaged"
+    GENERATION_LOST = "generation.lost"
     GENERATION_VERIFIED = "generation.verified"
     GENERATION_RESTORED = "generation.restored"
     GENERATION_PINNED = "generation.pinned"

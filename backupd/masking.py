@@ -25,9 +25,11 @@ _URL: Final = re.compile(
 _HOST: Final = re.compile(r"[a-z0-9.-]+\.[a-z]{2,}", re.IGNORECASE)
 _KEY_NAME: Final = re.compile(r"key|token|secret|pass|auth|sig|credential", re.IGNORECASE)
 # Secrets of others, which backupd does not know, in the output of commands and in the errors of services.
-_USERINFO: Final = re.compile(r"(?<=://)([^\s/:@?#]{0,256}):[^\s/@]{1,1024}@")
+_USERINFO: Final = re.compile(r"(?<=://)([^\s/:@?#]{0,256}):[^\s/]{1,1024}@")
+_TOKEN_AS_USER: Final = re.compile(r"(?<=://)[^\s/:@?#]{20,1024}@")
 _HEADER: Final = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-(?:api-key|auth-token))(['\"]?: ?['\"]?)[^\r\n'\"]+", re.IGNORECASE
+    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-(?:api-key|auth-token)|private-token)(['\"]?: ?['\"]?)[^\r\n'\"]+",
+    re.IGNORECASE,
 )
 _IN_HTML: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;", ord("'"): "&#x27;"}
 _Value = TypeVar("_Value")
@@ -49,7 +51,7 @@ class Mask:
     def __call__(self, text: str) -> str:
         """Return `text` with every secret in it masked."""
         if "://" in text:
-            text = _USERINFO.sub(rf"\1:{MASK}@", text)
+            text = _TOKEN_AS_USER.sub(f"{MASK}@", _USERINFO.sub(rf"\1:{MASK}@", text))
         if ":" in text:
             text = _HEADER.sub(rf"\1\2{MASK}", text)
         if self._pattern is None:

@@ -2,10 +2,13 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from coverage.config import CoverageConfig
 
 pytest.register_assert_rewrite("support.faults")
 
@@ -22,6 +25,8 @@ from support.sshd import Sshd, running_sshd  # noqa: E402
 for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
+_PACKAGE = Path(__file__).parents[1] / "backupd"
+_SLOW = ("e2e", "faults")
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
 _COVERED_TIERS = frozenset({"daemon", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
@@ -35,26 +40,65 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "TEST_CLOCK_OFFSET_S" in os.environ:
         items[:] = [one for one in items if not one.get_closest_marker("real_clock") and one.path.parent.name != "e2e"]
     for item in items:
-        if item.path.parent.name in {"faults", "e2e"}:
+        if item.path.parent.name in _SLOW:
             item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        items[:] = _slow_ones_first(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:
+    """Yield `items` so that each of so many processes, which get equal parts of them, begins with slow ones.
+
+    What is left at the end, when there is nothing to share any more, is then short. A third of the processes get those
+    that mainly wait for containers, since each needs its images and volumes first; the others get those that compute.
+    """
+    waiting, computing = ([item for item in items if item.path.parent.name == folder] for folder in _SLOW)
+    others = iter([item for item in items if item.path.parent.name not in _SLOW])
+    few = max(1, processes // 3)
+    many = max(1, processes - few)
+    for own in (*(waiting[n::few] for n in range(few)), *(computing[n::many] for n in range(many))):
+        yield from own
+        yield from islice(others, max(0, len(items) // processes - len(own)))
+    yield from others
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Start processes without coverage where other tests cover them: loading it takes a child longer than its work.
 
-    A `no_cover` test is not measured at all; of a `cover_processes` test every process is.
+    A `no_cover` test is not measured at all; of a `cover_processes` test every process is. Of a test with several
+    parameters the first set is measured in all processes, and the others in this one and in forks.
     """
     with pytest.MonkeyPatch.context() as patch:
         if item.get_closest_marker("no_cover"):
             patch.delenv(COVERAGE_CONFIG, raising=False)
-        elif COVERAGE_CONFIG in os.environ and not item.get_closest_marker("cover_processes"):
-            patch.setenv(FORK_COVERAGE_CONFIG, os.environ[COVERAGE_CONFIG])
-            if item.path.parent.name not in _COVERED_TIERS:
-                patch.delenv(COVERAGE_CONFIG)
+        elif COVERAGE_CONFIG in os.environ:
+            config = _of_files_that_run(os.environ[COVERAGE_CONFIG])
+            patch.setenv(COVERAGE_CONFIG, config)
+            if not item.get_closest_marker("cover_processes"):
+                patch.setenv(FORK_COVERAGE_CONFIG, config)
+                if item.path.parent.name not in _COVERED_TIERS or _is_variant(item):
+                    patch.delenv(COVERAGE_CONFIG)
         return (yield)
+
+
+def _is_variant(item: pytest.Item) -> bool:
+    """Tell whether a test was run with other parameters before, which covers nearly the same lines."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and any(callspec.indices.values())
+
+
+@cache
+def _of_files_that_run(config: str) -> str:
+    """Return the configuration of coverage for children: at its end each would look for files that it did not run.
+
+    This process looks for them, and names them in its own data.
+    """
+    of_children = CoverageConfig.deserialize(config)
+    of_children.source, of_children.run_include = None, [f"{_PACKAGE}/*"]
+    return of_children.serialize()
 
 
 @pytest.hookimpl(hookwrapper=True)

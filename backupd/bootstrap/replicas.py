@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 from backupd.bootstrap.tasks import backup_request, drill_request
 from backupd.config import Config, ReplicaSection
-from backupd.errors import ConfigError, UsageError
+from backupd.errors import ConfigError, ReplicaUnreachable, UsageError
+from backupd.formatting import counted
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.delivery import examine_messages, examine_pings
@@ -68,6 +69,7 @@ def replica_connector(config: Config, name: str, context: TaskContext, *, readin
     @contextmanager
     def connect() -> Iterator[Replica]:
         with open_replica() as replica:
+            _require_mounted(replica, context)
             _refuse_local_store(replica, context, reading=reading)
             yield replica
 
@@ -144,6 +146,19 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         yield from examine_messages(next(iter(config.sources)), context, zone)
     if config.pings:
         yield from examine_pings(config.pings, context, zone)
+
+
+def _require_mounted(replica: Replica, context: TaskContext) -> None:
+    """Raise ReplicaUnreachable where copies were sent to a directory that has nothing of backupd any more.
+
+    Its disk is not mounted: it is not an empty replica, and what was written there would fill another disk, mostly that
+    of the backups. Raises OSError.
+    """
+    if not isinstance(replica, DirectoryReplica) or replica.has_hidden("") or replica.list():
+        return
+    if sent := context.ask_catalog(lambda catalog: catalog.sent(replica.name), frozenset[str]()):
+        what = f"{replica.directory} has nothing of the {counted(len(sent), 'generation')} sent to {replica.name}"
+        raise ReplicaUnreachable(what, f"mount the disk that belongs there; for a new one: mkdir {replica.hidden}")
 
 
 def _refuse_local_store(replica: Replica, context: TaskContext, *, reading: bool) -> None:

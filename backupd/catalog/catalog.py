@@ -37,13 +37,14 @@ from backupd.catalog.models import (
 )
 from backupd.catalog.session import UnitOfWork
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest
+from backupd.model import CLOCK_TOLERANCE, Manifest, is_generation_id
 from backupd.report import AnyReport, report_facts
 from backupd.schedule import TaskHistory
 
 _SUCCESSES: Final = ("published", "unchanged", "degraded", "done")
 _NEWEST: Final = (RunRow.started_at.desc(), RunRow.id.desc())
 _NOT_STOPPED: Final = RunRow.exit_code.is_distinct_from(Terminated.exit_code)  # what was told to stop did not fail
+_MOST_SENT: Final = 5000  # copies in a store; the app may have added any number
 _MAX_FAILURES: Final = 50  # of failures in a row: a day of retries
 
 
@@ -286,6 +287,14 @@ class Catalog:
         query = select(CopyRow.generation).where(CopyRow.store == store, CopyRow.state == "damaged")
         with self._unit.reading() as session:
             return frozenset(session.scalars(query))
+
+    def sent(self, store: str) -> frozenset[str]:
+        """Return the ids of the generations that were sent to `store`, and that nobody removed there by command."""
+        known = CopyRow.generation == GenerationRow.id  # a copy of another store may have been checked
+        query = select(CopyRow.generation).join(GenerationRow, known).where(CopyRow.store == store)
+        query = query.order_by(CopyRow.since.desc()).limit(_MOST_SENT)
+        with self._unit.reading() as session:
+            return frozenset(filter(is_generation_id, session.scalars(query)))
 
     def archive_digests(self, ids: Collection[str]) -> dict[str, str]:
         """Return the SHA-256 of the archives of these `ids`, also of those that only the report of a run remembers."""

@@ -41,11 +41,14 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
         require_sources(names, config, inventory)
     foreign = () if store == LOCAL_STORE else read_claims(context).foreign(inventory)
     others = {key: group.store for group in foreign for key in group.ids - inventory.replaced}
-    own = inventory.without(others)
+    gone = frozenset[str]() if store == LOCAL_STORE else inventory.lost
+    own = inventory.without({*others, *gone})
     reasons = _reasons(_retention(store, config), config, own, context)
     reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
+    reasons |= dict.fromkeys(gone, ("no longer there",))
     # The store that is listed, and those that have a copy according to the catalog, which knows own ones alone.
-    copies = {key: (store, *(name for name in at if name != store)) for key, at in context.copies().items()}
+    known = {key: tuple(name for name in at if name != store) for key, at in context.copies().items()}
+    copies = {key: elsewhere if key in gone else (store, *elsewhere) for key, elsewhere in known.items()}
     stores, pins = copies | dict.fromkeys(others, (store,)), pins_in_force(own, context)
     rows = [
         _Row(g, reasons.get(g.id, ()), pins.get(g.id), stores.get(g.id, (store,)), others.get(g.id))

@@ -9,7 +9,7 @@ import click
 from backupd.bootstrap.replicas import replica_connector, replica_names, replica_retry, replication_request
 from backupd.cli import complete
 from backupd.cli.common import command, open_context, worst_exit
-from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, shown_progress
+from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, print_warning, shown_progress
 from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import UsageError
 from backupd.formatting import counted, human_bytes, human_duration
@@ -86,6 +86,8 @@ def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationP
     with replica_errors(name), replica_connector(config, name, context)() as replica:
         there = replica_inventory(name, replica, context)
     there.require_readable()
+    if lost := there.lost_warning():
+        print_warning(lost)
     return plan_all(replication_request(config, name), here, there, context)
 
 

@@ -6,6 +6,7 @@ sets them in one container (https://docs.docker.com/engine/network/links/). Name
 BACKUPD_PORT=8080, which an operator writes, stays an error.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -234,9 +235,11 @@ def _plain_secret(value: str) -> str:
 
 
 def _content(value: str, directory: Path) -> str:
-    if "\n" in value or len(value) > _LONGEST_PATH:  # it looks like a key, so it is not shown
-        raise _Unusable("must be the path of a file that contains the secret, not the secret itself")
     file = directory / value
+    leads_somewhere = os.path.lexists(file) or (os.sep in value and os.path.lexists(file.parent))
+    if "\n" in value or len(value) > _LONGEST_PATH or not (value.startswith(os.sep) or leads_somewhere):
+        # It looks like a secret, which is not shown.
+        raise _Unusable("must be the path of a file that contains the secret, not the secret itself")
     shown = printable(str(file))
     try:
         content = _plain_secret(read_small_file(file, _MOST_SECRET_BYTES, links=True).decode())

@@ -160,7 +160,7 @@ def _url_without_password(url: str) -> str:
     if url != url.strip():
         raise ValueError("must not begin or end with whitespace")
     if holds_password(url):
-        raise ValueError("must not contain a password, because logs and pages show URLs: set `password` of the replica")
+        raise ValueError("must not contain a password, because logs and pages show URLs; a replica has `password`")
     return url
 
 

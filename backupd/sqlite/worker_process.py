@@ -23,6 +23,7 @@ _STDERR_CHARACTERS = 400
 _EXIT_TIMEOUT_S = 5.0
 _LONGEST_LINE_BYTES = 32 << 20
 _SHORTEST_LIMIT_S, _SLOWEST_BYTES_S = 600.0, 2 << 20
+_SETTINGS = "BACKUPD_"  # secrets may be among them
 _LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
 
 
@@ -41,8 +42,9 @@ def _ignore(_first: object, _second: object) -> None:
 class WorkerProcess(Generic[Reply]):
     """A child process that does `task`, a module of `sqlite.worker`; as a context manager, it is killed at the end.
 
-    It begins in `directory`, has the open `files`, by the same descriptors, and has until `deadline` by the monotonic
-    clock. A process that waits for a dead disk or server cannot be killed: the block ends after 5 s nevertheless.
+    It begins in `directory`, without the settings in the environment, has the open `files`, by the same descriptors,
+    and has until `deadline` by the monotonic clock. A process that waits for a dead disk or server cannot be killed:
+    the block ends after 5 s nevertheless.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class WorkerProcess(Generic[Reply]):
         self._deadline = deadline
         self._stderr = open(os.memfd_create("stderr"), "w+b")  # noqa: SIM115 - closed by __exit__
         module = f"backupd.sqlite.worker.{task}"
-        self._process = start_module(module, directory=directory, descriptors=files, stderr=self._stderr)
+        environ = {name: value for name, value in os.environ.items() if not name.upper().startswith(_SETTINGS)}
+        self._process = start_module(
+            module, directory=directory, environ=environ, descriptors=files, stderr=self._stderr
+        )
         self._stdout = pipe(self._process.stdout)
         send(self._process, json.dumps(request).encode() + b"\n")
 

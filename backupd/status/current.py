@@ -52,7 +52,7 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     """Read the status as `read_status` does, with the `inventory` that was read already; None: it cannot be read."""
     context, limits, mask = scope.context, scope.limits, scope.context.log.mask
     now = context.clock()
-    tasks, next_runs, migrations_ok = _tasks(scope.planned, context, now)
+    tasks, next_runs, restores, migrations_ok = _tasks(scope.planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
     if inventory is not None:
         with suppress(OSError):
@@ -70,6 +70,7 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
         messages=_messages(limits, context),
         pings=mask.of(read_pings(scope.monitors, context)),
         next_runs=next_runs,
+        restores=restores,
     )
 
 
@@ -120,21 +121,28 @@ def _joined(known: TaskHistory, remembered: TaskHistory) -> TaskHistory:
 
 def _tasks(
     planned: tuple[Planned, ...], context: TaskContext, now: datetime
-) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], bool]:
-    """Return the figures of each task, when each runs next, and whether the catalog can be read."""
+) -> tuple[tuple[TaskFigures, ...], tuple[NextRun, ...], dict[str, Mapping[str, int]], bool]:
+    """Return the figures of each task, when each runs next, the restores, and whether the catalog can be read."""
+    restores: dict[str, Mapping[str, int]] = {one.source: {} for one in planned if one.task == "backup"}
     try:
         with read_catalog(context.catalog_path) as catalog:
             catalog.hold_one_state()
             counts = catalog.run_counts()
+            restores.update({source: outcomes for (task, source), outcomes in counts.items() if task == "restore"})
             runs = _LastRuns.read(planned, catalog, now)
             tasks = tuple(_task(one, runs, counts) for one in planned)
             histories = [runs.history(one, catalog, context.configuration, now) for one in planned]
             due = zip(planned, histories, strict=True)
-            return tasks, tuple(_next_run(one, history, now) for one, history in due), True
+            return tasks, tuple(_next_run(one, history, now) for one, history in due), restores, True
     except CatalogUnavailable:
         unknown = tuple(TaskFigures(one.task, one.source, None, {}) for one in planned)
         unstarted = () if os.path.lexists(context.catalog_path) else planned  # there was no run yet
-        return unknown, tuple(_next_run(one, TaskHistory(), now) for one in unstarted), False
+        return (
+            unknown,
+            tuple(_next_run(one, TaskHistory(), now) for one in unstarted),
+            restores if unstarted else {},
+            False,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The status as values, which HTTP, metrics and the command line show."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Literal
 
@@ -171,6 +171,12 @@ class Status:
     messages: MessageFigures = MessageFigures()
     pings: tuple[PingRecord, ...] = ()
     next_runs: tuple[NextRun, ...] = ()
+    restores: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by source, then by outcome
+
+    @property
+    def runs_known(self) -> bool:
+        """Whether the catalog could be read, or there was none yet: a count of 0 is then true."""
+        return self.migrations_ok or bool(self.next_runs)
 
 
 @dataclass(frozen=True, slots=True)

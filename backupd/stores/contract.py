@@ -102,7 +102,7 @@ class Replica(Store, Protocol):
         """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
 
     def has_hidden(self, path: str) -> bool:
-        """Tell whether `path` exists in the directory HIDDEN there, whatever it is. Raises OSError."""
+        """Tell whether `path` exists in the directory HIDDEN there, whatever it is; "": HIDDEN. Raises OSError."""
 
     def prepare(self) -> None:
         """Make missing directories. Raises BackupdError, OSError."""

@@ -32,12 +32,12 @@ class DirectoryReplica(DirectoryStore):
         self.sent_bytes = 0
 
     def has_hidden(self, path: str) -> bool:
-        """Tell whether `path` exists in the hidden directory, whatever it is. Raises OSError."""
-        *above, name = Path(path).parts
+        """Tell whether `path` exists in the hidden directory, whatever it is; "": that itself. Raises OSError."""
+        *above, name = Path(contract.HIDDEN, path).parts
         try:
             with ExitStack() as stack:
                 directory = stack.enter_context(Directory.open(self.directory))
-                for part in (contract.HIDDEN, *above):
+                for part in above:
                     directory = stack.enter_context(directory.child(part))
                 return directory.stat(name) is not None
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The container that this process runs in, and what a command on its host begins with to run in it."""
+"""The container of this process, and the prefix of a command that runs in it from the host."""
 
 import os
 import re
@@ -18,13 +18,13 @@ _SHOWN_ID: Final = 12
 
 
 def host_name() -> str:
-    """Return the name of this host; empty in a container that was given none, whose host name is its id."""
+    """Return the name of this host; empty in a container without a name of its own, whose host name is its ID."""
     name = socket.gethostname()
     return "" if _ID.fullmatch(name) else name
 
 
 def exec_prefix(environ: Mapping[str, str] = os.environ, mounts: Iterable[Mount] | None = None) -> str:
-    """Return what goes before a command to run it in this container: `docker exec 0a1b2c3d4e5f `.
+    """Return the prefix that runs a command in this container: `docker exec 0a1b2c3d4e5f `.
 
     Empty outside of containers, and where the id of this one is not known.
     """

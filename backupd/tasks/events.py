@@ -77,10 +77,10 @@ class PruningHeld(TaskEvent):
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        source, reason = self.hold.source, self.hold.reason
+        source, reason, facts = self.hold.source, self.hold.reason, {"source": self.hold.source}
         if self.hold.kind == "shrink":
-            yield EventLine("warning", Event.SOURCE_SHRUNK, reason, {"source": source})
-        yield EventLine("warning", Event.PRUNING_HELD, f"pruning of {source} is on hold: {reason}", {"source": source})
+            yield EventLine("warning", Event.SOURCE_SHRUNK, reason, facts)
+        yield EventLine("warning", Event.PRUNING_HELD, f"pruning of {source} is on hold: {reason}", facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +148,21 @@ class CopyVerified(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class RemovalBegins(TaskEvent):
-    """A store is about to remove its copy.
+class CopyForgotten(TaskEvent):
+    """The catalog forgets a copy that a store is about to remove, or that was `lost` there.
 
-    The catalog forgets the copy first: after a kill in between it lacks a copy until the next run removes that, and
-    never lists one that is gone.
+    After a kill in between it lacks a copy until the next run removes that, and never lists one that is gone.
     """
 
     generation: str
     store: str
+    lost: bool = False
+
+    def entries(self) -> Iterator[EventLine]:
+        """Yield its lines."""
+        if self.lost:
+            facts = {"generation": self.generation, "store": self.store}
+            yield EventLine("warning", Event.GENERATION_LOST, f"{self.generation} is no longer at {self.store}", facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +175,8 @@ class GenerationRemoved(TaskEvent):
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        store = None if self.store == LOCAL_STORE else self.store
-        what = f"removed {self.generation}{f' at {store}' if store else ''}: {self.reason}"
-        facts = {"generation": self.generation, "reason": self.reason, "store": store}
+        facts = asdict(self) | {"store": None if self.store == LOCAL_STORE else self.store}
+        what = f"removed {self.generation}{f' at {self.store}' if facts['store'] else ''}: {self.reason}"
         yield EventLine("info", Event.GENERATION_REMOVED, what, facts)
 
 
@@ -183,8 +188,7 @@ class GenerationPinned(TaskEvent):
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        pin = self.pin
-        until = f"{pin.until:%F %T} UTC" if pin.until else "it is released"
+        pin, until = self.pin, f"{self.pin.until:%F %T} UTC" if self.pin.until else "it is released"
         facts = {"generation": pin.generation, "reason": pin.reason, "label": pin.label or None}
         facts["until"] = pin.until.isoformat() if pin.until else None
         what = f"{pin.generation} is pinned until {until}: {pin.reason}"
@@ -268,12 +272,9 @@ class WorkRecovered(TaskEvent):
         """Yield its lines."""
         name, facts = self.found.name, {"generation": self.found.name}
         match self.found.kind:
-            case "removal":
-                what = f"finished the removal of {name} that a killed run had begun"
-                yield EventLine("warning", Event.REMOVAL_RECOVERED, what, facts)
-            case "publication":
-                what = f"finished the publication of {name} that a killed run had begun"
-                yield EventLine("warning", Event.PUBLISH_RECOVERED, what, facts)
+            case "removal" | "publication" as kind:
+                event = Event.REMOVAL_RECOVERED if kind == "removal" else Event.PUBLISH_RECOVERED
+                yield EventLine("warning", event, f"finished the {kind} of {name} that a killed run had begun", facts)
             case "staging" if self.found.problem:
                 what = f"could not remove the unfinished work {name} of a killed run: {self.found.problem}"
                 yield EventLine("warning", Event.STAGING_STUCK, what)
@@ -378,9 +379,8 @@ class CatalogRebuilt(TaskEvent):
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield EventLine(
-            "info", Event.CATALOG_REBUILT, f"catalog rebuilt from {self.generations} manifests", asdict(self)
-        )
+        what = f"catalog rebuilt from {self.generations} manifests"
+        yield EventLine("info", Event.CATALOG_REBUILT, what, asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

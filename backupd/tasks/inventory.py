@@ -34,7 +34,7 @@ class Inventory:
     manifests: Mapping[str, Manifest]  # by id, those that could be read
     refused: Mapping[str, str]  # by id, why the others could not, or may not be used
     now: datetime  # a generation that is dated later was taken by a clock that ran ahead, and never counts as newest
-    lost: frozenset[str] = frozenset()  # ids of refused ones whose archive is gone
+    lost: frozenset[str] = frozenset()  # ids of refused ones whose archive is gone, at a replica the whole copy
     store: str = LOCAL_STORE
     unreadable: frozenset[str] = frozenset()  # ids of refused ones whose manifest cannot be read now: no damage
     replaced: frozenset[str] = frozenset()  # ids of refused ones that are not the copies that this store has made
@@ -75,6 +75,8 @@ class Inventory:
                 f"find out which of the two copies was changed, and who can write{at}; if it is the local one, restore "
                 "with an empty backups_dir (BACKUPD_BACKUPS_DIR)"
             )
+        if generation_id in self.lost and self.store != LOCAL_STORE:
+            return f"find out what removed it{at}; the next replication sends it again if it is still here"
         return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
 
     def refusal(self, generation_id: str) -> BackupdError:
@@ -85,6 +87,8 @@ class Inventory:
             kind = StoreUnusable if self.store == LOCAL_STORE else CopyUnreadable
         elif generation_id in self.replaced:
             kind = GenerationTaken
+        elif generation_id in self.lost and self.store != LOCAL_STORE:
+            kind = GenerationMissing
         return kind(self.refused[generation_id], hint)
 
     def require_readable(self, source: str | None = None) -> None:
@@ -101,6 +105,21 @@ class Inventory:
         }
         generations = tuple(replace(g, damaged=True) if g.id in why else g for g in self.generations)
         return replace(self, generations=generations, refused={**self.refused, **why}, replaced=frozenset(why))
+
+    def losing(self, gone: Collection[str]) -> "Inventory":
+        """Return the inventory with the generations of these ids refused: they were sent to this replica."""
+        why = {key: f"{key} was sent to {self.store}, and is no longer there" for key in sorted(gone)}
+        found = (*self.generations, *(_unreadable(key, 0, "unknown") for key in why))
+        generations = tuple(sorted(found, key=_by_time, reverse=True))
+        return replace(self, generations=generations, refused={**self.refused, **why}, lost=frozenset(why))
+
+    def lost_warning(self) -> str:
+        """Return what was sent to this replica and is no longer there; empty for nothing."""
+        if not self.lost:
+            return ""
+        named, more = sorted(self.lost)[-_MAX_NAMED:], len(self.lost) - _MAX_NAMED
+        which = f"{', '.join(named)}{f' and {more} more' if more > 0 else ''}"
+        return f"no longer at {self.store}, though sent there and not removed by backupd: {which}"
 
     def problems(self) -> tuple[str, ...]:
         """Return why each refused generation is refused, and what to do."""
@@ -197,7 +216,7 @@ def take_inventory(
     gone = frozenset(lost) - {generation.id for generation in generations}
     generations += [_without_archive(key, store) for key in gone]
     refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
-    generations.sort(key=lambda g: (g.taken_at, g.id), reverse=True)
+    generations.sort(key=_by_time, reverse=True)
     return Inventory(tuple(generations), manifests, refused, now, gone, store.name, frozenset(unreadable))
 
 
@@ -233,6 +252,11 @@ def _unreadable(generation_id: str, archive_bytes: int, verification: Literal["c
     return Generation(generation_id, source, taken_at, archive_bytes, 0, verification, damaged=damaged)
 
 
+def _by_time(generation: Generation) -> tuple[datetime, str]:
+    return generation.taken_at, generation.id
+
+
+_MAX_NAMED = 3
 _WAY_OUT = "give each app a backups_dir of its own, or its source another name"
 
 

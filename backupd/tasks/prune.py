@@ -8,11 +8,11 @@ from backupd.report import PruneDetails, RunReport
 from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.events import (
+    CopyForgotten,
     GenerationPinned,
     GenerationRemoved,
     GenerationUnpinned,
     PruningReleased,
-    RemovalBegins,
     StoreListed,
 )
 from backupd.tasks.inventory import Inventory, by_database
@@ -67,7 +67,7 @@ def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], con
 
 def remove_generation(generation: str, reason: str, context: TaskContext) -> None:
     """Remove one generation of the local store, and its marks. Only under the exclusive lock. Raises OSError."""
-    context.emit(RemovalBegins(generation, context.store.name))
+    context.emit(CopyForgotten(generation, context.store.name))
     context.store.remove(generation)
     context.marks.clear(generation)
     context.emit(GenerationRemoved(generation, context.store.name, reason))

@@ -1,5 +1,6 @@
 """A replica as tasks use it: connected, again where a connection is lost, with its inventory and its errors."""
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final, Protocol, TypeVar
@@ -20,7 +21,7 @@ from backupd.stores.contract import Replica
 from backupd.system.fs import is_disk_full
 from backupd.system.os_errors import explain_full
 from backupd.tasks.context import TaskContext
-from backupd.tasks.events import GenerationRemoved, RemovalBegins
+from backupd.tasks.events import CopyForgotten, GenerationRemoved
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.requests import ReplicationRequest
 
@@ -31,6 +32,10 @@ _FIRST_WAIT_S: Final = 2.0
 _MAX_WAIT_S: Final = 120.0
 _DENIED = (
     "let the account there read and write the directory of the replica (owner and mode), or correct the path in url"
+)
+# What the file system of another host says while that host, or the network to it, is away.
+_AWAY: Final = frozenset(
+    (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
 )
 _MAX_MESSAGE: Final = 400  # characters
 _MAX_SENDERS: Final = 8  # that publish in the same moments, one after the other
@@ -83,7 +88,7 @@ def replica_errors(name: str) -> Iterator[None]:
         if is_disk_full(error):
             what, hint = explain_full(error, error.filename if isinstance(error.filename, str) else None)
             raise NoSpace(f"{name}: {what}", hint) from error
-        if isinstance(error, TimeoutError | ConnectionError):
+        if isinstance(error, TimeoutError | ConnectionError) or error.errno in _AWAY:
             raise ReplicaUnreachable(f"{name}: {error.strerror or error}", "check that host and the network") from error
         path = f": {error.filename}" if isinstance(error.filename, str) else ""
         what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_MAX_MESSAGE]}"
@@ -94,13 +99,18 @@ def replica_errors(name: str) -> Iterator[None]:
 def replica_inventory(name: str, replica: Replica, context: TaskContext) -> Inventory:
     """Read all manifests of a replica; copies that a check found damaged are marked so. Raises OSError.
 
-    Refused are copies of generations that this store knows by another digest.
+    Refused are copies of generations that this store knows by another digest, and those that were sent there and are no
+    longer listed.
     """
-    damaged = context.ask_catalog(lambda catalog: catalog.damaged(name), frozenset[str]())
+    none = frozenset[str]()
+    damaged, sent = context.ask_catalog(lambda catalog: (catalog.damaged(name), catalog.sent(name)), (none, none))
     remote = take_inventory(replica, context.clock(), damaged)
     known = _known_digests(remote.manifests, context)
     found = remote.digests()
-    return remote.refusing([key for key in sorted(found) if known.get(key, found[key]) != found[key]])
+    remote = remote.refusing([key for key in sorted(found) if known.get(key, found[key]) != found[key]])
+    if gone := sent - {generation.id for generation in remote.generations}:
+        gone &= context.ask_catalog(lambda catalog: catalog.sent(name), none)  # not what was removed since
+    return remote.losing(gone) if gone else remote
 
 
 def _known_digests(ids: Collection[str], context: TaskContext) -> Mapping[str, str]:
@@ -120,7 +130,7 @@ def remove_copies(
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
     _write_checksums(request, replica, remote, removals, context)
     for generation_id, reason in removals.items():
-        context.emit(RemovalBegins(generation_id, request.name))
+        context.emit(CopyForgotten(generation_id, request.name))
         replica.remove(generation_id)
         context.emit(GenerationRemoved(generation_id, request.name, reason))
 

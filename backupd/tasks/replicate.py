@@ -7,22 +7,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from backupd.archive.manifest import decode_manifest
-from backupd.errors import ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend
+from backupd.errors import ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend, ReplicaFailed
 from backupd.formatting import human_bytes
 from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest, generation_taken
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.events import GenerationSent
+from backupd.tasks.events import CopyForgotten, GenerationSent
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.provenance import ForeignGenerations, adopt, adopt_local, provenance_of, refusal
 from backupd.tasks.replica import Connect, Retry, remove_copies, replica_errors, replica_inventory
 from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.run import ReplicationRun
 from backupd.tasks.verify import digest_archive, record_verification
+
+_MAX_NAMED: Final = 200  # characters
 
 
 def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
@@ -108,6 +111,7 @@ def plan_all(
     """Return the plan for each source that is configured or in the local store."""
     provenance, now, pins = provenance_of(local, context), context.clock(), context.pins.all()
     local = local.without(remote.unreadable | remote.replaced)  # what is there may be good, and is not overwritten
+    remote = remote.without(remote.lost)
 
     def plan(source: str) -> ReplicationPlan:
         hold, foreign = context.holds.get(source), provenance.foreign(remote, source)
@@ -155,6 +159,7 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
         plans = plan_all(request, local, remote, context)
         if plans and all(plan.refused for plan in plans):
             raise foreign_copies_error(plans, request.name, context)
+        _report_lost(request, remote, plans, run, context)
         if recovered := tuple(replica.recover()):
             context.report_recovered(recovered)
             remote = replica_inventory(request.name, replica, context)
@@ -170,11 +175,35 @@ def _session(request: ReplicationRequest, connect: Connect, run: ReplicationRun,
         _prune(request, local, replica, run, context)
 
 
+def _report_lost(
+    request: ReplicationRequest,
+    remote: Inventory,
+    plans: Iterable[ReplicationPlan],
+    run: ReplicationRun,
+    context: TaskContext,
+) -> None:
+    """Report, once, which copies are no longer at the replica.
+
+    At an append-only one those are expected to go that its policy does not keep: its administrator prunes there.
+    """
+    missed = remote.lost
+    if request.append_only:
+        missed &= {kept.generation.id for plan in plans for kept in plan.send}
+    if missed:
+        run.warn(replace(remote, lost=missed).lost_warning())
+    for generation_id in sorted(remote.lost):
+        context.emit(CopyForgotten(generation_id, request.name, lost=True))
+
+
 def _prune(
     request: ReplicationRequest, local: Inventory, replica: Replica, run: ReplicationRun, context: TaskContext
 ) -> None:
     """Remove what the policy does not keep, by a plan made from what the replica holds now."""
     remote = replica_inventory(request.name, replica, context)
+    if unlisted := {*run.details.sent} - {*remote.manifests, *remote.refused.keys() - remote.lost}:
+        named = ", ".join(sorted(unlisted))[:_MAX_NAMED]
+        what = f"{request.name} does not list what it has confirmed in this run: {named}"
+        raise ReplicaFailed(what, "find out what removes files there; nothing was pruned")
     plans = plan_all(request, local, remote, context)
     removals = {removed.generation.id: removed.reason for plan in plans for removed in plan.remove}
     remove_copies(removals, request, replica, remote, context)

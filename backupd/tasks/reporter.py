@@ -12,10 +12,10 @@ from backupd.report import AnyReport, describe, report_facts
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.events import (
     CatalogUnusable,
+    CopyForgotten,
     CopyVerified,
     GenerationPublished,
     GenerationSent,
-    RemovalBegins,
     StoreListed,
     TaskEvent,
 )
@@ -97,7 +97,7 @@ class Reporter:
             case CopyVerified(generation, store, sound, detail, duration_s):
                 check = CheckRecord(generation, store, now, sound, self.mask(detail), duration_s)
                 self._write_catalog(lambda catalog: catalog.record_check(check))
-            case RemovalBegins(generation, store):
+            case CopyForgotten(generation, store):
                 self._write_catalog(lambda catalog: catalog.remove_copy(generation, store))
             case StoreListed():
                 self._write_catalog(lambda catalog: _reconcile(event, catalog))

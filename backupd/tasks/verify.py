@@ -10,7 +10,7 @@ from errno import EIO
 from pathlib import Path
 
 from backupd.archive.archive import digest_of
-from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace
+from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
@@ -99,7 +99,7 @@ class VerificationResult:
     duration_s: float
     damaged: bool = False  # one that is neither sound nor damaged could not be verified
     warning: str = ""  # why it could not be marked
-    unreadable: bool = False  # nothing is known: its manifest cannot be read now
+    unreadable: bool = False  # nothing is known: its manifest or archive cannot be read now
 
 
 def verify(
@@ -114,19 +114,31 @@ def verify(
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
-    that does not fit there, or whose manifest cannot be read now, is neither sound nor damaged, and nothing is recorded
-    of it. Raises GenerationMissing where `store` has no such generation.
+    that does not fit there, cannot be read now, or is no longer at its replica is neither sound nor damaged, and
+    nothing is recorded of it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
-    if generation in inventory.unreadable:
+    gone = store is not context.store and generation in inventory.lost
+    if gone or generation in inventory.unreadable:
         why = inventory.refused[generation]
-        return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=True)
+        return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=not gone)
     try:
         detail = _verify_copy(generation, inventory, workers, context, reserve, store)
-    except NoSpace as error:  # its manifest may claim any size: the others are verified all the same
+    except (NoSpace, ReplicaFailed) as error:
+        # Its manifest may claim any size, and a server may refuse one archive: the others are verified all the same.
         detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
-        return VerificationResult(generation, store.name, sound=False, detail=detail, duration_s=duration_s)
+        refused = isinstance(error, ReplicaFailed)
+        return VerificationResult(generation, store.name, False, detail, duration_s, unreadable=refused)  # noqa: FBT003
+    except OSError:
+        if store is not context.store:
+            raise
+        found = digest_archive(inventory.manifests[generation], context.store)
+        if found.sound:  # so it was the work directory
+            raise
+        detail = found.detail
+        if not found.damaged:
+            return VerificationResult(generation, store.name, sound=False, detail=detail, duration_s=0, unreadable=True)
     sound, duration_s = detail == "sound", round(time.monotonic() - began, 3)
     result = VerificationResult(generation, store.name, sound, detail, duration_s, damaged=not sound)
     if result.sound:

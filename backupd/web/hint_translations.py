@@ -265,6 +265,13 @@ HINTS: Final[Mapping[str, str]] = {
     "check owner and mode of {}.manifest.json": "revise el propietario y los permisos de {}.manifest.json",
     "check owner and mode of {}.manifest.json at {}": "revise el propietario y los permisos de {}.manifest.json en {}",
     "its disk": "su disco",
+    "find out what removed it": "averigüe qué la eliminó",
+    "find out what removed it at {}": "averigüe qué la eliminó en {}",
+    "the next replication sends it again if it is still here": (
+        "la próxima replicación la envía de nuevo si aún está aquí"
+    ),
+    "find out what removes files there": "averigüe qué elimina archivos allí",
+    "nothing was pruned": "no se eliminó ninguna copia antigua",
     "find out which of the two copies was changed": "averigüe cuál de las dos copias se cambió",
     "who can write": "quién puede escribir",
     "who can write at {}": "quién puede escribir en {}",

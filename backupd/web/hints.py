@@ -24,7 +24,7 @@ _JOINTS: Final = {
     ", ": ", ",
 }
 _JOINT: Final = re.compile(f"({'|'.join(map(re.escape, _JOINTS))})")
-_VALUE: Final = "((?:(?!; |, or |, and ).)+?)"  # what `{}` stands for: a path, a name or a number
+_VALUE: Final = "((?:(?!; |: |, or |, and ).)+?)"  # what `{}` stands for: a path, a name or a number
 
 
 def translate_hint(hint: str, language: Language) -> str:
@@ -34,9 +34,8 @@ def translate_hint(hint: str, language: Language) -> str:
     parts, at, said = _JOINT.split(hint[:_MOST_CHARACTERS]), 0, ""
     while at < len(parts):  # clauses and the joints after them take turns
         ends = range(min(len(parts), at + 2 * _MOST_PARTS - 1), at, -2)
-        clause, at = next(
-            ((found, end) for end in ends if (found := _spanish("".join(parts[at:end])))), ("", len(parts))
-        )
+        clauses = [(look_up("".join(parts[at:end])), end) for look_up in (HINTS.get, _filled) for end in ends]
+        clause, at = next(((found, end) for found, end in clauses if found), ("", len(parts)))
         if not clause:
             return ""
         said += clause + (_JOINTS[parts[at]] if at < len(parts) else "")
@@ -44,10 +43,8 @@ def translate_hint(hint: str, language: Language) -> str:
     return said
 
 
-def _spanish(clause: str) -> str:
-    """Return the longest entry that is all of `clause`, filled in; empty where there is none."""
-    if clause in HINTS:
-        return HINTS[clause]
+def _filled(clause: str) -> str:
+    """Return the entry with values that is all of `clause`, filled in; empty where there is none."""
     for key, pattern in _patterns().items():
         if found := pattern.fullmatch(clause):
             return HINTS[key].format(*found.groups())

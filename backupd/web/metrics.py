@@ -72,6 +72,8 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _daemon_metrics(self._status)
         yield from _health_metrics(self._status.health)
+        if self._status.runs_known:  # a counter that falls to 0 for a moment would seem to count all runs again
+            yield _run_counts(self._status)
         yield from _task_metrics(self._status.tasks)
         yield from _source_metrics(self._status.sources)
         yield from _message_metrics(self._status.messages)
@@ -100,11 +102,16 @@ def _health_metrics(health: Health) -> Iterator[Metric]:
     )
 
 
+def _run_counts(status: Status) -> Metric:
+    outcomes = dict.fromkeys(get_args(Outcome), 0)
+    runs: list[tuple[_Labels, Mapping[str, int]]] = [((task.task, task.source), task.runs) for task in status.tasks]
+    runs += [(("restore", source), counts) for source, counts in status.restores.items()]
+    return _counter("backupd_runs", ("task", "source"), [(values, {**outcomes, **counts}) for values, counts in runs])
+
+
 def _task_metrics(tasks: tuple[TaskFigures, ...]) -> Iterator[Metric]:
     labels = ("task", "source")
     rows = [((task.task, task.source), task) for task in tasks]
-    outcomes = dict.fromkeys(get_args(Outcome), 0)
-    yield _counter("backupd_runs", labels, [(values, {**outcomes, **task.runs}) for values, task in rows])
     yield from _gauges(
         labels,
         rows,

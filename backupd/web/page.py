@@ -83,7 +83,7 @@ def page_response(history: History, language: Language, *, refreshing: bool = Tr
 def timeout_page(timeout_s: float, language: Language) -> WebResponse:
     """Return the page for a status that was not available within `timeout_s`, which means a hanging disk."""
     localizer = Localizer(language, ZoneInfo("UTC"))
-    text = localizer.translate("timeout.text", seconds=f"{timeout_s:g}")
+    text = localizer.translate("timeout.text", seconds=f"{timeout_s:g}", minutes=REFRESH_S // 60)
     return _html(
         HTTPStatus.SERVICE_UNAVAILABLE,
         localizer,

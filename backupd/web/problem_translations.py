@@ -15,24 +15,28 @@ PROBLEMS: Final[Mapping[str, Phrase]] = {
     # The state in one sentence: what is wrong first of all.
     "state.more": Phrase("· {count} more below", "· {count} más abajo"),
     "state.store": Phrase("The backups cannot be read", "No se pueden leer las copias"),
-    "state.catalog": Phrase("The results of the last runs are lost", "Se ignora cómo fueron las últimas ejecuciones"),
+    "state.catalog": Phrase(
+        "The results of the last runs are unknown", "Se desconocen los resultados de las últimas ejecuciones"
+    ),
     "state.missing": Phrase("The database of {subject} is missing", "Falta la base {subject}"),
     "state.unusable": Phrase("The database of {subject} cannot be backed up", "La base {subject} no se puede copiar"),
     "state.damaged": Phrase("The database of {subject} is damaged", "La base {subject} está dañada"),
-    "state.unreadable": Phrase("The database of {subject} can no longer be read", "La base {subject} ya no se lee"),
+    "state.unreadable": Phrase(
+        "The database of {subject} can no longer be read", "La base {subject} ya no se puede leer"
+    ),
     "state.shrunk": Phrase("The database of {subject} has shrunk", "La base {subject} se ha reducido"),
     "state.never.backup": Phrase("There is no backup of {subject} yet", "Aún no hay ninguna copia de {subject}"),
     "state.never.replicate": Phrase("There is no off-site copy yet", "Aún no hay ninguna copia externa"),
     "state.never.drill": Phrase("No restore has been rehearsed yet", "Aún no se ha ensayado ninguna restauración"),
-    "state.future": Phrase("A clock is or was wrong", "Un reloj está o estuvo mal"),
+    "state.future": Phrase("A clock shows or showed a wrong time", "Un reloj marca o marcó una hora incorrecta"),
     "state.late.backup": Phrase(
         "No new backup of {subject} for {age}", "Sin copia nueva de {subject} desde hace {age}"
     ),
     "state.late.replicate": Phrase("No off-site copy for {age}", "Sin copia externa desde hace {age}"),
     "state.late.drill": Phrase("No restore rehearsed for {age}", "Sin ensayo de restauración desde hace {age}"),
-    "state.failed.tonight": Phrase("Tonight's backup of {subject} failed", "Falló la copia de esta noche de {subject}"),
+    "state.failed.tonight": Phrase("Tonight's backup of {subject} failed", "La copia de {subject} de esta noche falló"),
     "state.failed.last-night": Phrase(
-        "Last night's backup of {subject} failed", "Falló la copia de anoche de {subject}"
+        "Last night's backup of {subject} failed", "La copia de {subject} de anoche falló"
     ),
     "state.failed.backup": Phrase("The last backup of {subject} failed", "Falló la última copia de {subject}"),
     "state.failed.replicate": Phrase("The last copy to {subject} failed", "Falló el último envío a {subject}"),

@@ -16,7 +16,7 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "refresh.stop": Phrase("stop", "detener"),
     "refresh.off": Phrase("does not refresh:", "no se actualiza:"),
     "refresh.start": Phrase("start", "reanudar"),
-    "runbook": Phrase("Runbook", "Guía de emergencia"),
+    "runbook": Phrase("Runbook", "Guía de operación"),
     "within-limits": Phrase(
         "Backup, off-site copy and drill are still within their limits.",
         "La copia, la copia externa y el ensayo siguen dentro de su plazo.",
@@ -35,10 +35,10 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     ),
     "timeout.title": Phrase("The disk does not respond", "El disco no responde"),
     "timeout.text": Phrase(
-        "The disk with the backups has not responded for {seconds} s. Reload the page in a minute; if it still "
-        "fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
-        "El disco de las copias no responde desde hace {seconds} s. Recargue la página en un minuto; si sigue "
-        "igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
+        "The disk with the backups has not responded for {seconds} s. This page tries again every {minutes} min; if it "
+        "still fails, check the disk and the mount (`dmesg`, `df`), and `/livez`.",
+        "El disco de las copias no responde desde hace {seconds} s. Esta página lo reintenta cada {minutes} min; si "
+        "sigue igual, revise el disco y el montaje (`dmesg`, `df`), y `/livez`.",
     ),
     # Errors.
     "error.401.title": Phrase("Token required", "Se requiere el token"),
@@ -73,8 +73,8 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     ),
     "first-day.at": Phrase("The first backup starts at {at}", "La primera copia empieza el {at}"),
     "next.first-day": Phrase(
-        "Nothing to do: it starts by itself. Until then `backupd doctor` checks the set-up.",
-        "No hay nada que hacer: empieza sola. Mientras tanto, `backupd doctor` comprueba la configuración.",
+        "Nothing to do: it starts automatically. Until then `backupd doctor` checks the set-up.",
+        "No hay nada que hacer: empieza automáticamente. Mientras tanto, `backupd doctor` comprueba la configuración.",
     ),
     "first-run.now": Phrase("The first one starts within minutes.", "La primera empieza en unos minutos."),
     "first-run.at": Phrase("The first one starts at {at}.", "La primera empieza el {at}."),
@@ -151,7 +151,7 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "restore": Phrase("Restore", "Restaurar"),
     "restore.how": Phrase(
         "To restore one: stop the app, run its command, start the app.",
-        "Para restaurar una: pare la aplicación, ejecute su orden, inicie la aplicación.",
+        "Para restaurar una: pare la aplicación, ejecute el comando e inicie la aplicación.",
     ),
     "skip-charts": Phrase("Skip the charts", "Saltar los gráficos"),
     "generation": Phrase("generation", "copia"),

@@ -23,7 +23,7 @@ _UNREAD_TOPICS: Final[dict[Unread, Topic]] = {"store": "unhealthy", "catalog": "
 class ToDo:
     """One problem, the next step as `advice`, and as `quoted` the error text of the run, which is not translated.
 
-    `topic` is the passage of the runbook on it, `hint` that of the run where it could not be translated.
+    `topic` is the section of the runbook on it, `hint` that of the run, if it could not be translated.
     """
 
     what: str
@@ -135,7 +135,7 @@ def _to_do(problem: Problem, history: History, localizer: Localizer) -> ToDo:
 
 
 def _state(problem: Problem, history: History, localizer: Localizer) -> str:
-    """Return which sentence says what is wrong, in the words in which one asks for it in the morning."""
+    """Return which sentence states the problem, in the words of an operator in the morning."""
     kind, task = problem.kind, problem.task
     if kind == "failed" and task == "backup" and problem.since:
         now, since = (localizer.local(moment) for moment in (history.status.taken_at, problem.since))

@@ -128,6 +128,8 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     rewritten(tmp_path / "nas", report.generation, lambda manifest: replace(manifest, store="f" * 16))
     adopting = replace(to_nas, adopt=True, force=True)
     replicate(adopting, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
+    next((tmp_path / "nas").glob("*.manifest.json")).unlink()
+    replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)

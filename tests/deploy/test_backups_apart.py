@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 
 import pytest
 import yaml
-from caprover import template_of
 
+from support.caprover import template_of
 from support.containers import ROOT
 
 pytestmark = pytest.mark.no_cover

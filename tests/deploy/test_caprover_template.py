@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from caprover import defaults, deployed, form_accepts, ids_in_order, template_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -20,6 +19,7 @@ from backupd.privileges import Owner, decide_identity
 from backupd.stores.sftp.auth import load_key
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.url import SftpAddress, parse_address
+from support.caprover import defaults, deployed, form_accepts, ids_in_order, template_of
 from support.containers import HARDENED, ROOT
 
 pytestmark = pytest.mark.no_cover

@@ -1,5 +1,6 @@
 """What a release is made of: the lock, the labels of the image, the workflows and forms of both platforms."""
 
+import json
 import re
 import subprocess
 import sys
@@ -44,7 +45,21 @@ def test_each_line_of_lock_has_digests_and_no_address() -> None:
     entries = re.split(r"^(?=[a-z])", LOCK, flags=re.MULTILINE)[1:]
     assert len(entries) == len(locked()) > len(PROJECT["dependencies"])
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
-    assert "://" not in LOCK
+    assert "://" not in LOCK.partition("#    uv ")[2]
+
+
+def test_lock_begins_with_command_that_renovate_repeats() -> None:
+    # constraintLineRegex of its manager pip-compile; an option with a value needs the sign
+    found = re.match(r"(#.*?\n)+# {4}(?P<command>\S*)(?P<arguments> .*?)?\n", LOCK)
+    assert found is not None
+    assert found["command"] == "uv"
+    assert found["arguments"].split()[-2:] == ["--output-file=requirements.lock", "pyproject.toml"]
+    script = (ROOT / "scripts" / "lock").read_text()
+    (choices,) = re.findall(r'^choices="(.*)"$', script, re.MULTILINE)
+    assert f" pip compile {choices} " in found["arguments"]
+    renovate = json.loads((ROOT / "renovate.json").read_text())
+    assert "pip-compile" in renovate["enabledManagers"]
+    assert renovate["pip-compile"]["managerFilePatterns"] == [r"/^requirements\.lock$/"]
 
 
 def test_image_is_built_from_lock_on_a_base_that_can_be_given_by_digest() -> None:

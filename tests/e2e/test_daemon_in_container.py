@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def said(sidecar: Container, text: str, timeout_s: float = 60) -> None:
 
 
 def healthy(sidecar: Container, timeout_s: float = 60) -> None:
-    wait_until(lambda: sidecar.get(HEALTH)[0] == 200, "health", timeout_s)
+    sidecar.answers(HEALTH, timeout_s)
 
 
 def sh(sidecar: Container, script: str) -> str:
@@ -115,6 +116,18 @@ def test_first_backup_beside_writing_app_is_automatic_and_harmless(lab: Containe
     again = lab.app(volume, WRITE_EVERY_MS="5")
     tasks = tasks_of(again)
     wait_until(lambda: tasks_of(again) > tasks, "the app writes again")
+
+
+def test_restore_command_of_page_runs_on_host_of_container(lab: ContainerLab, volume: str) -> None:
+    sidecar = lab.sidecar(volume, options=HARDENED)
+    healthy(sidecar)
+    status, page = sidecar.get("http://127.0.0.1:8080/")
+    assert status == 200
+    program, *words = re.findall('<code class="command">([^<]*)</code>', page)[0].split()
+    assert (program, words[0], words[2:4]) == ("docker", "exec", ["backupd", "restore"])
+    plan = docker(*words, "--dry-run", check=False)
+    assert plan.code == 0, plan.err
+    assert words[4] in plan.out
 
 
 def test_daemon_is_not_root_and_small(lab: ContainerLab, volume: str) -> None:

@@ -1,6 +1,6 @@
 """Commands of an operator beside the daemon in its container, and changes that the daemon notices later."""
 
-from support.containers import BACKUPS, HARDENED, Container, ContainerLab, wait_until
+from support.containers import BACKUPS, HARDENED, ContainerLab, wait_until
 
 APP = "1000:1000"
 COUNT = """
@@ -9,14 +9,10 @@ print(sqlite3.connect("/backups/restored.db").execute("SELECT count(*) FROM task
 """
 
 
-def healthy(sidecar: Container) -> None:
-    wait_until(lambda: sidecar.get("http://127.0.0.1:8080/health")[0] == 200, "the first backup is there", 60)
-
-
 def test_backup_restore_and_status_by_docker_exec_succeed(lab: ContainerLab, volume: str) -> None:
     backups = lab.volume()
     sidecar = lab.sidecar(volume, backups=backups, options=HARDENED)
-    healthy(sidecar)
+    sidecar.answers("http://127.0.0.1:8080/health")
     answer = sidecar.exec("backupd", "backup", "--json")
     assert (answer.code, answer.json["outcome"]) == (0, "unchanged"), answer.err
     restored = sidecar.exec("backupd", "restore", "latest", "--to", f"{BACKUPS}/restored.db")
@@ -32,7 +28,7 @@ def test_daemon_becomes_owner_of_database_that_is_created_later(lab: ContainerLa
     wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)
     lab.app(volume)
     wait_until(lambda: "backs up tasks as user 1000:1000" in sidecar.logs(), "it begins anew", 120)
-    wait_until(lambda: sidecar.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
+    sidecar.answers("http://127.0.0.1:8080/livez")
     answer = sidecar.exec("backupd", "backup", "--json")
     assert answer.code == 0, answer.out + answer.err
     assert {rights.split()[0] for name, rights in lab.files(backups).items() if name.endswith(".gz")} == {APP}

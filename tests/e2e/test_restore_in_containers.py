@@ -71,7 +71,7 @@ def test_lost_volume_with_backups_and_catalog_is_restored_from_sftp_host(
     first.kill()
     fresh = lab.volume()
     new = lab.sidecar(fresh, options=options, **host.environ)
-    wait_until(lambda: new.get("http://127.0.0.1:8080/livez")[0] == 200, "it lives", 60)
+    new.answers("http://127.0.0.1:8080/livez")
     restored = new.exec("backupd", "restore", "--from", "offsite")
     assert restored.code == 0, restored.out + restored.err
     assert tasks(lab.app(fresh)) == 20

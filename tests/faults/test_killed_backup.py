@@ -24,7 +24,16 @@ from workspaces import (
 
 from support.bank import make_bank, running_bank
 from support.command import Backupd
-from support.faults import BackupdRunner, Call, at_every_step, on_both_cores, processes_below, stopped, traced
+from support.faults import (
+    BackupdRunner,
+    Call,
+    at_every_step,
+    kill_points,
+    on_both_cores,
+    processes_below,
+    stopped,
+    traced,
+)
 from support.fork_server import CommandResult
 
 KILLS = 8
@@ -47,7 +56,7 @@ def test_backup_killed_before_any_step_loses_nothing_and_next_one_recovers(
         shutil.rmtree(workspace.root)
         return ended
 
-    steps = at_every_step(kill)
+    steps = at_every_step(kill, choose=kill_points)
     assert any("rename" in step and "manifest.json" in step for step in steps)
     assert any("remove" in step and "sqlite3.gz" in step for step in steps)
 

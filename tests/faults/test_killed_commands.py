@@ -19,7 +19,7 @@ from workspaces import (
 
 from backupd.archive.manifest import decode_manifest
 from backupd.stores.state import Pins
-from support.faults import BackupdRunner, at_every_step
+from support.faults import BackupdRunner, at_every_step, kill_points
 from support.fork_server import CommandResult
 
 
@@ -49,7 +49,7 @@ def test_prune_killed_before_any_step_removes_whole_generations_and_next_one_rec
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill)
+    at_every_step(kill, choose=kill_points)
 
 
 def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
@@ -73,7 +73,7 @@ def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
         shutil.rmtree(workspace.root)
         return ended
 
-    steps = at_every_step(kill)
+    steps = at_every_step(kill, choose=kill_points)
     assert any("rename" in step and oldest in step for step in steps)
 
 
@@ -98,7 +98,7 @@ def test_unpin_killed_before_any_step_keeps_generation(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill)
+    at_every_step(kill, choose=kill_points)
 
 
 def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_finishes_it(
@@ -124,7 +124,7 @@ def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_fin
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill)
+    at_every_step(kill, choose=kill_points)
 
 
 def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
@@ -152,7 +152,7 @@ def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill)
+    at_every_step(kill, choose=kill_points)
 
 
 def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
@@ -173,4 +173,4 @@ def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill)
+    at_every_step(kill, choose=kill_points)

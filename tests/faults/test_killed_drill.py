@@ -12,7 +12,7 @@ from workspaces import InitialState, Workspace, assert_no_processes, assert_noth
 
 from support.command import Backupd
 from support.daemon import wait_until
-from support.faults import BackupdRunner, on_both_cores
+from support.faults import BackupdRunner, kill_points, on_both_cores
 from support.fork_server import CommandResult
 
 _RUN = "run-"
@@ -57,7 +57,7 @@ def from_unpacking_to_the_end(
         workspace = workspace_for(template, root / str(at))
         check(workspace, runner.run(["drill"], environ_of(workspace), at=at, send=send))
 
-    on_both_cores(one, range(first, last + 1, every))
+    on_both_cores(one, kill_points(ended.steps, range(first, last + 1, every)))
 
 
 def test_drill_killed_before_any_step_is_cleaned_up_by_next_drill(

@@ -8,7 +8,7 @@ from states import SeenStates
 from workspaces import Workspace
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from support.faults import BackupdRunner, on_both_cores
+from support.faults import BackupdRunner, kill_points, on_both_cores
 from support.fork_server import CommandResult
 from support.replicas import assert_checksums, complete_generations
 from support.sshd import Sshd
@@ -81,6 +81,7 @@ def test_replication_killed_before_any_step_leaves_complete_generations_and_next
         shutil.rmtree(workspace.root)
         return ended
 
-    chosen = [number for number, step in enumerate(kill(None).steps) if changes_there(step, kind)]
-    assert len(chosen) > 20
+    steps = kill(None).steps
+    chosen = kill_points(steps, [number for number, step in enumerate(steps) if changes_there(step, kind)])
+    assert len(chosen) > 15
     on_both_cores(kill, chosen)

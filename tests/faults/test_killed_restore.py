@@ -12,7 +12,7 @@ from workspaces import InitialState, Workspace, assert_no_processes, assert_noth
 from backupd.log import Event
 from support.bank import is_balanced
 from support.directories import kept_databases
-from support.faults import BackupdRunner, on_both_cores
+from support.faults import BackupdRunner, kill_points, on_both_cores
 from support.fork_server import CommandResult
 from support.processes import die_in_a_transaction
 
@@ -63,7 +63,7 @@ def killed_at_each(
 
     steps = kill(None).steps
     beside = [at for at, step in enumerate(steps) if about in step]
-    on_both_cores(kill, range(beside[0], min(beside[-1] + 2, len(steps))))
+    on_both_cores(kill, kill_points(steps, range(beside[0], min(beside[-1] + 2, len(steps)))))
 
 
 def assert_old_or_new(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> None:

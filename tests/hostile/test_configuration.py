@@ -252,6 +252,19 @@ def test_special_file_in_place_of_secret_is_refused(plant: Callable[[Path], None
     )
 
 
+@pytest.mark.parametrize(
+    "value", ["hunter2-hunter2-hunter2", "hunter2/hunter2+hunter2==", "hunter2\nhunter2", "h" * 2000]
+)
+def test_secret_in_place_of_its_file_is_refused_without_showing_it(value: str) -> None:
+    said = refusal(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": value})
+    assert (value in said, "must be the path of a file that contains the secret" in said) == (False, True)
+
+
+def test_file_of_secret_that_is_missing_is_named(tmp_path: Path) -> None:
+    said = refusal(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": str(tmp_path / "no" / "token")})
+    assert f"cannot read {tmp_path}/no/token: No such file" in said
+
+
 @SURPRISES
 def test_special_file_in_place_of_configuration_is_refused(
     plant: Callable[[Path], None], why: str, tmp_path: Path
@@ -283,6 +296,8 @@ def test_command_with_pipe_in_place_of_secret_ends_at_once(backupd: Backupd, tmp
         ("REPLICAS__X__URL", "file:/mnt/%2e%2e/etc", "has '..' in it"),
         ("REPLICAS__X__URL", "/mnt/../etc", "has '..' in it"),
         ("REPLICAS__X__URL", "sftp://u:hunter2@nas/x", "must not contain a password"),
+        ("REPLICAS__X__URL", "sftp://u%3Ahunter2@nas/x", "user name that no account has"),
+        ("REPLICAS__X__URL", "sftp://u%0Ahunter2@nas/x", "user name that no account has"),
         ("REPLICAS__X__URL", "u:hunter2@nas/x", "must not contain a password"),
         ("REPLICAS__X__URL", "u:hunter2@nas:/x", "must not contain a password"),
         ("REPLICAS__X__URL", "//u:hunter2@nas/x", "must not contain a password"),

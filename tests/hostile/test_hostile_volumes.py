@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -11,7 +12,9 @@ import pytest
 
 from backupd.sqlite.discovery import find_database, not_one_database
 from support.command import Backupd
+from support.directories import through_fuse
 from support.hardened import volumes
+from support.processes import children_of, command_line, serving, stopped, wait_until
 
 
 def test_search_of_too_many_directories_ends_and_chooses_no_database(database: Path) -> None:
@@ -64,6 +67,25 @@ def test_link_replacing_found_database_is_not_backed_up(backupd: Backupd, databa
     answer = backupd("backup", **there)
     assert answer.code == 1
     assert "no database" in answer.err or "link" in answer.err
+
+
+def searching() -> list[int]:
+    """Return the processes of this one that search a volume."""
+    return [child for child in children_of(os.getpid()) if b"worker.discovery" in command_line(child)]
+
+
+@pytest.mark.root
+def test_process_that_searches_volume_has_no_secret(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPD_HTTP__TOKEN", "s3cr3t-0f-th3-pag3")
+    with through_fuse(database.parent) as mount, ThreadPoolExecutor(1) as pool:
+        with stopped(serving(mount)):  # so that it waits
+            looking = pool.submit(find_database, mount)
+            wait_until(lambda: bool(searching()))
+            (child,) = searching()
+            environ = Path(f"/proc/{child}/environ").read_bytes()
+        assert looking.result() == mount / database.name
+    assert b"PATH=" in environ
+    assert b"s3cr3t" not in environ
 
 
 @pytest.mark.root

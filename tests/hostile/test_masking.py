@@ -176,6 +176,9 @@ def test_secret_that_was_cut_off_is_masked(secret: str) -> None:
     ("text", "masked"),
     [
         ("cannot reach postgres://app:pa55@db/x", f"cannot reach postgres://app:{MASK}@db/x"),
+        ("cannot reach postgres://app:p@5s@db/x", f"cannot reach postgres://app:{MASK}@db/x"),
+        ("https://ghp_16C7e42F292c6912E7710c838347@github.com/x", f"https://{MASK}@github.com/x"),
+        ("curl: PRIVATE-TOKEN: glpat-abc", f"curl: PRIVATE-TOKEN: {MASK}"),
         ("http://host:8080/a@b", "http://host:8080/a@b"),
         ("> Authorization: Bearer abc.def\n> Host: x", f"> Authorization: {MASK}\n> Host: x"),
         ("{'Cookie': 'id=7'}", f"{{'Cookie': '{MASK}'}}"),

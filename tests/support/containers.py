@@ -31,16 +31,31 @@ HARDENED = (
     "--memory=256m",
     "--pids-limit=64",
 )
+# Requests a URL until the answer is 200, for so many seconds at most; one process asks more cheaply than many.
+_ASK = """
+import sys, time, urllib.request as r
+from http.client import HTTPException
+until = time.monotonic() + float(sys.argv[2])
+while True:
+    try: sys.exit(r.urlopen(sys.argv[1], timeout=5).status != 200)
+    except (OSError, HTTPException) as error:
+        if time.monotonic() > until: sys.exit(str(error))
+    time.sleep(0.05)
+"""
 _LABEL = "--label=backupd.e2e"
 T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30) -> T:
-    """Return the first true value of `condition`, asked again and again. Raises AssertionError after `timeout_s`."""
-    until = time.monotonic() + timeout_s
+    """Return the first true value of `condition`, asked again and again. Raises AssertionError after `timeout_s`.
+
+    The longer it lasts the more rarely it asks: each question starts a command of the engine, or more.
+    """
+    began = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < until, f"{what}: not within {timeout_s} s"
-        time.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, f"{what}: not within {timeout_s} s"
+        time.sleep(min(0.05 + waited / 10, 0.5))
     return value
 
 
@@ -125,6 +140,11 @@ class Container:
         )
         status, body = self.exec("python", "-c", program, url).json
         return status, body
+
+    def answers(self, url: str, timeout_s: float = 60) -> None:
+        """Wait until it answers `url` from inside with success. Raises AssertionError after `timeout_s`."""
+        answer = self.exec("python", "-c", _ASK, url, str(timeout_s), timeout_s=timeout_s + 60)
+        assert answer.code == 0, f"{url}: {answer.err}\n{self.logs()}"
 
     def logs(self) -> str:
         """Return all that it wrote to standard output and error so far."""
@@ -215,7 +235,7 @@ class ContainerLab:
     def app(self, volume: str, *, options: Sequence[str] = (), **environ: str) -> Container:
         """Start the sample app on `volume`, and wait until it answers. WRITE_EVERY_MS="5" keeps it writing."""
         app = self.start(self.app_image, options=(f"--volume={volume}:{DATA}", *options), environ=environ)
-        wait_until(lambda: app.get("http://127.0.0.1:8000/health")[0] == 200, f"sample app: {app.logs()}")
+        app.answers("http://127.0.0.1:8000/health")
         return app
 
     def sidecar(

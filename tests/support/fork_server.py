@@ -182,6 +182,7 @@ def _serve() -> None:
     """Fork a run for each request on stdin; reply with its exit code, negative for a signal."""
     _import_all()
     _warm_up()
+    _flush_coverage()
     gc.freeze()  # memory shared with the forks is not written to
     for line in sys.stdin:
         request = json.loads(line)
@@ -234,6 +235,16 @@ def _warm_up() -> None:
     gc.collect()
     assert threading.active_count() == 1
     assert len([*Path("/proc/self/fd").iterdir()]) == files
+
+
+def _flush_coverage() -> None:
+    """Write what was covered so far: each fork would have it in memory, and write it once more when it ends."""
+    if COVERAGE_CONFIG in os.environ:
+        from coverage import Coverage
+
+        measured = Coverage.current()
+        assert measured is not None
+        measured.get_data()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.store import SftpStore
 from backupd.stores.sftp.upload import RemoteHash, VerifiedParts
 from backupd.tasks.context import TaskContext
+from backupd.tasks.events import CopyForgotten
 from backupd.tasks.replica import Connect, Retry, T, once
 from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
@@ -110,6 +112,15 @@ def replicate_to(
 ) -> RunReport[ReplicationDetails]:
     """Replicate now, and return the report."""
     return replicate(order, connect, retry, context)
+
+
+def empty_replica(files: Path, *contexts: TaskContext) -> None:
+    """Remove all that was sent to `files`, and let the catalogs forget it: else the next replication misses it."""
+    for path in files.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for context in contexts:
+        for generation in context.ask_catalog(lambda catalog: catalog.sent("there"), frozenset[str]()):
+            context.emit(CopyForgotten(generation, "there"))
 
 
 def incompressible_database(path: Path, size_bytes: int) -> None:

@@ -24,6 +24,7 @@ from support.replicas import (
     REPLICATE_ALL,
     assert_checksums,
     complete_generations,
+    empty_replica,
     incompressible_database,
     only_complete_generations,
     over_sftp,
@@ -51,18 +52,12 @@ def key(order: BackupRequest, context: TaskContext) -> str:
     return generation
 
 
-def wiped(faulty: FaultySftpServer) -> None:
-    """Let the server be as it was before anything was sent."""
-    for path in sorted(faulty.files.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 def each_request(faulty: FaultySftpServer, context: TaskContext) -> range:
     """Return the numbers of the requests of a replication; none was made yet when this returns."""
     assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
     assert faulty.requests.count("write") > 5
     total = len(faulty.requests)
-    wiped(faulty)
+    empty_replica(faulty.files, context)
     return range(1, total + 1)
 
 
@@ -79,7 +74,7 @@ def assert_next_backup_recovers(faulty: FaultySftpServer, context: TaskContext, 
     report = replicate_to(over_sftp(faulty, faulty.path, context), context)
     assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), report
     assert_checksums(faulty.files)
-    wiped(faulty)
+    empty_replica(faulty.files, context)
 
 
 @pytest.mark.no_cover
@@ -94,7 +89,7 @@ def test_connection_cut_before_any_request_leaves_complete_generations_and_next_
         only_complete_generations(faulty.files, context)
         left = lying_in(faulty.files)
         if left in recovered:  # recovery is the same from here on
-            wiped(faulty)
+            empty_replica(faulty.files, context)
         else:
             assert_next_backup_recovers(faulty, context, key)
             recovered.add(left)
@@ -109,7 +104,7 @@ def test_connection_cut_before_any_response_is_retried_in_same_run(
         report = replicate_to(over_sftp(faulty, faulty.path, context), context, retrying(2))
         assert (report.outcome, complete_generations(faulty.files)) == ("done", {key}), (request, report)
         assert_checksums(faulty.files)
-        wiped(faulty)
+        empty_replica(faulty.files, context)
 
 
 @pytest.mark.parametrize("bad", [1, 3, 4, 5])
@@ -128,7 +123,7 @@ def test_full_replica_disk_is_left_without_partial_files(
 ) -> None:
     replicate_to(over_sftp(faulty, faulty.path, context), context)
     archive, manifest, checksums = faulty.writes - 2, faulty.writes - 1, faulty.writes
-    wiped(faulty)
+    empty_replica(faulty.files, context)
     for first in (3, archive, manifest, checksums):
         faulty.set_faults(SftpFaults(bad_write=first, bad_writes=float("inf")))
         report = replicate_to(over_sftp(faulty, faulty.path, context), context)
@@ -250,7 +245,7 @@ def test_link_in_place_of_own_file_is_replaced_and_its_target_is_unchanged(
 ) -> None:
     assert replicate_to(over_sftp(faulty, faulty.path, context), context).outcome == "done"
     (sender,) = (path for path in (faulty.files / ".backupd").iterdir() if path.name != "removing")
-    wiped(faulty)
+    empty_replica(faulty.files, context)
     sender.mkdir(parents=True)
     (tmp_path / "precious").write_text("mine")
     (sender / named.format(key=key)).symlink_to(tmp_path / "precious")

@@ -1,6 +1,5 @@
 """Two simultaneous senders to one directory of an SFTP server: nothing is lost, mixed or omitted."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -24,6 +23,7 @@ from support.replicas import (
     REPLICATE_ALL,
     assert_checksums,
     complete_generations,
+    empty_replica,
     incompressible_database,
     over_sftp,
     replicate_to,
@@ -101,7 +101,7 @@ def test_two_simultaneous_senders_lose_nothing_and_share_checksums(
             assert [report.outcome for report in threads.map(send, sites)] == ["done", "done"]
             assert len(complete_generations(files)) == len(sites)
             assert_checksums(files)
-            shutil.rmtree(files)
+            empty_replica(files, *sites.values())
 
 
 def test_listing_during_publication_by_another_sender_is_repeated(
@@ -138,7 +138,7 @@ def test_one_of_two_simultaneous_senders_of_same_id_is_refused(
             assert [report for report in reports if "another" in str(report.error)]  # by its id, or by its store
             assert len(complete_generations(files)) == 1
             assert_checksums(files)
-            shutil.rmtree(files)
+            empty_replica(files, *sites)
 
 
 def test_later_sender_of_same_id_overwrites_nothing(

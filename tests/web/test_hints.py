@@ -30,6 +30,12 @@ def test_each_hint_of_run_has_spanish() -> None:
     assert {place: text for text, place in templates.items() if not translate_hint(filled(text), "es")} == {}
 
 
+def test_no_english_is_left_in_spanish() -> None:
+    english = re.compile(r"\b(the|and|or|that|this|with|is|of|if|from|there|check)\b")
+    said = {text: english.findall(translate_hint(text, "es")) for text in map(filled, hint_templates())}
+    assert {text: words for text, words in said.items() if words} == {}
+
+
 def test_values_are_kept_in_spanish() -> None:
     for text in map(filled, hint_templates()):
         assert translate_hint(text, "es").count(VALUE) == text.count(VALUE), text

@@ -133,6 +133,18 @@ def test_hostile_names_stay_inside_their_label(name: str, told: str) -> None:
     assert names_of(hostile) <= names_of(status_of(WELL))
 
 
+def test_restores_are_counted_beside_planned_tasks() -> None:
+    restored = replace(status_of(WELL), restores={"tasks": {"done": 2}, "notes": {}})
+    assert value(restored, "backupd_runs_total", task="restore", source="tasks", outcome="done") == 2
+    assert value(restored, "backupd_runs_total", task="restore", source="notes", outcome="failed") == 0
+
+
+def test_runs_in_unreadable_catalog_are_absent_and_not_zero() -> None:
+    runs = {"task": "backup", "source": "tasks", "outcome": "failed"}
+    assert value(status_of(WELL), "backupd_runs_total", **runs) is not None
+    assert value(replace(status_of(WELL), migrations_ok=False), "backupd_runs_total", **runs) is None
+
+
 def test_messages_waiting_and_their_last_results_are_exported() -> None:
     well = status_of(WELL)
     assert value(well, "backupd_messages_waiting") == 2

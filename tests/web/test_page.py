@@ -46,7 +46,7 @@ HOSTILE = (
             "check the path and that the right volume is mounted",
         ),
         ("empty", "No copy is left to restore", "makes one now, or shows why it fails"),
-        ("first-day", "The first backup starts within two minutes", "Nothing to do: it starts by itself"),
+        ("first-day", "The first backup starts within two minutes", "Nothing to do: it starts automatically"),
     ],
 )
 def test_each_state_shows_heading_and_next_step(site: WebSite, state: str, heading: str, step: str) -> None:

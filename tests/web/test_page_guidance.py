@@ -48,7 +48,7 @@ def test_page_refreshes_until_it_is_stopped(site: WebSite) -> None:
     assert "refresh" not in site.ask("/api/status").headers
 
 
-def test_errors_that_pass_by_themselves_refresh() -> None:
+def test_page_of_temporary_error_refreshes() -> None:
     with serving(FakeService(error=ValueError())) as broken, serving(token="x" * 16) as guarded:
         assert broken.ask("/", Accept="text/html").headers["refresh"] == str(REFRESH_S)
         assert "refresh" not in guarded.ask("/", Accept="text/html").headers
@@ -75,7 +75,7 @@ def test_commands_of_page_are_accepted_by_command_line(site: WebSite) -> None:
         restore_command.make_context("restore", words.split())
 
 
-def test_each_problem_links_to_its_passage_in_own_language(site: WebSite) -> None:
+def test_each_problem_links_to_runbook_section_in_language_of_page(site: WebSite) -> None:
     history = replace(failing(), instance=Instance(docs_url="https://wiki.example/b"))
     for language, name in (("en", "runbook.md"), ("es", "runbook.es.md")):
         site.service.known_history = history
@@ -96,7 +96,7 @@ def test_each_problem_links_to_its_passage_in_own_language(site: WebSite) -> Non
         ("2026-11-27T09:00", "2026-11-25T04:00", 20, "The last 20 backups of tasks failed"),
     ],
 )
-def test_failed_backup_is_named_as_operators_do(at: str, since: str, runs: int, words: str) -> None:
+def test_failed_backup_is_named_by_night_or_count(at: str, since: str, runs: int, words: str) -> None:
     now, failed_at = (datetime.fromisoformat(moment).replace(tzinfo=ZONE) for moment in (at, since))
     history = healthy()
     fresh = (Freshness("backup", "tasks", now - timedelta(hours=2), 93_600),)
@@ -105,7 +105,7 @@ def test_failed_backup_is_named_as_operators_do(at: str, since: str, runs: int, 
     assert headline(history, Localizer("en", ZONE)) == words
 
 
-def test_first_day_says_what_comes_next_and_when(site: WebSite) -> None:
+def test_first_day_shows_next_tasks_and_times(site: WebSite) -> None:
     history = first_day()
     page = shown(site, history)
     assert "never" not in page.text

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ class Prometheus:
         found = (self.ask("query", query=expression) or {"result": []})["result"]
         return float(found[0]["value"][1]) if len(found) == 1 else None
 
+    def rows(self, expression: str) -> list[Any]:
+        """Return the rows of an instant query, which Prometheus must answer."""
+        rows: list[Any] = self.ask("query", query=expression)["result"]
+        return rows
+
     def targets(self) -> dict[str, tuple[str, str]]:
         """Return health and last error of each target by its job, without those that were not scraped yet."""
         found = (self.ask("targets") or {"activeTargets": []})["activeTargets"]
@@ -88,6 +94,11 @@ def configure(home: Path, guarded: Daemon, unguarded: Daemon) -> Path:
     return home / "prometheus.yml"
 
 
+def filled(query: str) -> str:
+    """Return a query of the dashboard with the variables that an operator chose."""
+    return query.replace("$job", "backupd").replace("$instance", ".*").replace("$source", "tasks|none")
+
+
 @contextmanager
 def running_prometheus(config: Path) -> Iterator[Prometheus]:
     port, output = free_port(), config.with_name("output.txt")
@@ -107,15 +118,25 @@ def running_prometheus(config: Path) -> Iterator[Prometheus]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prometheus")
+
+
+@pytest.fixture(scope="module")
+def guarded(home: Path) -> Backupd:
+    """The command beside the daemon with a token."""
+    return backupd_in(home / "guarded", BACKUPD_HTTP__TOKEN=TOKEN)
+
+
+@pytest.fixture(scope="module")
+def prometheus(home: Path, guarded: Backupd) -> Iterator[Prometheus]:
     """Prometheus, having scraped three times over: with the token, without one where none is set, with a wrong one."""
-    home = tmp_path_factory.mktemp("prometheus")
     with (
-        running_daemon(backupd_in(home / "guarded", BACKUPD_HTTP__TOKEN=TOKEN)) as guarded,
+        running_daemon(guarded) as daemon,
         running_daemon(backupd_in(home / "unguarded")) as unguarded,
-        running_prometheus(configure(home, guarded, unguarded)) as prometheus,
+        running_prometheus(configure(home, daemon, unguarded)) as prometheus,
     ):
-        wait_until(lambda: guarded.ask("/health")[0] == unguarded.ask("/health")[0] == 200, "the first backups")
+        wait_until(lambda: daemon.ask("/health")[0] == unguarded.ask("/health")[0] == 200, "the first backups")
         healthy = 'backupd_healthy{job="%s"}'
         for job in ("backupd", "backupd-without-token"):
             wait_until(partial(prometheus.value, healthy % job), f"health of {job} at Prometheus")
@@ -154,3 +175,22 @@ def test_prometheus_alerts_only_of_daemon_that_refuses_token(prometheus: Prometh
         return {(name, job) for name, job in named if name != "BackupdFreeSpaceEnding"}  # others use this disk as well
 
     wait_until(lambda: alerts() == {("BackupdDown", "backupd-with-a-wrong-token")}, "the one alert")
+
+
+def test_prometheus_answers_each_query_of_dashboard_and_marks_failure_and_restore(
+    prometheus: Prometheus, guarded: Backupd
+) -> None:
+    dashboard = json.loads((DEPLOY.parent / "grafana" / "backupd.json").read_text())
+    away, backups = str(guarded.cwd / "away" / "tasks.db"), str(guarded.cwd / "backups")
+    assert guarded("backup", BACKUPD_DATABASE=away, BACKUPD_BACKUPS_DIR=backups).code == 1
+    assert guarded("restore", "latest", "--yes").code == 0
+    for annotation in dashboard["annotations"]["list"]:
+        wait_until(partial(prometheus.rows, filled(annotation["expr"])), f"the mark of {annotation['name']}")
+    queries = [filled(target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
+    empty = {re.findall(r"backupd_\w+", query)[0] for query in queries if not prometheus.rows(query)}
+    assert empty - {"backupd_problem"} == {  # without drills, messages and pings
+        *("backupd_drill_recovery_seconds", "backupd_stage_duration_seconds", "backupd_drill_data_age_seconds"),
+        *("backupd_message_last_success_timestamp_seconds", "backupd_message_last_failure_timestamp_seconds"),
+        *("backupd_ping_last_success_timestamp_seconds", "backupd_ping_last_failure_timestamp_seconds"),
+        "backupd_pings_total",
+    }

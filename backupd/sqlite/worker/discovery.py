@@ -1,7 +1,7 @@
 """Look for databases below a directory that somebody else may write to: bounded, through no link or pipe.
 
-In a process of its own, which can be abandoned on a dead mount, and takes the rights of owners, which all threads of a
-process have in common.
+In a separate process, which can be abandoned on a dead mount, and takes the rights of owners, which all threads of a
+process share.
 """
 
 import os
@@ -30,7 +30,7 @@ def look(request: LookRequest, _pipe: ParentPipe) -> LookReply:
 
 
 class _Search:
-    """A search that looks at no more names than it may: counted are all, whatever they lead to."""
+    """A search with a limit of names, which counts names of every kind."""
 
     def __init__(self, request: LookRequest, found: LookReply) -> None:
         self._without, self._names = frozenset(request["without"]), frozenset(request["names"])

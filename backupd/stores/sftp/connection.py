@@ -100,6 +100,11 @@ class SftpConnection:
         return self.clients[0]
 
     @property
+    def is_active(self) -> bool:
+        """Whether it is not known to be lost."""
+        return self._transport.is_active()
+
+    @property
     def has_low_latency(self) -> bool:
         """Whether a response takes little time: the fastest of several, since a busy host is not a distant one."""
         return self._min_response_s < _LOW_LATENCY_S

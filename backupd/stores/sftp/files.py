@@ -154,6 +154,8 @@ def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:
             _kind, response = pipeline.wait(pipeline.send(sftp.CMD_READDIR, handle))
         except EndReached:  # not a lost connection, whose listing is not complete
             break
+        except FileNotFoundError as error:  # the directory is open: what came before is not all of it
+            raise OSError(error.strerror) from error
         count = read_count(response, _MIN_ENTRY_BYTES)
         if not count:
             raise OSError(f"the server's listing of {path} has no end")

@@ -9,7 +9,8 @@ paramiko is pinned below 6 for this; tests/stores/sftp/test_paramiko_internals.p
 - `SFTPClient._read_response`: the response to each write; the public file objects drop late ones.
 - `SFTPClient._convert_status`: errors that name the request; a status (draft-ietf-secsh-filexfer-02 §7) names none.
 - `SFTPClient._read_packet`: responses that were not requested, and the path of each open handle, for these errors.
-- `SFTPClient._read_all`: the size of a packet, before it is read.
+- `SFTPClient._read_all`: the size of a packet, before it is read, and that it does not come.
+- `SFTPClient._write_all`: that a request cannot be sent.
 - `SFTPAttributes._from_msg`: attributes from a response to a request that was sent here.
 - `Transport._parse_kex_init`, `_really_parse_kex_init`: what a server offers, also where no algorithm is common.
 - `Transport._channel_handler_table`: data that a server sends beyond the window of a channel, before they are kept.
@@ -61,6 +62,8 @@ _EXTENSIONS: Final = {
 _HANDLE_COMMANDS: Final = frozenset(
     (sftp.CMD_CLOSE, sftp.CMD_FSETSTAT, sftp.CMD_FSTAT, sftp.CMD_READ, sftp.CMD_READDIR, sftp.CMD_WRITE)
 )
+_ENDING: Final = frozenset((sftp.CMD_READ, sftp.CMD_READDIR))
+_UNKNOWN: Final = (-1, 0, ())  # a request that is no longer remembered
 _REMEMBERED: Final = 4096  # requests; far more than are ever in flight
 _MAX_ANSWER_CHARS: Final = 80
 _MAX_PATH_CHARS: Final = 160
@@ -134,8 +137,12 @@ def read_attributes(message: Message, name: str | None = None) -> SFTPAttributes
     return found
 
 
+class ConnectionLost(SSHException):
+    """Nothing more can be sent or received: no answer of the server, and so no OSError."""
+
+
 class EndReached(EOFError):
-    """The server says that a file or a listing ends; a plain EOFError says that the connection does."""
+    """The server says that a file or a listing ends."""
 
 
 class OperationUnsupported(OSError):
@@ -165,8 +172,24 @@ class NamingClient(SFTPClient):
         if n > _MAX_SFTP_BYTES:
             raise ProtocolViolated(f"it sends a packet of {n} bytes")
         parent: Any = super()
-        data: bytes = parent._read_all(n)  # noqa: SLF001 - see the module
+        try:
+            data: bytes = parent._read_all(n)  # noqa: SLF001 - see the module
+        except (OSError, EOFError) as error:
+            raise self._lost(error) from error
         return data
+
+    def _write_all(self, out: bytes) -> None:
+        parent: Any = super()
+        try:
+            parent._write_all(out)  # noqa: SLF001 - see the module
+        except (OSError, EOFError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> ConnectionLost:
+        """Close the connection, in which the rest of a packet could follow, and return the error for that."""
+        if channel := self.get_channel():
+            channel.get_transport().close()
+        return ConnectionLost("the server does not answer" if isinstance(error, TimeoutError) else "it was closed")
 
     def _read_packet(self) -> tuple[int, bytes]:
         parent: Any = super()
@@ -198,7 +221,7 @@ class NamingClient(SFTPClient):
         number, code, said = int.from_bytes(msg.asbytes()[:_BYTES_OF_NUMBER], "big"), msg.get_int(), msg.get_string()
         if code == sftp.SFTP_OK:
             return
-        if code == sftp.SFTP_EOF:
+        if code == sftp.SFTP_EOF and self._requests.get(number % _REMEMBERED, _UNKNOWN)[1] in _ENDING:
             raise EndReached("the server says that the file ends")
         operation, path = self._described(number)
         text = one_line(said[:_MAX_TEXT_BYTES].decode(errors="replace"))[:_MAX_ANSWER_CHARS]
@@ -211,7 +234,7 @@ class NamingClient(SFTPClient):
 
     def _described(self, number: int) -> tuple[str, str]:
         """Return the operation that request `number` asked for, as a verb, and the path that it concerns."""
-        found, kind, arguments = self._requests.get(number % _REMEMBERED, (-1, 0, ()))
+        found, kind, arguments = self._requests.get(number % _REMEMBERED, _UNKNOWN)
         if found != number:
             return "complete", "a request"
         if kind == sftp.CMD_EXTENDED:

@@ -144,7 +144,7 @@ class SftpStore:
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
         path = self._path(generation_id, ARCHIVE_SUFFIX)
-        with self._connection.operation(), self._missing_errors(generation_id):
+        with self._connection.operation(), self._missing_errors(generation_id), self._refusal_errors(generation_id):
             attributes = self._client.lstat(path)
             if not files.is_file(attributes):
                 raise FileNotFoundError(path)
@@ -218,7 +218,7 @@ class SftpStore:
     @_limited
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes an earlier transfer of a generation left."""
-        with suppress(OSError):
+        with suppress(FileNotFoundError):
             return self._client.lstat(self._part(generation_id)).st_size or 0
         return 0
 
@@ -329,3 +329,13 @@ class SftpStore:
             yield
         except FileNotFoundError as error:
             raise contract.generation_missing(generation_id, self.name) from error
+
+    @contextmanager
+    def _refusal_errors(self, generation_id: str) -> Iterator[None]:
+        """Raise OSError where a generation that is listed is called missing: some servers say that for a refusal."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if any(stored.id == generation_id for stored in self.list()):
+                raise OSError(f"{generation_id} is listed there, and its archive cannot be opened") from error
+            raise

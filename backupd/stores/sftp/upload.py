@@ -53,13 +53,18 @@ class RemoteHash:
         """
         if self.unavailable_reason:
             return False
-        output = b""
-        with suppress(SSHException, EOFError, OSError):
+        output, reason = b"", "the account has no shell with head and sha256sum"
+        try:
             command = f"head -c {size_bytes} < {shlex.quote(path)} | sha256sum"
             output = _output(connection, command, self._min_timeout_s + size_bytes / _SLOWEST_HASH_BYTES_S)
+        except TimeoutError:
+            reason = "its sha256sum did not answer in time"
+        except (SSHException, EOFError, OSError):
+            if not connection.is_active:
+                reason = "the connection was lost while its sha256sum was asked"
         found = _HASH_OUTPUT.fullmatch(output)
         if found is None:
-            self.unavailable_reason = "the account has no shell with head and sha256sum"
+            self.unavailable_reason = reason
         return found is not None and found[1].decode() == _digest(source, size_bytes)
 
 

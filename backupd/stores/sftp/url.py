@@ -85,6 +85,10 @@ def _sftp(url: str, parts: SplitResult, port: int | None) -> SftpAddress:
     if port == 0:
         raise _refused(url, "has port 0", f"leave it out for {SSH_PORT}")
     username = _decoded(url, parts.username or "") or None
+    if username and (":" in username or not username.isprintable()):  # it was encoded, and may be a password
+        raise ConfigError(
+            "the URL of a replica has a user name that no account has", "set username or password instead"
+        )
     path = _checked_path(_decoded(url, parts.path))
     if path.startswith(("/~/", "/./")) or path in {"", "/~", "/."}:
         path = path[3:].strip("/") or HOME

@@ -49,6 +49,10 @@ def _copies(request: ReplicationRequest, connect: Connect, context: TaskContext)
         raise refusal(foreign, request.name, "they are neither added to nor removed", context.clock())
     for generation_id in sorted(remote.replaced):
         raise remote.refusal(generation_id)
+    if remote.lost:
+        raise CheckFailed(
+            remote.lost_warning(), "find out what removed them; backupd replicate sends what is still here"
+        )
     own = sum(generation.source in sources for generation in remote.generations)
     return f"{counted(own, 'generation')} of this store"
 

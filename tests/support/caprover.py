@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+TEMPLATE = Path(__file__).parents[2] / "deploy" / "caprover" / "backupd.yml"
 APP_NAME = "$$cap_appname"
 ROOT_DOMAIN = "$$cap_root_domain"
 
