@@ -24,7 +24,7 @@ _PART: Final = re.compile(
     re.MULTILINE,
 )
 _QUESTION: Final = b"Type yes to continue:"
-_SILENCE_S: Final = 120.0  # a command that is silent for so long waits for an answer
+_SILENCE_S: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def type_commands(commands: str, environ: Mapping[str, str], cwd: Path) -> str:
         os.close(theirs)
         said, answered = b"", 0
         try:
-            while select.select([ours], [], [], _SILENCE_S)[0] and (chunk := os.read(ours, 65536)):
+            while chunk := _read(ours, process):
                 said += chunk
                 while said.count(_QUESTION) > answered:
                     os.write(ours, b"yes\n")
@@ -99,11 +99,19 @@ def type_commands(commands: str, environ: Mapping[str, str], cwd: Path) -> str:
         except OSError:  # EIO: nobody has the other end open any more
             pass
         finally:
-            os.close(ours)  # hangs up on what still runs
+            os.close(ours)
         code = process.wait(60)
     shown = said.decode().replace("\r\n", "\n")
     assert code == 0, f"{commands}\nexit {code}: {shown}"
     return shown
+
+
+def _read(terminal: int, process: subprocess.Popen[bytes]) -> bytes:
+    """Return what appears next; kill a process that is silent for too long, since it waits for an answer."""
+    if not select.select([terminal], [], [], _SILENCE_S)[0]:
+        process.kill()
+        return b""
+    return os.read(terminal, 65536)
 
 
 def _bash(commands: str) -> list[str]:
