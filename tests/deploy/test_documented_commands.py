@@ -106,7 +106,7 @@ def test_commands_for_restores_of_readme_succeed(desk: Desk, database: Path, tmp
     assert is_balanced(desk.backups / "tasks.db")
 
 
-@pytest.mark.parametrize("page", ["docs/drill.md", "docs/log-events.md", "docs/trust.md"])
+@pytest.mark.parametrize("page", ["docs/drill.md", "docs/log-events.md", "docs/trust.md", "docs/upgrading.md"])
 def test_commands_of_page_succeed(desk: Desk, page: str) -> None:
     assert desk.run(page)
 
