@@ -11,8 +11,9 @@ from typing import Any, Final, Self
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ConfigError, ManifestInvalid
 from backupd.model import MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
-from backupd.sqlite.discovery import RESPONDS_S, app_files, find_database, is_directory
+from backupd.sqlite.discovery import app_files, find_database, is_directory
 from backupd.system.directory import Directory
+from backupd.system.mounts import RESPONDS_S
 from backupd.system.owners import rights_of_owner
 
 _MOST_MANIFESTS: Final = 100

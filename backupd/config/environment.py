@@ -236,10 +236,11 @@ def _plain_secret(value: str) -> str:
 
 def _content(value: str, directory: Path) -> str:
     file = directory / value
-    leads_somewhere = os.path.lexists(file) or (os.sep in value and os.path.lexists(file.parent))
-    if "\n" in value or len(value) > _LONGEST_PATH or not (value.startswith(os.sep) or leads_somewhere):
-        # It looks like a secret, which is not shown.
+    if "\n" in value or len(value) > _LONGEST_PATH:  # it looks like a key, so it is not shown
         raise _Unusable("must be the path of a file that contains the secret, not the secret itself")
+    leads_somewhere = os.path.lexists(file) or (os.sep in value and os.path.lexists(file.parent))
+    if not (value.startswith(os.sep) or leads_somewhere):
+        raise _Unusable("names no file, and is not shown, since it may be the secret itself: write an absolute path")
     shown = printable(str(file))
     try:
         content = _plain_secret(read_small_file(file, _MOST_SECRET_BYTES, links=True).decode())

@@ -151,7 +151,12 @@ def _span(value: object) -> object:
 def _listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ipv6 or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None or not 0 < int(port) < 1 << 16:
+    if (
+        re.fullmatch(r"[^\s/@]+", host) is None
+        or bare_ipv6
+        or re.fullmatch(r"\d{1,5}", port, re.ASCII) is None
+        or not 0 < int(port) < 1 << 16
+    ):
         raise ValueError("must be HOST:PORT, such as '0.0.0.0:8080' or '[::1]:8080'")
     return text
 

@@ -15,6 +15,7 @@ from backupd import __version__
 from backupd.config.kinds import WithheldSecret
 from backupd.config.schema import Config, KeyPath
 from backupd.masking import Mask
+from backupd.system.mounts import responding_stat
 from backupd.system.small_file import read_small_file
 
 ALL_SECRETS: Final[tuple[KeyPath, ...]] = ((),)
@@ -122,7 +123,7 @@ def _read(path: Path) -> str:
 def _file_facts(path: Path) -> tuple[int, ...]:
     """Return identity, owner, mode and whether it has bytes; empty where the file is missing or not accessible."""
     try:
-        state = path.stat()
+        state = responding_stat(path)
     except OSError:
         return ()
     return (state.st_dev, state.st_ino, state.st_uid, state.st_gid, state.st_mode, int(state.st_size > 0))

@@ -2,10 +2,8 @@
 
 import os
 import stat
-import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,12 +13,11 @@ from backupd.formatting import counted, printable
 from backupd.sqlite.history import KEPT
 from backupd.sqlite.worker.protocol import LookReply, LookRequest
 from backupd.sqlite.worker_process import WorkerProcess
-from backupd.system.process import process_start_errors
+from backupd.system.mounts import responding_stat
 
 MAX_NAMES: Final = 10_000
 MAX_DEPTH: Final = 5
 BACKUPS: Final = frozenset(("backup", "backups"))
-RESPONDS_S: Final = 5.0
 _LOOK_S: Final = 30.0
 _NAMED: Final = 20
 _NAME_IT: Final = "set BACKUPD_DATABASE (or path under [sources.NAME]) to the path of the database file itself, such as"
@@ -60,23 +57,13 @@ def contents_of(path: Path, without: Collection[Path], *, names: Collection[str]
 
 
 def is_directory(path: Path) -> bool | None:
-    """Return whether a directory can be seen at `path`; None where that takes more than 5 s, as on a dead mount.
-
-    Raises ProcessRefused.
-    """
-    found: list[bool] = []
-
-    def look() -> None:
-        seen = False
-        with suppress(OSError, ValueError):
-            seen = stat.S_ISDIR(path.stat().st_mode)
-        found.append(seen)
-
-    thread = threading.Thread(target=look, daemon=True)
-    with process_start_errors():
-        thread.start()
-    thread.join(RESPONDS_S)
-    return found[0] if found else None
+    """Return whether there is a directory at `path`; None on a mount that does not respond. Raises ProcessRefused."""
+    try:
+        return stat.S_ISDIR(responding_stat(path).st_mode)
+    except TimeoutError:
+        return None
+    except (OSError, ValueError):
+        return False
 
 
 def app_files(directory: Path) -> DirectoryContents | None:

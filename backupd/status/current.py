@@ -16,6 +16,7 @@ from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.report import drill_of
 from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
 from backupd.status.model import Instance, MessageFigures, NextRun, SourceFigures, Status, TaskFigures
+from backupd.system.mounts import responding_stat
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
@@ -106,7 +107,7 @@ def _is_missing(database: Path | None) -> bool:
     with suppress(OSError):
         try:
             if database is not None:
-                database.stat()
+                responding_stat(database)
         except (FileNotFoundError, NotADirectoryError):
             return True
     return False

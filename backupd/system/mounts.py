@@ -5,12 +5,19 @@ over a network filesystem") and sqlite.org/howtocorrupt.html §2.1. It keeps -wa
 the database is opened: a file that is mounted without its directory has them somewhere else (§2.5 there).
 """
 
+import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from backupd.system.process import process_start_errors
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
 
 _REMOTE = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|virtiofs|ceph|afs|ncpfs|lustre|gpfs|beegfs|ocfs2|gfs2|orangefs"
@@ -22,6 +29,70 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 _DELETED = "//deleted"
 _DOCKER_DESKTOP = "/run/host_mark"
 _VOLUME = re.compile(r"/volumes/([^/]+)/_data$")
+
+
+RESPONDS_S = 5.0
+_probes: "dict[str, _Probe]" = {}  # those that have no answer yet
+
+
+def responding_stat(path: "Path | str") -> os.stat_result:
+    """Return the state of the file at `path`; links are followed.
+
+    Raises TimeoutError where its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks at a time,
+    so that a dead mount holds no more of them, whoever waits for it.
+    """
+    text = os.fspath(path)
+    probe = _probes.get(text)
+    if probe is None:
+        probe = _probes[text] = _Probe(text)
+        probe.start()
+    return probe.answer()
+
+
+def responds(path: "Path | str") -> bool:
+    """Return whether there is an answer about `path` in time, see `responding_stat`. Raises ProcessRefused."""
+    try:
+        responding_stat(path)
+    except TimeoutError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+class _Probe:
+    """A thread that asks for the state of a file, which may take for ever."""
+
+    def __init__(self, path: str) -> None:
+        import threading  # child processes import this module
+
+        self._path, self._began = path, time.monotonic()
+        self._found: os.stat_result | Exception | None = None
+        self._thread = threading.Thread(target=self._ask, name="stat", daemon=True)
+
+    def start(self) -> None:
+        try:
+            with process_start_errors():
+                self._thread.start()
+        except BaseException:
+            _probes.pop(self._path, None)
+            raise
+
+    def answer(self) -> os.stat_result:
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, self._began + RESPONDS_S - time.monotonic()))
+        if self._found is None:
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {RESPONDS_S:.0f} s", self._path)
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+    def _ask(self) -> None:
+        try:
+            self._found = os.stat(self._path)
+        except (OSError, ValueError) as error:
+            self._found = error
+        _probes.pop(self._path, None)
 
 
 class Mount(NamedTuple):  # no dataclass: child processes import this

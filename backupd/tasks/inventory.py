@@ -23,6 +23,7 @@ from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generat
 from backupd.problems import refused_step
 from backupd.stores.contract import ListedGeneration, Store
 from backupd.system.fs import visible_directory
+from backupd.system.mounts import responds
 from backupd.system.resources import total_bytes
 
 
@@ -300,8 +301,9 @@ def require_same_database(manifest: Manifest, inventory: Inventory, path: Path) 
 
 
 def recorded_path(path: Path) -> str:
-    """Return how a manifest writes the path of the database that `path` leads to."""
-    return os.path.realpath(path).encode(errors="backslashreplace").decode()
+    """Return how a manifest writes the path of the database that `path` leads to; `path` itself on a dead mount."""
+    real = os.path.realpath(path) if responds(path) else os.fspath(path)
+    return real.encode(errors="backslashreplace").decode()
 
 
 def _in_turn(paths: Sequence[str]) -> bool:

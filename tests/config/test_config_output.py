@@ -81,7 +81,7 @@ def test_missing_secret_file_is_error_with_path(content: bytes | None, complaint
     if content is not None:
         (tmp_path / "token").write_bytes(content)
     with pytest.raises(ConfigError, match=f"environment BACKUPD_HTTP__TOKEN_FILE: .*{complaint}"):
-        load_config(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": "token"}, tmp_path)
+        load_config(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": str(tmp_path / "token")}, tmp_path)
 
 
 def test_only_secrets_are_read_from_files() -> None:
@@ -97,7 +97,7 @@ def test_key_in_place_of_key_path_is_not_shown() -> None:
 
 def test_impossible_path_is_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*\\x00: invalid path"):
-        load(DATABASE="/a.db", HTTP__TOKEN_FILE="a\0")
+        load(DATABASE="/a.db", HTTP__TOKEN_FILE="/a\0")
 
 
 @pytest.mark.parametrize("urls", ['["a://1", "b://2"]', "a://1,b://2", " a://1\nb://2 ", "a://1 , b://2,"])

@@ -12,6 +12,7 @@ from backupd.daemon.main import OwnerHandover
 from backupd.errors import ConfigError
 from backupd.log import null_log
 from backupd.sqlite import discovery
+from backupd.system import mounts
 from support.command import Backupd
 from support.directories import through_fuse
 from support.processes import serving, stopped
@@ -119,7 +120,7 @@ def test_generation_of_a_database_elsewhere_is_not_chosen(backupd: Backupd, tmp_
 def test_unresponsive_mount_is_not_waited_for_and_keeps_its_database(
     backupd: Backupd, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)
+    monkeypatch.setattr(mounts, "RESPONDS_S", 0.5)
     monkeypatch.setattr(discovery, "_LOOK_S", 1.0)
     backups = {"BACKUPD_BACKUPS_DIR": str(tmp_path / "store")}
     with through_fuse(database.parent) as mount:

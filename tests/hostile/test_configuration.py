@@ -257,10 +257,10 @@ def test_special_file_in_place_of_secret_is_refused(plant: Callable[[Path], None
 )
 def test_secret_in_place_of_its_file_is_refused_without_showing_it(value: str) -> None:
     said = refusal(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": value})
-    assert (value in said, "must be the path of a file that contains the secret" in said) == (False, True)
+    assert (value in said, "the secret itself" in said) == (False, True)
 
 
-def test_file_of_secret_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_file_of_secret_is_named(tmp_path: Path) -> None:
     said = refusal(None, {**DATABASE, "BACKUPD_HTTP__TOKEN_FILE": str(tmp_path / "no" / "token")})
     assert f"cannot read {tmp_path}/no/token: No such file" in said
 
@@ -290,6 +290,8 @@ def test_command_with_pipe_in_place_of_secret_ends_at_once(backupd: Backupd, tmp
     [
         ("HTTP__TOKEN", "hunter2", "must have at least 16 characters"),
         ("HTTP__TOKEN", "hunter2hunter2 ", "has whitespace at the beginning or end"),
+        ("HTTP__LISTEN", "a host:8080", "must be HOST:PORT"),
+        ("HTTP__LISTEN", "http://u:hunter2@host:8080", "must be HOST:PORT"),
         ("REPLICAS__X__URL", "ftp://nas/backups", "has an unsupported scheme"),
         ("REPLICAS__X__URL", "s3cret://nas/backups", "has an unsupported scheme"),
         ("REPLICAS__X__URL", "file:/mnt/../etc", "has '..' in it"),

@@ -113,3 +113,16 @@ def test_remote_hash_that_is_lost_with_the_connection_is_told_as_that(faulty: Fa
     with pytest.raises(ReplicaUnreachable):
         sent_to(faulty, archive, verified=verified)
     assert verified.fallback_reason == "the connection was lost while its sha256sum was asked"
+
+
+@pytest.mark.parametrize("kind", [sftp.CMD_EXTENDED_REPLY, sftp.CMD_STATUS])
+def test_free_space_that_is_not_told_is_not_zero(faulty: FaultySftpServer, kind: int) -> None:
+    def empty(session: FaultySftpSession, name: str, number: int) -> bool:
+        if name != "statvfs@openssh.com":
+            return False
+        session._response(number, kind, *((0, "", "") if kind == sftp.CMD_STATUS else (sftp.int64(1),)))
+        return True
+
+    faulty.set_faults(SftpFaults(answer=empty))
+    with connected(faulty, "/backups") as replica:
+        assert replica.free_space() is None

@@ -10,6 +10,7 @@ import pytest
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.sqlite import discovery
 from backupd.sqlite.discovery import find_database, is_directory, not_one_database
+from backupd.system import mounts
 from support.directories import through_fuse
 from support.processes import serving, stopped, wait_until
 
@@ -109,7 +110,7 @@ def test_name_that_would_control_a_terminal_is_escaped(data: Path) -> None:
 @pytest.mark.root
 def test_unresponsive_mount_is_not_waited_for_and_is_no_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_database(data / "tasks.db")
-    monkeypatch.setattr(discovery, "RESPONDS_S", 0.5)
+    monkeypatch.setattr(mounts, "RESPONDS_S", 0.5)
     monkeypatch.setattr(discovery, "_LOOK_S", 1.0)
     with through_fuse(data) as mount:
         assert find_database(mount) == mount / "tasks.db"

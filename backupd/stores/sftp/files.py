@@ -24,6 +24,7 @@ from backupd.stores.sftp.protocol import (
 PRIVATE_MODE: Final = 0o600
 _MAX_OPEN_FILES: Final = 8  # at the server: some allow few handles
 _MAX_ENTRIES: Final = 200_000  # in a directory
+_STATVFS_BYTES: Final = 11 * 8
 _MIN_ENTRY_BYTES: Final = 12  # of two empty names and no attributes
 
 
@@ -218,7 +219,7 @@ def free_bytes(client: SFTPClient, path: str) -> int | None:
         response = extended_request(client, "statvfs@openssh.com", path)
     except OSError:
         return None
-    if response is None:
+    if response is None or len(response.get_remainder()) < _STATVFS_BYTES:  # else what is missing would be read as 0
         return None
     _block_size, fragment_bytes, _blocks, _free, available = (response.get_int64() for _ in range(5))
     return int(fragment_bytes * available)
