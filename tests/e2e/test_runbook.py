@@ -1,6 +1,6 @@
 """The runbook, typed as it is written into a terminal of the host, from a deployment to a lost machine.
 
-Both languages have the same commands (tests/deploy/test_runbook.py); some sections are read from the Spanish page.
+Both languages have the same commands (tests/deploy/test_runbooks.py); some sections are read from the Spanish page.
 """
 
 import json
