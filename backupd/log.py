@@ -6,6 +6,7 @@ Fields follow the Elastic Common Schema (https://www.elastic.co/guide/en/ecs-log
 import fcntl
 import logging
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -193,10 +194,18 @@ class _OwnedFileHandler(WatchedFileHandler):
             if directory.holds(path.name, opened.fileno()):
                 for name, older in reversed(list(pairwise(names))):
                     with suppress(FileNotFoundError):
+                        _remove_directory(directory, older)
                         directory.rename(name, directory, older)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Print nothing: a full disk must not turn a backup into a traceback; the run still reports its result."""
+
+
+def _remove_directory(directory: Directory, name: str) -> None:
+    """Remove a directory that somebody put in the place of an old log: it would keep this one from being renamed."""
+    state = directory.stat(name)
+    if state is not None and stat.S_ISDIR(state.st_mode):
+        directory.remove(name)
 
 
 class _ConsoleHandler(logging.StreamHandler[TextIO]):

@@ -24,11 +24,7 @@ _OF_OS = {
 _OF_PATHS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "rename", "mkdir", "rmdir"}
 _OF_PATHS |= {"chmod", "hardlink_to", "symlink_to", "touch"}
 _OF_FS = {
-    "write_durably",
-    "replace_durably",
-    "inherit_owner",
     "fsync_directory",
-    "place_exclusively",
     "overwrite_in_place",
 }
 # The rooms that work in the directory of a store, and nowhere by a path.

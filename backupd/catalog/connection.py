@@ -6,24 +6,31 @@ by `database.require_schema`, which accepts no schema but ours.
 """
 
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
+import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from backupd.errors import CatalogDamaged, CatalogDiskError, CatalogForeign, CatalogUnavailable
+from backupd.system.fs import OPEN_FILES
 from backupd.system.os_errors import lacks_inodes
+from backupd.system.small_file import UnexpectedFile, open_regular
 
 LOCK_TIMEOUT_S: Final = 5.0
 # Until all statements of a unit of work, or of a rebuild, must have ended.
 UNIT_S: Final = 60.0
 REBUILD_S: Final = 3600.0
+_RESERVED_BYTE: Final = 0x40000001  # https://sqlite.org/fileformat2.html#the_lock_byte_page
 SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 _STEPS_PER_CHECK: Final = 100_000
@@ -79,6 +86,19 @@ def primary_code(error: BaseException) -> int:
     return code & 0xFF
 
 
+class _Connection(sqlite3.Connection):
+    """A connection to a catalog whose journals SQLite disregards until it is closed, see `_disregard_journals`."""
+
+    held: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Close it, and what was held for it."""
+        super().close()
+        held, self.held = self.held, None
+        if held is not None:
+            _let_go(held)
+
+
 def connect(path: Path, *pragmas: str, limit_s: float = UNIT_S, lenient: bool = False) -> sqlite3.Connection:
     """Open the existing file in autocommit mode: callers begin transactions themselves, DDL included.
 
@@ -90,7 +110,14 @@ def connect(path: Path, *pragmas: str, limit_s: float = UNIT_S, lenient: bool = 
     for suffix in SIDE_FILES:  # SQLite would wait for a pipe
         require_regular_file(path.with_name(path.name + suffix))
     uri = f"file://{quote(os.fsencode(path))}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+    held = _disregard_journals(path, before) if before is not None else None
+    try:
+        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None, factory=_Connection)
+    except BaseException:
+        if held is not None:
+            _let_go(held)
+        raise
+    connection.held = held
     try:
         _defend(connection, time.monotonic() + limit_s, lenient=lenient)
         _require_opened(connection, path, before)
@@ -100,6 +127,77 @@ def connect(path: Path, *pragmas: str, limit_s: float = UNIT_S, lenient: bool = 
         connection.close()
         raise
     return connection
+
+
+@dataclass(slots=True)
+class _Held:
+    """The `descriptor` of a catalog, whether it `is_locked`, and how many `connections` of this process it is for."""
+
+    descriptor: int
+    is_locked: bool
+    connections: int = 0
+
+
+_held: Final[dict[tuple[int, int], _Held]] = {}  # by device and inode
+_changing_held: Final = threading.Lock()
+
+
+def _disregard_journals(path: Path, identity: tuple[int, int]) -> tuple[int, int]:
+    """Make SQLite believe that another process writes to the file, until `_let_go` of the returned key.
+
+    Then it plays no journal back: whoever can put one beside the catalog names any file in it as its super-journal,
+    which SQLite would remove (https://sqlite.org/atomiccommit.html §5). A catalog is in WAL mode and never has one.
+    The descriptor stays open as long as any connection of this process: closing it releases the locks of all of them.
+    Raises TimeoutError where another process holds that lock, CatalogForeign for a journal on a file system without
+    such locks, OSError.
+    """
+    with _changing_held:
+        if identity not in _held:
+            _held[identity] = _hold(path, identity)
+        _held[identity].connections += 1
+    journal = path.with_name(f"{path.name}-journal")
+    if not _held[identity].is_locked and os.path.lexists(journal):
+        _let_go(identity)
+        raise CatalogForeign(f"{journal} is beside the catalog, which never has one", hint="remove it")
+    return identity
+
+
+def _hold(path: Path, identity: tuple[int, int]) -> "_Held":
+    """Open and lock the catalog of this `identity`. Raises as `_disregard_journals` does."""
+    try:
+        descriptor = open_regular(path)
+    except UnexpectedFile:
+        raise _replaced(path) from None
+    state = os.fstat(descriptor)
+    opened = (state.st_dev, state.st_ino)
+    with ExitStack() as unless_held:
+        if opened not in _held:  # else closing it would release the locks of its connections
+            unless_held.callback(os.close, descriptor)
+        if opened != identity:
+            raise _replaced(path)
+        held = _Held(descriptor, _lock_reserved(descriptor))
+        unless_held.pop_all()
+    return held
+
+
+def _let_go(identity: tuple[int, int]) -> None:
+    with _changing_held:
+        held = _held[identity]
+        held.connections -= 1
+        if not held.connections:
+            os.close(_held.pop(identity).descriptor)
+
+
+def _lock_reserved(descriptor: int) -> bool:
+    """Share the lock of a writer in rollback mode; False on a file system without locks. Raises TimeoutError."""
+    lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, _RESERVED_BYTE, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+    except (BlockingIOError, PermissionError):
+        raise TimeoutError(errno.ETIMEDOUT, "another program writes to it in rollback mode") from None
+    except OSError:
+        return False
+    return True
 
 
 def _defend(connection: sqlite3.Connection, deadline: float, *, lenient: bool) -> None:
@@ -128,8 +226,24 @@ def _require_opened(connection: sqlite3.Connection, path: Path, identity: tuple[
     connection.text_factory = bytes  # a path may not be UTF-8
     opened: bytes = connection.execute("PRAGMA database_list").fetchone()[2]
     connection.text_factory = str
-    if opened != os.fsencode(path.parent.resolve() / path.name) or require_regular_file(path) != identity:
-        raise CatalogUnavailable(f"the catalog {path} was replaced while it was opened", hint="try again")
+    if opened != os.fsencode(Path(os.path.realpath(path.parent), path.name)) or require_regular_file(path) != identity:
+        raise _replaced(path)
+    if not _is_open_twice(identity):
+        raise _replaced(path)
+
+
+def _is_open_twice(identity: tuple[int, int] | None) -> bool:
+    """Tell whether SQLite has the file of this `identity` open, beside `_hold`; nothing of the file is read before."""
+    found = 0
+    for opened in Path(OPEN_FILES).iterdir():
+        with suppress(OSError):  # that of the listing, or of another thread
+            state = os.fstat(int(opened.name))
+            found += (state.st_dev, state.st_ino) == identity
+    return found > 1
+
+
+def _replaced(path: Path) -> CatalogUnavailable:
+    return CatalogUnavailable(f"the catalog {path} was replaced while it was opened", hint="try again")
 
 
 def require_regular_file(path: Path) -> tuple[int, int] | None:

@@ -18,12 +18,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from backupd.catalog.connection import LOCK_TIMEOUT_S, REBUILD, catalog_errors, connect, require_regular_file
+from backupd.catalog.connection import (
+    LOCK_TIMEOUT_S,
+    REBUILD,
+    SIDE_FILES,
+    catalog_errors,
+    connect,
+    require_regular_file,
+)
 from backupd.errors import CatalogForeign, CatalogUnavailable
 from backupd.formatting import printable
 from backupd.system.directory import Directory
 from backupd.system.file_lock import directory_lock
 
+# https://sqlite.org/fileformat2.html#file_format_version_numbers
+_VERSIONS_AT, _WAL_VERSIONS, _ROLLBACK_VERSIONS = 18, b"\2\2", b"\1\1"
 APPLICATION_ID: Final = 0x626B7570  # "bkup"; set by migrations/0001_initial.sql
 # A few commits a day, and a manifest says neither that a run began nor that a copy is damaged: each commit is fsynced.
 MIGRATING: Final = ("synchronous=FULL", "foreign_keys=OFF")
@@ -95,30 +104,49 @@ def _is_ready(path: Path) -> bool:
 
 
 def create(path: Path) -> None:
-    """Create an empty file that belongs to the directory's owner, if there is none. Raises CatalogForeign, OSError."""
+    """Create an empty catalog with the owner of the directory, if there is none. Raises CatalogForeign, OSError."""
     with Directory.open(path.parent) as directory:
-        try:
-            descriptor = directory.create_file(path.name, 0o640)
-        except FileExistsError:
-            require_regular_file(path)
-            if path.lstat().st_size:
-                return
-            descriptor = directory.open_file(path.name)
-        try:
-            directory.give_owner(descriptor)
-        finally:
-            os.close(descriptor)
+        if require_regular_file(path) is None or not path.lstat().st_size:
+            for suffix in SIDE_FILES:  # of a lost one: SQLite would play them back into this one
+                directory.unlink(f"{path.name}{suffix}")
+            directory.replace(path.name, empty_catalog(), temporary=f"{path.name}.new", mode=0o640)
+
+
+@cache
+def empty_catalog() -> bytes:
+    """Return the file of an empty catalog, in WAL mode.
+
+    SQLite itself would make it with a rollback journal, see `connection.connect`.
+    """
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection)
+        data = bytearray(connection.serialize())
+    data[_VERSIONS_AT : _VERSIONS_AT + len(_WAL_VERSIONS)] = _WAL_VERSIONS
+    return bytes(data)
 
 
 def upgrade(path: Path) -> None:
-    """Apply missing migrations and switch to WAL, which the file keeps. Call it with the exclusive lock held.
+    """Apply missing migrations, in WAL mode. Call it with the exclusive lock held.
 
-    Raises CatalogUnavailable for a newer or a foreign database, sqlite3.Error.
+    Raises CatalogUnavailable for a newer or a foreign database, sqlite3.Error, OSError.
     """
     with closing(connect(path, *MIGRATING)) as connection:
         _checked_version(path, connection)
+    set_wal_mode(path)
+    with closing(connect(path, *MIGRATING)) as connection:
         migrate(connection)
-        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def set_wal_mode(path: Path) -> None:
+    """Set WAL mode in the header of a catalog, which has no connection open: SQLite would write a rollback journal.
+
+    Raises OSError.
+    """
+    with Directory.open(path.parent) as directory:
+        descriptor = directory.hold(directory.open_file(path.name, os.O_RDWR))
+        if os.pread(descriptor, len(_WAL_VERSIONS), _VERSIONS_AT) == _ROLLBACK_VERSIONS:
+            os.pwrite(descriptor, _WAL_VERSIONS, _VERSIONS_AT)
+            os.fsync(descriptor)
 
 
 def migrate(connection: sqlite3.Connection, target: int = LATEST) -> None:

@@ -29,13 +29,13 @@ from backupd.catalog.connection import (
 )
 from backupd.catalog.database import (
     LATEST,
-    MIGRATING,
     WORKING,
     catalog_lock,
-    create,
+    empty_catalog,
     migrate,
     require_own_database,
     require_schema,
+    set_wal_mode,
     upgrade,
     user_version,
 )
@@ -45,6 +45,7 @@ from backupd.model import Manifest, utc_from_text
 from backupd.report import report_from_json
 from backupd.system.directory import Directory
 
+_ALONE: Final = "locking_mode=EXCLUSIVE"  # another program that has the file open makes it locked
 Row = dict[str, Any]
 _CopyKey = tuple[str, str]  # generation, store
 _TABLES: Final = ("run", "copy", "check_result", "notice", "outbox", "ping")  # what no manifest contains
@@ -88,6 +89,7 @@ def _replace(path: Path, generations: Iterable[GenerationRow], copies: Iterable[
     with Directory.open(path.parent) as directory:
         _remove(directory, new.name)  # of a rebuild that was killed
         try:
+            directory.write(new.name, empty_catalog(), mode=0o640)
             _build(new, [*generations, *_copy_rows(copies, old)], old)
             _put_in_place(directory, new.name, path.name, keep_old=not old.complete)
         finally:
@@ -96,10 +98,7 @@ def _replace(path: Path, generations: Iterable[GenerationRow], copies: Iterable[
 
 
 def _build(new: Path, rows: Iterable[Base], old: OldCatalog) -> None:
-    """Create the file `new`, durably; without WAL, so that it is one file."""
-    create(new)
-    with closing(connect(new, *MIGRATING)) as connection:
-        migrate(connection)
+    """Write the rows into the file `new`; the last connection leaves no WAL, so that it is one file."""
     with Session(make_engine(new)) as session, session.begin():
         session.add_all(rows)
     with closing(connect(new, *WORKING)) as connection, connection:
@@ -173,11 +172,13 @@ def _read_old(path: Path) -> OldCatalog:
     Raises CatalogUnavailable when it is the database of another program, sqlite3.Error when it is locked, OSError.
     """
     old = OldCatalog()
-    require_regular_file(path)
-    if path.exists():
+    if require_regular_file(path) is not None and path.lstat().st_size:
         try:
             # Lenient: else SQLite opens no truncated file.
-            with closing(connect(path, limit_s=REBUILD_S, lenient=True)) as connection:
+            with closing(connect(path, lenient=True)) as connection:
+                require_own_database(path, connection)
+            set_wal_mode(path)
+            with closing(connect(path, _ALONE, limit_s=REBUILD_S, lenient=True)) as connection:
                 _read_tables(path, connection, old)
         except MemoryError:
             old.complete = False
@@ -199,7 +200,7 @@ def _read_tables(path: Path, connection: sqlite3.Connection, old: OldCatalog) ->
     stored = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0").fetchall()
     for table in {name for (name,) in stored}.intersection(_TABLES):
         old.rows[table] = _rows(connection, Base.metadata.tables[table], old)
-    connection.execute("PRAGMA journal_mode=DELETE")  # a WAL that is gone cannot be replayed
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a WAL that is empty cannot be replayed
 
 
 def _rows(connection: sqlite3.Connection, table: Table, old: OldCatalog) -> list[Row]:

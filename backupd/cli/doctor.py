@@ -55,4 +55,4 @@ def _print(finding: Finding) -> None:
         mark = click.style("warn ", fg="yellow", bold=True)
     echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
-        echo(f"         {finding.hint}")
+        echo(f"         {printable(finding.hint)}")

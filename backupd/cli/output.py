@@ -73,7 +73,7 @@ def print_error(message: str, hint: str | None) -> None:
 def print_hint(hint: str | None) -> None:
     """Print what to do next, if there is a hint, to standard error."""
     if hint:
-        echo(f"  {click.style('what to do', bold=True)}: {hint}", err=True)
+        echo(f"  {click.style('what to do', bold=True)}: {printable(hint)}", err=True)
 
 
 def print_warning(warning: str) -> None:

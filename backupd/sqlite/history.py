@@ -37,7 +37,8 @@ _RECORD: Final = ".json"
 # In the order of removal: a record without its database would block an undo, and a database without its WAL must never
 # be put back.
 _SUFFIXES: Final = (_RECORD, "", *SIDE_SUFFIXES)
-_KEPT_NAME: Final = re.compile(r"\d{8}T\d{6}Z(-\d+)?")
+_KEPT_NAME: Final = re.compile(r"(\d{8}T\d{6}Z)(-[1-9]\d{0,3})?", re.ASCII)
+_MOST_NUMBER: Final = 9999
 _PART_NAME: Final = re.compile(r"[0-9a-f]{8}\.part")
 _TIME: Final = "%Y%m%dT%H%M%SZ"
 _MAX_BYTES: Final = 1 << 16
@@ -49,7 +50,10 @@ Record = TypeVar("Record")
 
 def is_kept(name: str, target: str) -> bool:
     """Return whether `name` is the name of an old database that a restore to `target` kept."""
-    return name.startswith(f"{target}{KEPT}") and _KEPT_NAME.fullmatch(name.removeprefix(f"{target}{KEPT}")) is not None
+    found = _KEPT_NAME.fullmatch(name.removeprefix(f"{target}{KEPT}")) if name.startswith(f"{target}{KEPT}") else None
+    with suppress(ValueError):  # not a time: another program made the name
+        return found is not None and bool(_parse_time(found[1]))
+    return False
 
 
 def _kept_order(name: str, target: str) -> tuple[str, int]:
@@ -155,9 +159,8 @@ def remove_kept(kept: KeptDatabase, place: DatabasePlace) -> None:
 
 
 def _kept(place: DatabasePlace, name: str, files: list[tuple[Path, stat_result]]) -> KeptDatabase:
-    since = max(datetime.fromtimestamp(state.st_ctime, UTC) for _, state in files)
-    with suppress(ValueError):  # not a time: another program made the name
-        since = max(since, _parse_time(_kept_order(name, place.name)[0]))
+    changed = max(datetime.fromtimestamp(state.st_ctime, UTC) for _, state in files)
+    since = max(changed, _parse_time(_kept_order(name, place.name)[0]))
     size_bytes = sum(state.st_size for _, state in files)
     return KeptDatabase(place.path_of(name), tuple(path for path, _ in files), since, size_bytes)
 
@@ -274,13 +277,20 @@ def require_undoable(entry: RecordedRestore, place: DatabasePlace) -> None:
 def new_kept_name(place: DatabasePlace, now: datetime) -> str:
     """Return a new name for the old database that a restore keeps: the time, and a number if that is taken.
 
-    It sorts after all existing ones, also when the clock was set back: `--undo` has to find it to be the last.
+    It sorts after all existing ones, also when the clock was set back: `--undo` has to find it to be the last. Raises
+    TargetRefused where no name is left after one that somebody made.
     """
     last = recorded_names(place)[-1:]
     after = _kept_order(last[0], place.name) if last else ("", 0)
     stamp, number = max(after, (now.astimezone(UTC).strftime(_TIME), 0))
     while True:
         number += 1
+        if number > _MOST_NUMBER:
+            used_up = place.path_of(f"{place.name}{KEPT}{stamp}-{_MOST_NUMBER}")
+            raise TargetRefused(
+                f"no name is left for the old database after {used_up}",
+                "no restore made that file: find out which process did, and remove it",
+            )
         name = f"{place.name}{KEPT}{stamp}" + (f"-{number}" if number > 1 else "")
         if not any(place.directory.stat(f"{name}{suffix}") for suffix in _SUFFIXES):
             return name

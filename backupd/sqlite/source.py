@@ -58,6 +58,13 @@ class Source:
         directory = (self.directory.uid, self.directory.gid, self.directory.mode)
         return SourceFacts(str(self.path), self.uid, self.gid, self.mode, self.signature, *directory)
 
+    def may_be_read_by(self, uid: int | None) -> bool:
+        """Tell whether the user `uid` may read the database: it is his, or it is in his directory and all may read it.
+
+        In any other directory he may be unable to reach it, and other containers do not even see it.
+        """
+        return uid == self.uid or (uid == self.directory.uid and bool(self.mode & stat.S_IROTH))
+
     @classmethod
     def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
         """Inspect the database at `path` (links are followed, see `real_path`).

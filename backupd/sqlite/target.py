@@ -276,7 +276,7 @@ def _copy_attributes(place: DatabasePlace, descriptor: int) -> None:
 
 def _refuse_name(path: Path) -> None:
     """Refuse a name that is too long or unfit for the names of kept databases, which are made from it."""
-    longest = f"{path.name}{KEPT}20261125T000000Z-99-journal"
+    longest = f"{path.name}{KEPT}20261125T000000Z-9999-journal"
     try:
         too_long = len(longest.encode()) > _NAME_MAX
     except UnicodeEncodeError:

@@ -12,6 +12,12 @@ CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
 STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
+MayRead = Callable[[int | None], bool]  # tells whether the user of this id may read what is stored
+
+
+def anybody(_uid: int | None) -> bool:
+    """Return True: what is stored is no secret."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,11 +106,14 @@ class DirectoryStore:
         os.lseek(descriptor, begin, os.SEEK_SET)
         return open(descriptor, "rb")
 
-    def place(self, generation_id: str, archive: HeldFile, manifest: bytes) -> None:
+    def place(
+        self, generation_id: str, archive: HeldFile, manifest: bytes, may_read: contract.MayRead = contract.anybody
+    ) -> None:
         """Move the verified `archive`, a file in a staging directory of this store, and its manifest into place.
 
-        The manifest is durable in staging before the archive gets its name, so that `recover` can finish a publication
-        that was killed in between. Raises OSError.
+        As root, both get the owner of the store where that user `may_read` them. The manifest is durable in staging
+        before the archive gets its name, so that `recover` can finish a publication that was killed in between. Raises
+        OSError.
         """
         staging = archive.directory
         staged = HeldFile.create(staging, f"{generation_id}{MANIFEST_SUFFIX}")
@@ -118,6 +121,9 @@ class DirectoryStore:
         note_extra_access(staged.descriptor, staged.path)
         staging.fsync()
         with Directory.open(self.directory) as base:
+            if may_read(base.owner()[0]):
+                for file in (archive, staged):  # not by `recover`, which cannot tell whether it was made here
+                    base.give_owner(file.descriptor)
             try:
                 _place(archive, base, f"{generation_id}{ARCHIVE_SUFFIX}")
                 _place(staged, base, f"{generation_id}{MANIFEST_SUFFIX}")
@@ -279,7 +285,6 @@ class DirectoryStore:
 
 
 def _place(file: HeldFile, base: Directory, name: str) -> None:
-    base.give_owner(file.descriptor)
     file.move(base, name)
     base.fsync()
 

@@ -1,7 +1,8 @@
 """Change the owner of what root owns of a store: of a new volume, or of files from a run as root.
 
 The app may write to that directory. So no link is followed, on the way to it or inside, and files with a second hard
-link or with a name that is not backupd's are left alone, as is what is mounted there.
+link or with a name that is not backupd's are left alone, as is what is mounted there. Whoever may write to a directory
+can rename what root has in it: there only what is empty is given away.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Final
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, is_generation_id
 from backupd.stores.contract import CHECKSUMS, HIDDEN
 from backupd.system.directory import Directory, mount_of_descriptor
+from backupd.system.links import others_write
 
 _MAX_DEPTH: Final = 8  # .backupd/quarantine/SOURCE/NAME/snapshot.sqlite3 is the deepest
 
@@ -34,6 +36,9 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
             names = place.names()
         except OSError:
             return
+        is_mount = mount_of_descriptor(place.descriptor) != mount_of_descriptor(parent.descriptor)
+        if names and not is_mount and not _only_root_names(parent) and os.fstat(place.descriptor).st_uid == 0:
+            return  # a directory of root's that its app renamed?
         for name in filter(_is_own_file(log_name), names):
             _chown(place, name, owner, 0)
         _chown(place, HIDDEN, owner, _MAX_DEPTH)
@@ -73,9 +78,19 @@ def _chown(parent: Directory, name: str, owner: tuple[int, int], depth: int) -> 
                 return
         except OSError:
             return
+        state = os.fstat(descriptor)
+        is_empty = not names if stat.S_ISDIR(state.st_mode) else not state.st_size
+        if state.st_uid == 0 and not is_empty and not _only_root_names(parent):
+            return
         for below in names:
             _chown(directory, below, owner, depth - 1)
         _chown_opened(descriptor, owner)
+
+
+def _only_root_names(directory: Directory) -> bool:
+    """Tell whether no other user can have given a file of root's its name in `directory`, by renaming it."""
+    state = os.fstat(directory.descriptor)
+    return state.st_uid == 0 and not others_write(state)
 
 
 def _chown_opened(descriptor: int, owner: tuple[int, int]) -> None:

@@ -12,7 +12,6 @@ It is in files, not in the catalog: a lost catalog must not end a hold or a pin.
 """
 
 import json
-import math
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backupd.model import STORE_IDENTITY, Hold, Pin, is_generation_id
+from backupd.stores.contract import MayRead, anybody
 from backupd.system.directory import Directory
 from backupd.system.file_lock import file_lock
 from backupd.system.held_file import HeldFile
@@ -32,6 +32,7 @@ from backupd.system.small_file import UnexpectedFile
 
 OWN_IDENTITY: Final = "identity"
 _ADOPTED: Final = "adopted"
+_LOCK_S: Final = 60.0  # a holder needs no second
 _UNREADABLE: Final = (ValueError, KeyError, TypeError, RecursionError, OSError)
 _UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 
@@ -276,8 +277,13 @@ class Quarantine(_Kept):
             since = datetime.fromtimestamp(os.fstat(place.descriptor).st_mtime, UTC)
         return QuarantinedCopy(name, self._path(source) / name, since, size_bytes)
 
-    def add(self, source: str, name: str, snapshot: HeldFile, findings: Iterable[str]) -> Path:
-        """Move the damaged `snapshot` here as `name`, with its findings; returns its new path. Raises OSError."""
+    def add(
+        self, source: str, name: str, snapshot: HeldFile, findings: Iterable[str], may_read: MayRead = anybody
+    ) -> Path:
+        """Move the damaged `snapshot` here as `name`, with its findings; returns its new path.
+
+        As root, it gets the owner of the store where that user `may_read` it. Raises OSError.
+        """
         with self._opened(make=True) as directory, directory.make(source) as home:
             for old in _directories_in(home)[1:]:
                 home.remove(old)
@@ -285,7 +291,8 @@ class Quarantine(_Kept):
             with home.make(name) as place:
                 snapshot.move(place, _SNAPSHOT)
                 place.write("findings.txt", "".join(f"{line}\n" for line in findings).encode())
-                home.give_owner(snapshot.descriptor)
+                if may_read(home.owner()[0]):
+                    home.give_owner(snapshot.descriptor)
                 place.fsync()
         return self._path(source) / name / _SNAPSHOT
 
@@ -311,11 +318,12 @@ class Identities:
     def ensure(self, recover: Callable[[], str | None]) -> str:
         """Return the identity of this store; where it has none, record the one that `recover` finds, else a new one.
 
-        Of several processes at the same time, one records it and the others return what it recorded. Raises OSError.
+        Of several processes at the same time, one records it and the others return what it recorded. Raises LockHeld,
+        OSError.
         """
         if own := self.own():
             return own
-        with file_lock(self._lock, "identity", timeout_s=math.inf):
+        with file_lock(self._lock, "identity", timeout_s=_LOCK_S):
             if own := self.own():
                 return own
             identity = recover() or secrets.token_hex(8)
@@ -334,8 +342,11 @@ class Identities:
         return found
 
     def adopt(self, until: Mapping[str, datetime]) -> None:
-        """Count the generations that these stores made up to a time (aware) as own, durably. Raises OSError."""
-        with file_lock(self._lock, "identity", timeout_s=math.inf):
+        """Count the generations that these stores made up to a time (aware) as own, durably.
+
+        Raises LockHeld, OSError.
+        """
+        with file_lock(self._lock, "identity", timeout_s=_LOCK_S):
             known = dict(self.adopted())
             for identity, time in until.items():
                 known[identity] = max(time, known.get(identity, time))

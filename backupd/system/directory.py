@@ -96,7 +96,8 @@ class Directory:
                 raise
         directory = self.child(name)
         try:
-            self.give_owner(directory.descriptor)
+            if not _first_names(directory.descriptor, 1):  # else another one was renamed to that name
+                self.give_owner(directory.descriptor)
             if durable:
                 self.fsync()
         except BaseException:

@@ -45,7 +45,8 @@ def file_lock(
     """
     with Directory.open(path.parent.parent) as above, above.child(path.parent.name) as directory:
         descriptor = directory.hold(directory.open_file(path.name, os.O_RDWR | os.O_CREAT))
-        directory.give_owner(descriptor)
+        if not os.fstat(descriptor).st_size:  # a new one, not a file of root's that was renamed
+            directory.give_owner(descriptor)
         if not _acquire(descriptor, timeout_s=timeout_s, on_wait=lambda: on_wait(_read(descriptor))):
             raise LockHeld(f"{path.parent.parent} is in use by {_described(_read(descriptor))}", "wait until it ends")
         dead = _read(descriptor)

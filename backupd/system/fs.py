@@ -6,11 +6,11 @@ https://lwn.net/Articles/457667/ says why each of the four is needed.
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from backupd.system.owners import known_owner, owner_text
+from backupd.system.owners import owner_text
 
 if TYPE_CHECKING:  # child processes import this
     from collections.abc import Iterator, ValuesView
@@ -90,12 +90,6 @@ def fsync_open_directory(descriptor: int, directory: "Path | str") -> None:
         _note("fsync", os.fstat(descriptor).st_dev, f"{limit}: {lost}")
 
 
-def fsync_file(path: "Path") -> None:
-    """Make the contents of `path` durable. Raises OSError."""
-    with opened(path) as descriptor:
-        os.fsync(descriptor)
-
-
 def exchange_names(one: "Path | str", other: "Path | str", directory: int = _AT_FDCWD) -> bool:
     """Exchange two names of the open `directory` atomically; False where that is not supported (renameat2(2)).
 
@@ -170,57 +164,3 @@ def write_all(stream: "BinaryIO", data: "bytes | memoryview") -> None:
     view = memoryview(data)
     while view:
         view = view[stream.write(view) :]
-
-
-def write_durably(path: "Path", data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to `path`, which must not exist, and fsync it; not yet its directory. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(descriptor)
-    inherit_owner(path.parent, path)
-
-
-def replace_durably(path: "Path", data: bytes, *, temporary: "Path", mode: int = 0o600) -> None:
-    """Replace `path` by `data` atomically and durably, through `temporary` on the same file system. Raises OSError."""
-    temporary.unlink(missing_ok=True)
-    try:
-        write_durably(temporary, data, mode=mode)
-        inherit_owner(path.parent, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
-def place_exclusively(part: "Path", target: "Path") -> None:
-    """Rename the finished file `part` to `target`, and never replace a file that has that name; not yet durable.
-
-    It is a link, which fails where the name is taken, as a rename does not; where the file system has no hard links
-    (FAT, SMB), a check and a rename. Raises FileExistsError, OSError.
-    """
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        part.rename(target)
-    else:
-        part.unlink()  # a database with two names is refused by the next backup
-
-
-def inherit_owner(directory: "Path", path: "Path") -> None:
-    """As root, give `path` the owner of `directory`, so that a later run as that user can use it.
-
-    The file keeps its owner where root may not chown (a container without CAP_CHOWN), or where the owner of `directory`
-    is not mapped in this user namespace.
-    """
-    if os.geteuid() != 0:
-        return
-    uid, gid = known_owner(directory, directory.stat())
-    if uid:
-        with suppress(PermissionError):
-            os.chown(path, uid, -1 if gid is None else gid, follow_symlinks=False)

@@ -206,7 +206,9 @@ def _put_in_quarantine(
 ) -> None:
     directory = quarantine_of(capture, state)
     try:
-        context.quarantine.add(request.source, directory.name, capture.snapshot.file, damage)
+        context.quarantine.add(
+            request.source, directory.name, capture.snapshot.file, damage, capture.source.may_be_read_by
+        )
     except OSError as error:  # a full disk must not hide the damage
         run.warn(f"the damaged copy could not be kept: {os_error_text(error)}")
     run.emit(SnapshotQuarantined(f"the copy of {request.path} is not published: {damage[0]}", directory))
@@ -230,7 +232,7 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     encoded = encode_manifest(manifest)
     decode_manifest(encoded, manifest.id)  # nothing is published that a restore would refuse
     with run.stage("publish"):
-        context.store.place(manifest.id, packed.file, encoded)
+        context.store.place(manifest.id, packed.file, encoded, capture.source.may_be_read_by)
     run.emit(GenerationPublished(manifest))
     run.details = _details(manifest, context)
 

@@ -91,8 +91,8 @@ def test_schema_comparison_detects_difference(path: Path) -> None:
 @pytest.mark.parametrize("version", range(LATEST))
 def test_each_earlier_version_is_migrated_to_schema_of_models(tmp_path: Path, version: int) -> None:
     old = tmp_path / "old"
-    old.touch()
-    with closing(connect(old, *MIGRATING)) as connection:
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL" if version else "PRAGMA user_version")
         migrate(connection, target=version)
         assert user_version(connection) == version
     before = old.read_bytes()
@@ -117,7 +117,8 @@ def test_migrations_are_numbered_without_gap() -> None:
 
 def test_process_waiting_for_migration_by_another_skips_it(tmp_path: Path) -> None:
     path = tmp_path / "new"
-    path.touch()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
     waiting = threading.Event()
 
     def tell(statement: str) -> None:
@@ -222,7 +223,9 @@ def test_catalog_file_has_application_id_and_wal_mode(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        connection.execute("PRAGMA journal_mode=DELETE")
+    with path.open("r+b") as file:  # as another program may have left it
+        file.seek(18)
+        file.write(b"\1\1")
     open_catalog(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

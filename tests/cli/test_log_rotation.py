@@ -43,6 +43,15 @@ def test_large_log_is_numbered_and_only_configured_number_is_kept(tmp_path: Path
     assert kept == [f"line {number}" for number in range(400 - len(kept), 400)]
 
 
+def test_log_is_rotated_over_directories_in_place_of_old_logs(tmp_path: Path) -> None:
+    path = tmp_path / "backup.log"
+    for number in (1, 2, 3):
+        (tmp_path / f"backup.log.{number}" / "planted").mkdir(parents=True)
+    write(path, 400, LogSettings(max_bytes=5_000, kept=3))
+    assert {file.name for file in tmp_path.iterdir()} == {"backup.log", *(f"backup.log.{n}" for n in (1, 2, 3))}
+    assert all(file.is_file() and file.stat().st_size < 5_500 for file in tmp_path.iterdir())
+
+
 def test_log_without_limit_stays_one_file(tmp_path: Path) -> None:
     write(tmp_path / "backup.log", 400, LogSettings(max_bytes=0))
     assert [file.name for file in tmp_path.iterdir()] == ["backup.log"]

@@ -17,6 +17,7 @@ from backupd.catalog import open_catalog, read_catalog, read_copies
 from backupd.catalog.connection import connect
 from backupd.catalog.database import create
 from backupd.errors import CatalogDamaged, CatalogForeign, CatalogUnavailable
+from support.attackers import journal_that_removes
 from support.command import Backupd, log_lines
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -63,6 +64,27 @@ def test_object_planted_in_open_catalog_does_not_run(tmp_path: Path, planted: st
     plant(path, planted)
     with pytest.raises(CatalogDamaged, match="its schema is not that of a catalog"):
         catalog.runs()
+
+
+@pytest.mark.parametrize("mode", [b"\2\2", b"\1\1"], ids=["WAL", "rollback"])
+def test_planted_journal_of_catalog_removes_no_file_elsewhere(
+    backupd: Backupd, path: Path, tmp_path: Path, mode: bytes
+) -> None:
+    assert backupd("backup").code == 0
+    victim = tmp_path / "victim"
+    victim.write_text("of another app")
+    journal = path.with_name(f"{path.name}-journal")
+    for command in (["list"], ["status"], ["backup"], ["doctor"], ["catalog", "rebuild"], ["backup"]):
+        with path.open("r+b") as catalog:
+            catalog.seek(18)
+            catalog.write(mode)
+        journal.write_bytes(journal_that_removes(victim, path.stat().st_size // 4096))
+        answer = backupd(*command, timeout_s=60)
+        assert victim.exists(), command
+        assert answer.code in {0, 1, 3}, answer
+        assert "Traceback" not in answer.err
+    assert answer.code == 0
+    assert len(backupd("list", "--json").json) == 1
 
 
 def test_backup_with_planted_trigger_is_published_and_rebuilt_catalog_has_all_runs(

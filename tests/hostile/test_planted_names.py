@@ -3,6 +3,7 @@
 The names are those of backupd's own table, which a run under strace(1) shows to be complete.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from backupd.daemon.daemon import SourceClaims
+from backupd.errors import LockHeld
+from backupd.stores import state
 from backupd.stores.names import NAMES, StoreName, name_of, names_table
 from support.bank import make_bank
 from support.command import Backupd
@@ -184,6 +187,61 @@ def test_pipe_in_place_of_claim_blocks_only_that_source(tmp_path: Path) -> None:
     assert claims.acquire() == {"tasks", "other"}
     assert not claims.unusable
     claims.release_all()
+
+
+# Like the names that restores give to old databases, and no such names.
+NO_TIMES = ("99999999T999999Z", "99991231T235959Z-" + "9" * 217, "\u0662" * 8 + "T031500Z", "20261125T031500Z-01")
+
+
+def test_restore_and_undo_work_beside_names_that_no_restore_gives(place: Path) -> None:
+    for name in NO_TIMES:
+        (place / "data" / f"tasks.db.pre-restore-{name}").write_text("not a database")
+    change(place / "data" / "tasks.db")
+    found = []
+    for arguments in (["restore", "latest"], ["restore", "--undo"], ["restore", "--redo"]):
+        ended = command(place)(*arguments, "--source", "tasks", timeout_s=30)
+        assert ended.code == 0, ended
+        found.append((place / "data" / "tasks.db").read_bytes())
+    assert found[0] == found[2] != found[1]
+
+
+def test_restore_is_refused_where_last_name_of_old_database_is_taken(place: Path) -> None:
+    last = place / "data" / "tasks.db.pre-restore-99991231T235959Z-9999"
+    last.write_text("not a database")
+    ended = command(place)("restore", "latest", "--source", "tasks", timeout_s=30)
+    assert ended.code == 1
+    assert f"no name is left for the old database after {last}" in ended.err
+
+
+def test_doctor_reports_other_sources_beside_link_loop(place: Path) -> None:
+    (place / "data" / "tasks.db").unlink()
+    (place / "data" / "tasks.db").symlink_to("tasks.db")
+    told = command(place)("doctor", timeout_s=30)
+    assert told.code == 1
+    assert "unexpected error" not in told.err
+    assert "Too many levels of symbolic links" in told.out
+    assert "ok     source other" in told.out
+
+
+def test_control_characters_in_name_of_damaged_copy_are_escaped(place: Path) -> None:
+    (place / "backups" / ".backupd" / "quarantine" / "tasks" / "\x1b]0;evil\x07").mkdir(parents=True)
+    for arguments in (["doctor"], ["clean", "--older-than", "0", "--dry-run"]):
+        told = command(place)(*arguments, timeout_s=30)
+        assert "evil" in told.out
+        assert "\x1b" not in told.out + told.err
+
+
+def test_held_lock_of_identity_ends_run_after_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = tmp_path / ".backupd"
+    hidden.mkdir()
+    assert state._LOCK_S <= 60
+    monkeypatch.setattr(state, "_LOCK_S", 0.2)
+    with (hidden / "identity.lock").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(LockHeld):
+            state.Identities(hidden).ensure(lambda: None)
+        with pytest.raises(LockHeld):
+            state.Identities(hidden).adopt({})
 
 
 def change(database: Path) -> None:

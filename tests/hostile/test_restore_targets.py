@@ -140,6 +140,37 @@ def test_part_replaced_at_any_step_of_restore_changes_no_file_of_root(
     on_both_cores(attack_at, steps_of(template, arguments, tmp_path))
 
 
+TURN_INTO_LINK = """
+os.rename("below", "stolen")
+os.symlink({root!r}, "below")
+"""
+
+
+def test_target_directory_that_becomes_link_is_not_followed(template: Volume, tmp_path: Path) -> None:
+    def attack_at(at: int | None) -> CommandResult:
+        volume = template.copy_to(template.root.parent / f"below-{at}")
+        below = volume.database.with_name("below")
+        below.mkdir()
+        os.chown(below, APP, GROUP)
+        command = ["restore", "latest", "--to", str(below / "new.db")]
+        if at is None:
+            return BackupdRunner(tmp_path).run(command, volume.environ, counted=True, reads="below")
+        program = TURN_INTO_LINK.format(root=str(volume.secret.parent))
+        with (
+            unchanged(volume.secret.parent),
+            Attacker(program, volume.database.parent, APP, GROUP) as attacker,
+        ):
+            answer = attacked(command, volume.environ, tmp_path, at, partial(attempt, attacker), reads="below")
+        assert "Traceback" not in answer.err
+        assert below.is_symlink(), "the attack came in time"
+        assert answer.code in {0, 1}, answer
+        return answer
+
+    moments = [at for at, step in enumerate(attack_at(None).steps) if "below" in step or ".part" in step]
+    assert moments
+    on_both_cores(attack_at, moments)
+
+
 # What the app puts in place of what is staged: a link to the database of another app, which only root may read.
 REPLACE_STAGED = """
 for path in glob.glob("backups/.backupd/staging/*/restored.sqlite3"):

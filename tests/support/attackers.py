@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -94,6 +95,15 @@ def _stands_still(pid: int) -> bool:
     with suppress(OSError):
         return state_of(pid) == "T"
     return False
+
+
+def journal_that_removes(victim: Path, pages: int) -> bytes:
+    """Return a hot journal of a database of `pages` pages, which has SQLite remove `victim` as its super-journal."""
+    magic = bytes.fromhex("d9d505f920a163d7")
+    header = magic + struct.pack(">IIIII", 0, 1234, pages, 512, 4096)
+    name = os.fsencode(victim)
+    checksum = sum(byte - 256 if byte > 127 else byte for byte in name) % (1 << 32)
+    return header.ljust(512, b"\0") + struct.pack(f">I{len(name)}sII", 0x40001, name, len(name), checksum) + magic
 
 
 @contextmanager

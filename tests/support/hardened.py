@@ -14,7 +14,7 @@ from support.command import CommandResult
 from support.fork_server import environment
 
 APP, GROUP = 1234, 5678
-_CONTAINER = ("setpriv", "--bounding-set=-all,+setuid,+setgid,+kill,+chown", "--inh-caps=-all")
+_CAPABILITIES = "-all,+setuid,+setgid,+kill,+chown"
 _APP = ("setpriv", f"--reuid={APP}", f"--regid={GROUP}", "--clear-groups")
 _INTERPRETER = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
 
@@ -26,6 +26,7 @@ class Volumes:
     data: Path
     backups: Path
     environ: Mapping[str, str] = field(default_factory=dict)
+    capabilities: str = ""  # more of them, such as ",+dac_override"
 
     @property
     def database(self) -> Path:
@@ -41,7 +42,8 @@ class Volumes:
             **self.environ,
             **environ,
         }
-        return _run([*_CONTAINER, sys.executable, "-m", "backupd", *arguments], environment(settings))
+        limits = ("setpriv", f"--bounding-set={_CAPABILITIES}{self.capabilities}", "--inh-caps=-all")
+        return _run([*limits, sys.executable, "-m", "backupd", *arguments], environment(settings))
 
     def as_app(self, program: str) -> CommandResult:
         """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""

@@ -73,3 +73,9 @@ def test_directory_with_more_files_than_limit_is_counted_as_at_least(data: Path)
         (data / "uploads" / str(number)).touch()
     (found,) = findings(data)
     assert re.fullmatch(rf"at least (10000|99\d\d) other files in {data}", found)
+
+
+def test_link_loop_in_place_of_databases_has_no_finding(tmp_path: Path) -> None:
+    (tmp_path / "tasks.db").symlink_to("other.db")
+    (tmp_path / "other.db").symlink_to("tasks.db")
+    assert [*find_uncovered([tmp_path / "tasks.db"], tmp_path / "tasks.db")] == []

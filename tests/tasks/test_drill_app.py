@@ -313,7 +313,7 @@ def test_leftovers_of_killed_drill_are_removed_by_next_drill(drills: TaskContext
     place.with_name(".tasks.db.backupd-drill.part").write_text("half")
     state = place.stat()
     place.with_name(".tasks.db.backupd-drill").write_text(json.dumps([state.st_dev, state.st_ino]))
-    AppDatabase(place, ()).require_free()
+    AppDatabase(place, ()).require_usable()
     assert drilled(drills, place_at=place, command=("test", "-f", str(place))).outcome == "done"
 
 

@@ -73,8 +73,8 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
     Looks at 10,000 names and 5 directories deep, through no link, and not into `backups`. Each finding is advice, and
     `ok`.
     """
-    ours = {path.resolve() for path in databases} | {backups.resolve()}
-    directories = {path.resolve() if is_directory(path) else path.resolve().parent for path in databases}
+    ours = {_without_links(path) for path in (*databases, backups)}
+    directories = {_without_links(path) if is_directory(path) else _without_links(path).parent for path in databases}
     for path in sorted(directories):
         if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
             try:
@@ -82,6 +82,11 @@ def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Findi
             except BackupdError:  # an unreadable directory is a finding of the source
                 continue
             yield from _uncovered_findings(path, found)
+
+
+def _without_links(path: Path) -> Path:
+    """Return `path` without links; `Path.resolve` raises RuntimeError for links that lead to each other."""
+    return Path(os.path.realpath(path))
 
 
 def _uncovered_findings(path: Path, found: DirectoryContents) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import secrets
 import select
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from backupd.formatting import printable
 from backupd.model import SourceFacts
 from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.inspection import query_copy
-from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 from backupd.system.http import RequestFailed, send_request
 from backupd.system.process import close_input, pipe, process_start_errors, start_module
@@ -227,13 +225,7 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
 
 
 def _check_place(place_at: Path, app: AppCheck) -> str:
-    AppDatabase(place_at, app.databases).require_free()
-    probe = f".{place_at.name}.{secrets.token_hex(4)}"
-    with Directory.open(place_at.parent) as directory:
-        try:
-            directory.write(probe, b"written and deleted by backupd doctor")
-        finally:
-            directory.unlink(probe)
+    AppDatabase(place_at, app.databases).require_usable()
     return f"{place_at} is free and writable"
 
 

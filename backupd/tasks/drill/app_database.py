@@ -7,6 +7,7 @@ which is open while anything in it is looked at, made or removed.
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +38,18 @@ class AppDatabase:
             self._clear(place)
             self._require_free(place)
 
-    def require_free(self) -> None:
-        """Raise TargetRefused unless a drill could put a copy there, after removing what a killed drill left."""
+    def require_usable(self) -> None:
+        """Write and remove a file beside the path. Raises TargetRefused unless a drill could put a copy there, OSError.
+
+        A drill first removes what a killed one left.
+        """
         with self._opened() as place:
             self._require_free(place)
+            probe = f".{self.path.name}.{secrets.token_hex(4)}"
+            try:
+                place.directory.write(probe, b"written and deleted by backupd doctor")
+            finally:
+                place.directory.unlink(probe)
 
     @contextmanager
     def holding(self, restored: HeldFile, origin: SourceFacts) -> Iterator[HeldFile]:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from backupd.errors import RestoreFailed, TargetRefused
 from backupd.model import Manifest, SourceFacts
-from backupd.sqlite.database_files import side_files
+from backupd.sqlite.database_files import DatabasePlace, side_files
 from backupd.sqlite.history import is_part, new_part_name
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.fs import change_owner, collect_limits, set_mode
 from backupd.system.held_file import HeldFile
-from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.owners import owner_of
 from backupd.system.resources import require_space
 from backupd.tasks.context import TaskContext
@@ -41,11 +40,11 @@ def restore_to_path(
     its owner, where root may set that. Raises TargetRefused, CopyCorrupt, NoSpace.
     """
     target = target.absolute()
-    if foreign := foreign_link(target):
-        raise TargetRefused(str(foreign), LINK_HINT)
     if not target.parent.is_dir():
         raise TargetRefused(f"the directory {target.parent} does not exist", "create it, or give another --to PATH")
-    with collect_limits() as limits, Directory.open(target.parent) as directory:
+    if target.is_symlink():
+        raise _exists(target)
+    with collect_limits() as limits, DatabasePlace.open(target) as (directory, _name):
         refuse_unsafe(target, directory)
         if dry_run:
             require_space(target.parent, manifest.snapshot.size_bytes, 0, f"restoring {manifest.id}")
@@ -76,13 +75,17 @@ def refuse_unsafe(target: Path, directory: Directory) -> None:
     if target.is_dir():
         raise TargetRefused(f"{target} is a directory", "give the path of a new file in it")
     if directory.stat(target.name) is not None:
-        raise TargetRefused(f"{target} already exists", "give a new path, or restore in place (without --to)")
+        raise _exists(target)
     for path in side_files(target):
         if directory.stat(path.name) is not None:
             raise TargetRefused(
                 f"{path} exists: SQLite would replay it into the restored database",
                 "move it away, or give another --to PATH",
             )
+
+
+def _exists(target: Path) -> TargetRefused:
+    return TargetRefused(f"{target} already exists", "give a new path, or restore in place (without --to)")
 
 
 def _restore(
