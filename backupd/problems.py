@@ -37,7 +37,6 @@ ProblemKind = Literal[
 ProblemSeverity = Literal["unhealthy", "warning"]
 
 _KINDS_WITH_HINT: Final[tuple[ProblemKind, ...]] = ("catalog", "unusable", "failed")
-_RUNBOOK: Final = "docs/runbook.md"
 _DOCTOR: Final = "backupd doctor finds the cause"
 
 _SUCCESS: Final[Mapping[str, str]] = {
@@ -259,7 +258,7 @@ class Problem:
         )
 
     def _restore_step(self, when: str) -> str:
-        step = f"{when}stop the app and restore it: {self.restore} ({_RUNBOOK})"
+        step = f"{when}stop the app and restore it: {self.restore}"
         return step if self.restore else "there is no verified copy to restore from"
 
 

@@ -31,8 +31,10 @@ backups=/var/lib/dokku/data/storage/$backup
 for mount in "$data:/app/data" "$backups:/backups"; do
     dokku storage:list "$backup" | grep -qF "$mount" || dokku storage:mount "$backup" "$mount"
 done
-# No domain: the page is at 127.0.0.1:8080 inside the container, and has no token until you set BACKUPD_HTTP__TOKEN.
+# No domain: the page is at port 8080 of the container, with this token as password and any user name.
 dokku proxy:disable "$backup"
+dokku config:get "$backup" BACKUPD_HTTP__TOKEN >/dev/null 2>&1 ||
+    dokku config:set --no-restart "$backup" BACKUPD_HTTP__TOKEN="$(openssl rand -hex 24)"
 dokku checks:set "$backup" wait-to-retire 60
 dokku config:set --no-restart "$backup" BACKUPD_DATABASE="/app/data/$database" BACKUPD_BACKUPS_DIR=/backups
 dokku docker-options:add "$backup" deploy,run "--cap-drop=ALL --cap-add=CHOWN --cap-add=SETUID --cap-add=SETGID --cap-add=KILL"
@@ -40,3 +42,4 @@ dokku docker-options:add "$backup" deploy,run "--security-opt=no-new-privileges 
 dokku ps:set "$backup" stop-timeout-seconds 60
 dokku git:from-image "$backup" "$image"
 dokku enter "$backup" web backupd doctor
+echo "the page: port 8080 of the container; its password: dokku config:get $backup BACKUPD_HTTP__TOKEN"

@@ -124,7 +124,7 @@ def test_held_source_is_unhealthy_at_once_and_names_the_restore(hold: Hold, head
     health = judged(WELL, holds=(hold,))
     (problem,) = health.problems
     assert (health.healthy, health.reasons, health.warnings) == (False, (headline,), ())
-    assert "backupd restore tasks-20261122-0300 (docs/runbook.md)" in problem.next_step
+    assert "backupd restore tasks-20261122-0300" in problem.next_step
     assert ("backupd prune --unfreeze" in problem.next_step) == (hold is not CORRUPT)
     assert problem.since == NOW
 
@@ -141,7 +141,7 @@ def test_source_missing_refused_or_damaged_in_one_backup_is_unhealthy_at_once(ki
     health = judged(WELL, failures=(failed(kind),))
     assert health.reasons == (headline,)
     (problem,) = health.problems
-    assert "backupd restore latest --source tasks (docs/runbook.md)" in problem.next_step
+    assert "backupd restore latest --source tasks" in problem.next_step
     assert (problem.detail, problem.hint) == ("no database at /data/tasks.db", "look at /data")
 
 

@@ -38,6 +38,7 @@ def notification_options(config: Config) -> NotificationOptions:
         daily=Monitor.parse(daily.get_secret_value()) if daily else None,
         daily_schedule=Schedule.parse(config.schedule.daily, zone),
         app=app_to_check(config),
+        docs_url=config.docs_url,
     )
 
 

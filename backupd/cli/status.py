@@ -19,7 +19,7 @@ _COLOURS = (
         "red",
     ),
     (re.compile(r"^  warning:|(?<=: )degraded\b|NOT DELIVERED|FAILED"), "yellow"),
-    (re.compile(r"^  what to do:"), None),
+    (re.compile(r"^  (?:what to do|runbook):"), None),
 )
 
 
@@ -35,7 +35,7 @@ def status_command(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(status)
     else:
-        echo("\n".join(map(_coloured, status_lines(status))))
+        echo("\n".join(map(_coloured, status_lines(status, config.docs_url))))
     sys.exit(0 if status.health.healthy else 1)
 
 

@@ -70,7 +70,7 @@ def serve(config: Config) -> NoReturn:
         context,
         is_owner=lambda: daemon.owns(options.scope),
         errors=daemon.alive,
-        digest=lambda: status_lines(read_status(scope)),
+        digest=lambda: status_lines(read_status(scope), config.docs_url),
         wake=run_ended,
     )
     for end in _ENDS:

@@ -115,12 +115,12 @@ class Notifier:
         plan = plan_notices(facts_of(observation, now), state.notices, now)
         messages = list[Message]()
         if plan.notices:
-            messages.append(compose(plan.notices, options.name, options.zone, now))
+            messages.append(compose(plan.notices, options.name, options.zone, now, options.docs_url))
         record = plan.record
         for app, timeout in self._versions():
             plan = plan_deploy(app, record, timeout, now)
             record = plan.record
-            messages += [compose((notice,), options.name, options.zone, now) for notice in plan.notices]
+            messages += [compose((one,), options.name, options.zone, now, options.docs_url) for one in plan.notices]
         if options.digest is not None:
             due, record = plan_digest(options.digest, record, now)
             if due:

@@ -18,6 +18,7 @@ from backupd.notifications.deploy import App, check_app
 from backupd.notifications.message import Channel, compose_lines
 from backupd.notifications.outbox import REFUSED
 from backupd.pings import DAILY, Monitor, Ping, PingRecorder, Signal, monitor_for, send_ping
+from backupd.runbook import DOCS_URL
 from backupd.schedule import Schedule
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor import Finding
@@ -43,6 +44,7 @@ class NotificationOptions:
     daily: Monitor | None = None  # the monitor that is pinged on healthy days, by `daily_schedule`
     daily_schedule: Schedule | None = None
     app: App | None = None
+    docs_url: str = DOCS_URL  # where messages link to the runbook
 
 
 def ping_recorder(context: TaskContext) -> PingRecorder:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from backupd.formatting import counted, human_duration, local_time, printable
 from backupd.model import Severity
 from backupd.notifications.planner import Notice
+from backupd.runbook import DOCS_URL, runbook_address
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://)", re.ASCII)
 _WORST_FIRST: tuple[Severity, ...] = ("failure", "warning", "success", "info")
@@ -59,10 +60,13 @@ class Message:
     reference: str
 
 
-def compose(notices: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime) -> Message:
-    """Put `notices`, at least one, into one message from the backupd called `name`; times are shown in `zone`."""
+def compose(notices: tuple[Notice, ...], name: str, zone: tzinfo, now: datetime, docs_url: str = DOCS_URL) -> Message:
+    """Put `notices`, at least one, into one message from the backupd called `name`.
+
+    Times are shown in `zone`, and the links to the runbook lead below `docs_url`.
+    """
     severity = min((notice.severity for notice in notices), key=_WORST_FIRST.index)
-    body = _body([_joined(_lines(notice, zone, now)) for notice in notices])
+    body = _body([_joined(_lines(notice, zone, now, docs_url)) for notice in notices])
     return _message(severity, _headline(notices), body, name, now)
 
 
@@ -104,7 +108,7 @@ def _body(paragraphs: list[str]) -> str:
     return "\n\n".join(shown)
 
 
-def _lines(notice: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
+def _lines(notice: Notice, zone: tzinfo, now: datetime, docs_url: str) -> Iterator[str]:
     first = f"{_LABELS.get(notice.label, '')}{notice.headline}"
     yield first[:1].upper() + first[1:]
     if notice.detail:
@@ -115,3 +119,5 @@ def _lines(notice: Notice, zone: tzinfo, now: datetime) -> Iterator[str]:
         yield f"{word}: {local:%a} {local_time(local, zone)} ({lasted}{ago})"
     if notice.next_step:
         yield f"next: {notice.next_step}"
+    if notice.topic is not None:
+        yield f"runbook: {runbook_address(notice.topic, docs_url=docs_url)}"

@@ -14,6 +14,7 @@ from backupd.health import HealthFacts, find_problems
 from backupd.model import CLOCK_TOLERANCE, Severity
 from backupd.problems import Problem
 from backupd.report import drill_of
+from backupd.runbook import Topic
 from backupd.schedule import Schedule
 
 REPEAT_AFTER = timedelta(days=1)
@@ -40,6 +41,7 @@ class Notice:
     since: datetime | None = None
     next_step: str = ""
     label: str = ""  # `resolved`, `still`, or empty for what is new
+    topic: Topic | None = None  # of the runbook
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _alert(problem: Problem) -> Alert:
         case _:
             key = f"{kind} {subject} {problem.reference}".rstrip()
     severity: Severity = "failure" if problem.unhealthy else "warning"
-    notice = Notice(severity, str(problem), problem.detail, problem.since, next_step)
+    notice = Notice(severity, str(problem), problem.detail, problem.since, next_step, topic=problem.topic)
     return Alert(key, notice, problem.resolved, delay)
 
 

@@ -1,20 +1,27 @@
 """The status in lines of text, for `backupd status` and the digest."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from backupd import __version__
 from backupd.formatting import human_age, human_bytes, human_duration, printable
 from backupd.health import within_limit
+from backupd.runbook import DOCS_URL, runbook_address
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
 
 _SUCCESS = {"backup": "verified backup", "replicate": "off-site copy", "drill": "proven restore"}
 _NO_CATALOG = "backupd doctor finds the cause; backupd catalog rebuild makes a new catalog"
 
 
-def status_lines(status: Status) -> tuple[str, ...]:
-    """Return health, problems with next steps, ages and their limits, runs and generations, as printable lines."""
-    parts = (_verdict, _steps, _freshness, _drills, _runs, _failures, _sources, _undelivered, _rest)
-    return tuple(printable(line) for part in parts for line in part(status))
+def status_lines(status: Status, docs_url: str = DOCS_URL) -> tuple[str, ...]:
+    """Return health, problems with next steps, ages and their limits, runs and generations, as printable lines.
+
+    Links to the runbook lead below `docs_url`.
+    """
+    parts = (_verdict, _steps, partial(_links, docs_url=docs_url), _freshness, _drills, _runs)
+    return tuple(
+        printable(line) for part in (*parts, _failures, _sources, _undelivered, _rest) for line in part(status)
+    )
 
 
 def _verdict(status: Status) -> Iterator[str]:
@@ -32,6 +39,12 @@ def _steps(status: Status) -> Iterator[str]:
     known = any(problem.kind in ("catalog", "store") for problem in problems)
     if not status.migrations_ok and not _is_new(status) and not known:
         yield f"  what to do: {_NO_CATALOG}"
+
+
+def _links(status: Status, docs_url: str) -> Iterator[str]:
+    """Yield the address of the runbook's section on each problem."""
+    for topic in dict.fromkeys(problem.topic for problem in status.health.problems):
+        yield f"  runbook: {runbook_address(topic, docs_url=docs_url)}"
 
 
 def _freshness(status: Status) -> Iterator[str]:

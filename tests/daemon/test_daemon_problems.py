@@ -35,7 +35,7 @@ def test_deleted_database_is_unhealthy_within_a_minute_and_healthy_once_restored
         wait_until(lambda: daemon.ask("/health")[0] == 503, "a red /health", 60)
         (problem,) = daemon.health()["problems"]
         assert (problem["kind"], problem["cause"]) == ("missing", "missing")
-        assert "backupd restore latest --source tasks (docs/runbook.md)" in problem["next_step"]
+        assert "backupd restore latest --source tasks" in problem["next_step"]
         assert str(database.parent) not in json.dumps(daemon.health())
         status = backupd("status")
         assert (status.code, daemon.ask("/livez")[0]) == (1, 200)

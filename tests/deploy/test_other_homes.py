@@ -208,3 +208,20 @@ def test_dokku_script_without_dokku_says_where_to_run_it() -> None:
         check=False,
     )
     assert (done.returncode, "run this on the Dokku host" in done.stderr) == (1, True)
+
+
+def test_each_home_starts_backupd_again_after_reboot() -> None:
+    assert {container_of(home)["restart"] for home in ("compose.yml", "coolify.yml")} == {"unless-stopped"}
+    assert container_of("swarm.yml")["deploy"]["restart_policy"]["condition"] == "any"
+    for path in (HOMES / "systemd" / "backupd.service", HOMES / "podman" / "backupd.container"):
+        assert unit(path)["Service"]["Restart"] == "always"
+        assert unit(path)["Install"]["WantedBy"]
+
+
+def test_published_port_of_each_home_is_on_loopback_and_has_a_token() -> None:
+    (port,) = container_of("compose.yml")["ports"]
+    quadlet = dict(unit(HOMES / "podman" / "backupd.container").items("Container"))
+    assert {port.split(":")[0], quadlet["PublishPort"].split(":")[0]} == {"127.0.0.1"}
+    assert "ports" not in {**container_of("swarm.yml"), **container_of("coolify.yml")}
+    assert quadlet["Secret"] == "backupd-token,type=env,target=BACKUPD_HTTP__TOKEN"
+    assert "BACKUPD_HTTP__TOKEN=" in (HOMES / "compose.yml").read_text().partition("services:")[0]

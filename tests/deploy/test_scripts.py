@@ -1,12 +1,16 @@
-"""scripts/backup refuses a file that is not a database before it creates anything."""
+"""scripts/backup backs up a database, and refuses a file that is not one before it creates anything."""
 
+import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from support.documents import blocks_run_by, renamed, run_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +48,17 @@ def test_backup_script_with_database_goes_on_to_set_up(script: Path, tmp_path: P
     done = subprocess.run([script, tmp_path / "tasks.db"], capture_output=True, text=True, check=False)
     assert "pyproject.toml" in done.stderr
     assert "database" not in done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_documented_command_backs_up_database_in_a_checkout_that_is_set_up(
+    script: Path, database: Path, page: str
+) -> None:
+    (block,) = blocks_run_by(__file__, page)
+    checkout = script.parents[1]
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "backupd").symlink_to(Path(sys.executable).with_name("backupd"))
+    set_up = 'echo " $(cksum <pyproject.toml) $(python3 -V) $PWD" >.venv/made-for\n'
+    run_commands(set_up + renamed(block.commands, {"/path/to/app.db": str(database)}), os.environ, checkout)
+    assert len(list((database.parent / "backups").glob("tasks-*.sqlite3.gz"))) == 1

@@ -1,6 +1,7 @@
 """deploy/compose.yml as it is: the app runs, and backupd backs it up with the capabilities of the file."""
 
 import json
+import os
 import shutil
 import subprocess
 import uuid
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from support.command import CommandResult
-from support.containers import HARDENED, ROOT, docker, docker_program, wait_until
+from support.containers import HARDENED, ROOT, docker, docker_program, open_page, wait_until
 
+TOKEN = "0123456789abcdef0123456789abcdef"
 FILE = ROOT / "deploy" / "compose.yml"
 
 
@@ -25,7 +27,10 @@ class Project:
     project: str
 
     def __call__(self, *arguments: str) -> CommandResult:
-        done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        environ = {**os.environ, "BACKUPD_HTTP__TOKEN": TOKEN, "STATUS_PORT": ""}  # any free port
+        done = subprocess.run(
+            [*self.command, *arguments], env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
@@ -81,3 +86,6 @@ def test_compose_sample_is_backed_up_while_it_writes(project: Project) -> None:
     assert listed.json[0]["id"] == answer.json["generation"]
     doctor = project(*beside, "doctor")
     assert doctor.code == 0, doctor.out
+    page = project("port", "backupd", "8080").out.strip()
+    assert page.startswith("127.0.0.1:")
+    assert open_page(page, TOKEN)[0] == 200

@@ -123,6 +123,14 @@ def test_first_day_and_transient_failures_are_not_reported_at_once() -> None:
     ]
 
 
+def test_each_problem_links_to_its_section_below_own_documentation() -> None:
+    notices = plan_notices(facts_of(OBSERVATIONS["missing"], NOW), {}, NOW).notices
+    body = compose(notices, "tasks", UTC, NOW, "https://wiki.example/b").body
+    assert [line for line in body.splitlines() if line.startswith("runbook: ")] == [
+        "runbook: https://wiki.example/b/runbook.md#source-unusable"
+    ]
+
+
 def test_old_drill_is_not_reported_when_the_record_is_lost() -> None:
     old = replace(drill(), finished_at=NOW - 48 * HOUR)
     assert message_for(replace(WELL, drills=(old,))) is None

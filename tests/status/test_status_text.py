@@ -14,7 +14,7 @@ NEXT = (
     NextRun("replicate", "offsite", NOW + timedelta(minutes=4), "the last 3 runs failed", retry=True),
     NextRun("drill", "tasks", NOW, "there was none yet", overdue=True),
 )
-RESTORE = "stop the app and restore it: backupd restore latest --source tasks (docs/runbook.md)"
+RESTORE = "stop the app and restore it: backupd restore latest --source tasks"
 
 
 def test_healthy_and_unhealthy_status_as_text() -> None:
@@ -35,7 +35,7 @@ def test_healthy_and_unhealthy_status_as_text() -> None:
         "free space       local: 5.0 GiB",
         "backupd          0.1.0, SQLite 3.54.1, catalog works",
     )
-    assert status_lines(status_of(ILL))[:12] == (
+    assert status_lines(status_of(ILL), "https://wiki.example")[:16] == (
         "NOT HEALTHY",
         "  reason: the database of tasks has shrunk: nothing is pruned until an operator accepts it",
         "  reason: the last verified backup of tasks is 30 h old, more than 26 h",
@@ -45,6 +45,10 @@ def test_healthy_and_unhealthy_status_as_text() -> None:
         "  what to do: run backupd backup --source tasks now; if it fails, backupd doctor finds the cause",
         "  what to do: run backupd drill --from offsite now: it reports what is wrong",
         "  what to do: check the route",
+        "  runbook: https://wiki.example/runbook.md#pruning-held",
+        "  runbook: https://wiki.example/runbook.md#backup-too-old",
+        "  runbook: https://wiki.example/runbook.md#never-succeeded",
+        "  runbook: https://wiki.example/runbook.md#runs-failing",
         "verified backup  tasks: 30 h ago, at most 26 h allowed, TOO OLD",
         "off-site copy    offsite: 48 h ago, at most 8 d allowed",
         "proven restore   offsite: never, at most 34 d allowed",

@@ -1,9 +1,12 @@
 """Real containers: an engine, what a test starts in it, and nothing of that left afterwards."""
 
+import base64
 import os
 import shutil
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -71,6 +74,19 @@ def docker(
     )
     assert not check or done.returncode == 0, f"docker {' '.join(map(str, arguments))}: {done.stderr}"
     return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+def open_page(address: str, token: str) -> tuple[int, str]:
+    """Ask for the page at HOST:PORT with `token` as password; return status and body, 0 where nothing answers."""
+    password = base64.b64encode(f"operator:{token}".encode()).decode()
+    asked = urllib.request.Request(f"http://{address}/", headers={"Authorization": f"Basic {password}"})
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
 
 
 def no_engine() -> str | None:
@@ -188,12 +204,17 @@ class ContainerLab:
         self._stack.callback(docker, "network", "rm", name, check=False)
         return name
 
+    def reserved(self) -> Container:
+        """Return the name of a container that the test starts by itself; it is gone when the block ends."""
+        container = Container(self._name("container"))
+        self._stack.callback(docker, "rm", "--force", "--volumes", container.name, check=False)
+        return container
+
     def start(
         self, image: str, *command: str, options: Sequence[str] = (), environ: Mapping[str, str] | None = None
     ) -> Container:
         """Start a container in the background."""
-        container = Container(self._name("container"))
-        self._stack.callback(docker, "rm", "--force", "--volumes", container.name, check=False)
+        container = self.reserved()
         docker("run", "--detach", "--name", container.name, _LABEL, *options, *_env(environ), image, *command)
         return container
 

@@ -83,10 +83,10 @@ class SftpHost:
         wait_until(lambda: self.container.exec(*connect).code == 0, f"the SFTP host: {self.container.logs()}")
 
 
-def start_sftp_host(lab: ContainerLab, image: str, network: str, keys: Path) -> SftpHost:
+def start_sftp_host(lab: ContainerLab, image: str, network: str, keys: Path, *options: str) -> SftpHost:
     """Start a host in `network`; the key pair that it accepts is made in the directory `keys`."""
     volume = lab.volume()
-    container = lab.start(image, options=(f"--network={network}", f"--volume={volume}:{FILES}"))
+    container = lab.start(image, options=(f"--network={network}", f"--volume={volume}:{FILES}", *options))
     line = f"restrict {new_key(keys / 'offsite-key')}"
     container.exec("sh", "-c", f"echo '{line.strip()}' >/etc/ssh/authorized_keys/backupd")
     shown = container.exec("cat", "/etc/ssh/ssh_host_ed25519_key.pub").out
