@@ -145,7 +145,7 @@ _changing_held: Final = threading.Lock()
 def _disregard_journals(path: Path, identity: tuple[int, int]) -> tuple[int, int]:
     """Make SQLite believe that another process writes to the file, until `_let_go` of the returned key.
 
-    Then it plays no journal back: whoever can put one beside the catalog names any file in it as its super-journal,
+    Then it plays no journal back: a user who can create one beside the catalog names any file in it as super-journal,
     which SQLite would remove (https://sqlite.org/atomiccommit.html §5). A catalog is in WAL mode and never has one.
     The descriptor stays open as long as any connection of this process: closing it releases the locks of all of them.
     Raises TimeoutError where another process holds that lock, CatalogForeign for a journal on a file system without

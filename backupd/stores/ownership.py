@@ -1,8 +1,8 @@
 """Change the owner of what root owns of a store: of a new volume, or of files from a run as root.
 
 The app may write to that directory. So no link is followed, on the way to it or inside, and files with a second hard
-link or with a name that is not backupd's are left alone, as is what is mounted there. Whoever may write to a directory
-can rename what root has in it: there only what is empty is given away.
+link or with a name that is not backupd's are left alone, as is what is mounted there. A user who may write to a
+directory can rename objects of root in it: there only empty ones are given away.
 """
 
 import os

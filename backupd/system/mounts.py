@@ -38,7 +38,7 @@ _probes: "dict[str, _Probe]" = {}  # those that have no answer yet
 def responding_stat(path: "Path | str") -> os.stat_result:
     """Return the state of the file at `path`; links are followed.
 
-    Raises TimeoutError where its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks for a path,
+    Raises TimeoutError if its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks for a path,
     and all callers wait for it: a dead mount holds no more threads.
     """
     text = os.fspath(path)
