@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from backupd import __version__
 from support.containers import ROOT
 
 pytestmark = pytest.mark.no_cover
@@ -60,6 +61,18 @@ def test_lock_begins_with_command_that_renovate_repeats() -> None:
     renovate = json.loads((ROOT / "renovate.json").read_text())
     assert "pip-compile" in renovate["enabledManagers"]
     assert renovate["pip-compile"]["managerFilePatterns"] == [r"/^requirements\.lock$/"]
+
+
+def test_changelog_has_versions_with_dates_and_known_kinds() -> None:
+    unreleased, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1:]
+    assert unreleased.partition("\n")[0] == "Unreleased"
+    headings = [version.partition("\n")[0].split(" - ") for version in versions]
+    assert headings[0][0] == PROJECT["version"] == __version__
+    released = [date.fromisoformat(day) for _, day in headings]
+    assert released == sorted(released, reverse=True)
+    kinds = [re.findall(r"^### (.*)$", each, re.MULTILINE) for each in (unreleased, *versions)]
+    order = ["Upgrading", "Added", "Security", "Fixed", "Changed", "Removed"]
+    assert kinds == [[kind for kind in order if kind in found] for found in kinds]
 
 
 def test_image_is_built_from_lock_on_a_base_that_can_be_given_by_digest() -> None:
