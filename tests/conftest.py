@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -26,7 +27,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 _PACKAGE = Path(__file__).parents[1] / "backupd"
-_SLOW = ("e2e", "faults")
+_SLOW = {"e2e": "waits", "deploy": "computes", "faults": "computes"}
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
 _COVERED_TIERS = frozenset({"daemon", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "TEST_CLOCK_OFFSET_S" in os.environ:
         items[:] = [one for one in items if not one.get_closest_marker("real_clock") and one.path.parent.name != "e2e"]
     for item in items:
-        if item.path.parent.name in _SLOW:
+        if item.path.parent.name in {"faults", "e2e"}:
             item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
@@ -54,8 +55,10 @@ def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[p
     What is left at the end, when there is nothing to share any more, is then short. A third of the processes get those
     that mainly wait for containers, since each needs its images and volumes first; the others get those that compute.
     """
-    waiting, computing = ([item for item in items if item.path.parent.name == folder] for folder in _SLOW)
-    others = iter([item for item in items if item.path.parent.name not in _SLOW])
+    kinds = defaultdict(list)
+    for item in items:
+        kinds[_SLOW.get(item.path.parent.name)].append(item)
+    waiting, computing, others = kinds["waits"], kinds["computes"], iter(kinds[None])
     few = max(1, processes // 3)
     many = max(1, processes - few)
     for own in (*(waiting[n::few] for n in range(few)), *(computing[n::many] for n in range(many))):

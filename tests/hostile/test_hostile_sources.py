@@ -96,7 +96,7 @@ def test_planted_file_beside_source_is_reported_and_not_opened(
     planted = database.with_name(f"{database.name}{suffix}")
     PLANTS[plant](planted, other)
     began = time.monotonic()
-    with pytest.raises(SourceUnusable, match=f"{suffix} is a .*, not a regular file: SQLite makes"):
+    with pytest.raises(SourceUnusable, match=f"{suffix} is a .*, not a regular file: SQLite creates"):
         take(Source.inspect(database), tmp_path / "staging")
     assert time.monotonic() - began < SOON_S
 
