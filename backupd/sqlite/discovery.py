@@ -57,7 +57,7 @@ def contents_of(path: Path, without: Collection[Path], *, names: Collection[str]
 
 
 def is_directory(path: Path) -> bool | None:
-    """Return whether there is a directory at `path`; None on a mount that does not respond. Raises ProcessRefused."""
+    """Return whether there is a directory at `path`; None on a mount that does not respond."""
     try:
         return stat.S_ISDIR(responding_stat(path).st_mode)
     except TimeoutError:

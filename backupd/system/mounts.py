@@ -10,11 +10,10 @@ import os
 import re
 import stat
 import time
+from _thread import allocate_lock
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
-
-from backupd.system.process import process_start_errors
 
 if TYPE_CHECKING:  # child processes import this
     from pathlib import Path
@@ -33,24 +32,23 @@ _VOLUME = re.compile(r"/volumes/([^/]+)/_data$")
 
 RESPONDS_S = 5.0
 _probes: "dict[str, _Probe]" = {}  # those that have no answer yet
+_probes_lock = allocate_lock()
 
 
 def responding_stat(path: "Path | str") -> os.stat_result:
     """Return the state of the file at `path`; links are followed.
 
-    Raises TimeoutError if its mount does not respond within 5 s, OSError, ProcessRefused. One thread asks for a path,
-    and all callers wait for it: a dead mount holds no more threads.
+    Raises TimeoutError if its mount does not respond within 5 s, OSError. One thread asks for a path, and all callers
+    wait for it: a dead mount holds no more threads. Where the system starts no thread, it waits for the mount.
     """
     text = os.fspath(path)
-    probe = _probes.get(text)
-    if probe is None:
-        probe = _probes[text] = _Probe(text)
-        probe.start()
-    return probe.answer()
+    with _probes_lock:
+        probe = _probes.get(text) or _Probe.start(text)
+    return os.stat(path) if probe is None else probe.answer()
 
 
 def responds(path: "Path | str") -> bool:
-    """Return whether there is an answer about `path` in time, see `responding_stat`. Raises ProcessRefused."""
+    """Return whether there is an answer about `path` in time, see `responding_stat`."""
     try:
         responding_stat(path)
     except TimeoutError:
@@ -70,17 +68,20 @@ class _Probe:
         self._found: os.stat_result | Exception | None = None
         self._thread = threading.Thread(target=self._ask, name="stat", daemon=True)
 
-    def start(self) -> None:
+    @classmethod
+    def start(cls, path: str) -> "_Probe | None":
+        """Start one, and keep it until it has an answer; None if the system starts no thread. Only under the lock."""
+        probe = cls(path)
         try:
-            with process_start_errors():
-                self._thread.start()
-        except BaseException:
-            _probes.pop(self._path, None)
-            raise
+            probe._thread.start()
+        except RuntimeError:
+            return None
+        _probes[path] = probe
+        return probe
 
     def answer(self) -> os.stat_result:
-        if self._thread.ident is not None:
-            self._thread.join(max(0.0, self._began + RESPONDS_S - time.monotonic()))
+        """Wait for the answer. Raises TimeoutError, OSError, ValueError."""
+        self._thread.join(max(0.0, self._began + RESPONDS_S - time.monotonic()))
         if self._found is None:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer within {RESPONDS_S:.0f} s", self._path)
         if isinstance(self._found, Exception):
@@ -92,7 +93,8 @@ class _Probe:
             self._found = os.stat(self._path)
         except (OSError, ValueError) as error:
             self._found = error
-        _probes.pop(self._path, None)
+        with _probes_lock:
+            del _probes[self._path]
 
 
 class Mount(NamedTuple):  # no dataclass: child processes import this
