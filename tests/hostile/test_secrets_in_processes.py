@@ -67,7 +67,7 @@ def test_daemon_processes_show_no_secret_and_packing_process_has_none(
     done = tmp_path / "seen"
     with configured(sshd, tmp_path) as (environ, monitor):
         environ["BACKUPD_DRILL__COMMAND"] = shlex.join(["python3", "-c", READER, str(done)])
-        with running_daemon(backupd, **environ) as daemon, watched_for(secrets) as found:
+        with watched_for(secrets) as found, running_daemon(backupd, **environ) as daemon:
             wait_until(lambda: "python3" in found.seen, "the command of the drill", 180)
             done.touch()
             wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
