@@ -18,7 +18,7 @@ from support.documents import CommandBlock, blocks_run_by, renamed, run_commands
 from support.recording_server import CannedResponse, RecordingServer, recording_server
 from support.sshd import Sshd
 
-pytestmark = pytest.mark.no_cover
+pytestmark = [pytest.mark.no_cover, pytest.mark.real_clock]  # doctor compares the clock with that of the SFTP host
 
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 TOMORROW = f"{datetime.now(UTC) + timedelta(days=1):%F}"
