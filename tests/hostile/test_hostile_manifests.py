@@ -10,7 +10,6 @@ import pytest
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.stores.sftp.connection import Timeouts
-from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.requests import BackupRequest
@@ -24,20 +23,6 @@ from support.replicas import REPLICATE_ALL, complete_generations, over_sftp
 from support.sshd import Sshd, running_sshd
 
 SUSPICIONS = ("corrupt", "DAMAGED", "damaged", "backupd remove")
-
-
-@pytest.fixture
-def newest(order: BackupRequest, context: TaskContext) -> str:
-    """The id of a generation."""
-    generation = backup(order, context).generation
-    assert generation is not None
-    return generation
-
-
-@pytest.fixture
-def older(newest: str, backups: Path) -> str:
-    """The id of one of the day before."""
-    return backdated(backups, newest, days=1)
 
 
 @pytest.fixture

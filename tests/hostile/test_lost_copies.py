@@ -12,10 +12,8 @@ from paramiko import sftp
 
 from backupd.errors import ReplicaFailed, ReplicaUnreachable
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.replica import replica_errors
-from backupd.tasks.requests import BackupRequest
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.faulty_sftp import FaultySftpServer, SftpFaults, running_faulty_sftp
@@ -23,20 +21,6 @@ from support.faulty_sftp_session import FaultySftpSession
 from support.generations import backdated
 from support.in_process import run_here
 from support.replicas import complete_generations, over_sftp, replicate_to
-
-
-@pytest.fixture
-def newest(order: BackupRequest, context: TaskContext) -> str:
-    """The id of a generation."""
-    generation = backup(order, context).generation
-    assert generation is not None
-    return generation
-
-
-@pytest.fixture
-def older(newest: str, backups: Path) -> str:
-    """The id of one of the day before."""
-    return backdated(backups, newest, days=1)
 
 
 @pytest.fixture

@@ -26,20 +26,6 @@ Forge = Callable[[str, str], None]
 
 
 @pytest.fixture
-def newest(order: BackupRequest, context: TaskContext) -> str:
-    """The id of a generation."""
-    generation = backup(order, context).generation
-    assert generation is not None
-    return generation
-
-
-@pytest.fixture
-def older(newest: str, backups: Path) -> str:
-    """The id of one of the day before."""
-    return backdated(backups, newest, days=1)
-
-
-@pytest.fixture
 def there(tmp_path: Path) -> Path:
     return tmp_path / "there"
 
