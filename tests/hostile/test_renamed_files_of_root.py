@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -52,23 +53,30 @@ def app() -> Iterator[Volumes]:
         yield app
 
 
-def secrets_of(app: Volumes) -> set[int]:
-    """Return the inodes of what is root's alone."""
+@contextmanager
+def secrets_of(app: Volumes) -> Iterator[set[int]]:
+    """Yield the inodes of what is root's alone; all are open in the block, so that no new file gets one of them."""
     places = (app.data, app.data / "private", app.backups / ".backupd" / "own")
-    return {path.stat().st_ino for place in places for path in (place, place / "secret")} - {app.data.stat().st_ino}
+    with ExitStack() as stack:
+        inodes = set()
+        for path in (path for place in places for path in (place, place / "secret") if path != app.data):
+            descriptor = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            inodes.add(os.fstat(descriptor).st_ino)
+        yield inodes
 
 
 @pytest.mark.parametrize("name", RENAMES)
 def test_file_of_root_renamed_to_name_of_store_stays_with_root(app: Volumes, name: str) -> None:
-    secrets = secrets_of(app)
-    done = app.as_app(f"import os, sys; os.chdir(os.path.dirname(sys.argv[1]))\n{RENAMES[name]}")
-    assert done.code == 0, done
-    for puid in ("0", "auto"):
-        answer = app.backupd("backup", PUID=puid)
-        assert answer.code in {0, 1, 3, 75}, answer
-        assert "Traceback" not in answer.err
-        given = {path for path in app.data.rglob("*") if path.stat().st_ino in secrets and path.stat().st_uid != 0}
-        assert not any(path.is_dir() or path.read_bytes() for path in given), given
+    with secrets_of(app) as secrets:
+        done = app.as_app(f"import os, sys; os.chdir(os.path.dirname(sys.argv[1]))\n{RENAMES[name]}")
+        assert done.code == 0, done
+        for puid in ("0", "auto"):
+            answer = app.backupd("backup", PUID=puid)
+            assert answer.code in {0, 1, 3, 75}, answer
+            assert "Traceback" not in answer.err
+            given = {path for path in app.data.rglob("*") if path.stat().st_ino in secrets and path.stat().st_uid != 0}
+            assert not any(path.is_dir() or path.read_bytes() for path in given), given
 
 
 def test_archive_of_private_database_of_root_stays_with_root(app: Volumes) -> None:
