@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from support.cli_reference import reference
 from support.command import Backupd
 from support.containers import ROOT
 
@@ -98,4 +98,6 @@ def test_mistyped_command_is_refused_with_similar_command(backupd: Backupd) -> N
 
 
 def test_command_reference_is_current() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text() == reference(), "run scripts/cli-reference"
+    program = ROOT / "tests" / "support" / "cli_reference.py"  # a process of its own masks no secret of another test
+    written = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert (ROOT / "docs" / "cli.md").read_text() == written, "run scripts/cli-reference"
