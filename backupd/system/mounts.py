@@ -8,6 +8,7 @@ the database is opened: a file that is mounted without its directory has them so
 import errno
 import os
 import re
+import signal
 import stat
 import time
 from _thread import allocate_lock
@@ -72,10 +73,13 @@ class _Probe:
     def start(cls, path: str) -> "_Probe | None":
         """Start one, and keep it until it has an answer; None if the system starts no thread. Only under the lock."""
         probe = cls(path)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # which the thread would take for us
         try:
             probe._thread.start()
         except RuntimeError:
             return None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         _probes[path] = probe
         return probe
 
