@@ -73,5 +73,5 @@ def pin_facts(pin: Pin | None) -> dict[str, object]:
 
 def pin_text(pin: Pin, zone: str) -> str:
     """Return how long a generation is pinned, and why."""
-    until = f"{minute_text(pin.until, zone)}" if pin.until else "released"
+    until = minute_text(pin.until, zone) if pin.until else "released"
     return printable(f"pinned until {until}: {pin.reason}{f' ({pin.label})' if pin.label else ''}")
