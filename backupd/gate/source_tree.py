@@ -260,7 +260,7 @@ def _take_place(kinds: dict[str, bool], name: str, *, is_directory: bool) -> Non
         kinds[above] = True
         above = above.rpartition("/")[0]
     if above and not kinds[above]:
-        raise _refused(name, f"is below {one_line(above)}, which is no directory")
+        raise _refused(name, f"is below {one_line(above)}, which is not a directory")
     if name in kinds and not (is_directory and kinds[name]):
         raise _refused(name, "is there twice")
     kinds[name] = is_directory
