@@ -261,7 +261,7 @@ def _wait_s(request: Request) -> float:
     text = request.query_params.get("wait", "0")
     if not _WAIT.fullmatch(text) or int(text) > LONGEST_WAIT_S:
         raise RequestRefused(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "wait is no number of seconds", f"0 to {LONGEST_WAIT_S:.0f}"
+            HTTPStatus.UNPROCESSABLE_ENTITY, "wait is not a whole number of seconds", f"0 to {LONGEST_WAIT_S:.0f}"
         )
     return float(text)
 
