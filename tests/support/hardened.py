@@ -4,18 +4,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from support.bank import make_bank
-from support.command import CommandResult
+from support.command import Backupd, CommandResult
 from support.fork_server import environment
+from support.rights import Rights
 
 APP, GROUP = 1234, 5678
-_CAPABILITIES = "-all,+setuid,+setgid,+kill,+chown"
-_APP = ("setpriv", f"--reuid={APP}", f"--regid={GROUP}", "--clear-groups")
+_CAPABILITIES = ("setuid", "setgid", "kill", "chown")
 _INTERPRETER = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
 
 
@@ -26,7 +27,7 @@ class Volumes:
     data: Path
     backups: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    capabilities: str = ""  # more of them, such as ",+dac_override"
+    capabilities: tuple[str, ...] = ()  # more of them
 
     @property
     def database(self) -> Path:
@@ -42,12 +43,20 @@ class Volumes:
             **self.environ,
             **environ,
         }
-        limits = ("setpriv", f"--bounding-set={_CAPABILITIES}{self.capabilities}", "--inh-caps=-all")
-        return _run([*limits, sys.executable, "-m", "backupd", *arguments], environment(settings))
+        rights = Rights((*_CAPABILITIES, *self.capabilities))
+        return Backupd(settings, Path.cwd(), rights, _reachable())(*arguments)
 
     def as_app(self, program: str) -> CommandResult:
         """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""
-        return _run([*_APP, sys.executable, "-c", program, str(self.database)], environment({}))
+        done = subprocess.run(
+            [*_reachable(), *Rights(uid=APP, gid=GROUP).command, sys.executable, "-c", program, self.database],
+            env=environment({}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
@@ -68,20 +77,9 @@ def volumes(mode: int = 0o750) -> Iterator[Volumes]:
         yield made
 
 
-def _run(command: Sequence[str], environ: dict[str, str]) -> CommandResult:
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-euc", _reachable(), "sh", *command],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return CommandResult(done.returncode, done.stdout, done.stderr)
-
-
-def _reachable() -> str:
-    """Return the shell program that lets every user reach the interpreter, and then runs the command.
+@cache
+def _reachable() -> tuple[str, ...]:
+    """Return the command that lets every user reach the interpreter, and then runs the one behind it.
 
     The interpreter may lie where only root may pass, and a process that has become the app's user starts more of them:
     so such a directory is replaced, in a mount namespace of its own, by an open one.
@@ -93,7 +91,8 @@ def _reachable() -> str:
         lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{hidden}'")
         lines += [f"mkdir -p '{path}'; mount --move $keep{n} '{path}'" for n, path in enumerate(kept)]
         lines.append("rmdir " + " ".join(f"$keep{n}" for n in range(len(kept))))
-    return "\n".join([*lines, 'exec "$@"'])
+    script = "\n".join([*lines, 'exec "$@"'])
+    return ("unshare", "--mount", "--propagation=slave", "sh", "-euc", script, "sh") if lines else ()
 
 
 def _closed(path: Path) -> Path | None:
