@@ -51,6 +51,8 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ CatalogDiskError    1  other         its disk is full or fails
     │  ├─ CatalogForeign      1  other         another program's file has its place, or a newer backupd wrote it
     │  └─ CatalogDamaged      1  other         the file is damaged: `backupd catalog rebuild` replaces it
+    ├─ GateStepFailed         1  other         a step of a deploy failed: the gate stops the deploy
+    ├─ Cancelled              1  interrupted   a step of a deploy was not completed: the gate ends, or a newer push came
     ├─ LogMissing             1  other         there is no backup.log yet
     ├─ ListenFailed           1  other         the HTTP server cannot listen
     ├─ ReplicaFailed          1  other         a replica refused an operation, or broke the protocol
@@ -311,6 +313,14 @@ class CatalogForeign(CatalogUnavailable):
 
 class CatalogDamaged(CatalogUnavailable):
     """The file of the catalog is damaged: a rebuild helps, waiting does not."""
+
+
+class GateStepFailed(BackupdError):
+    """A step of a deploy failed: nothing after it is done, so that production stays as it is before the delivery."""
+
+
+class Cancelled(BackupdError, kind="interrupted"):
+    """A step of a deploy was not completed, because the gate ends, or because a newer push superseded the deploy."""
 
 
 class LogMissing(BackupdError):

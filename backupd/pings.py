@@ -207,7 +207,7 @@ class Pinger:
 
 def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str:
     """Send `ping`, a second time where that may help; return the error, empty when it was accepted."""
-    from backupd.system.http import RequestFailed, send_request  # slow to import, and few commands ping
+    from backupd.system.http import HttpRequest, RequestFailed, send_request  # slow to import, and few commands ping
 
     request = ping_request(monitor, ping)
     if request is None:
@@ -217,7 +217,7 @@ def send_ping(monitor: Monitor, ping: Ping, timeout_s: float = TIMEOUT_S) -> str
         if attempt:
             time.sleep(_PAUSE_S)
         try:
-            reply = send_request(request.url, request.body, timeout_s=timeout_s)
+            reply = send_request(HttpRequest(request.url, request.body), timeout_s=timeout_s)
         except RequestFailed as failed:
             error = without_secrets(str(failed), monitor.url)
             continue

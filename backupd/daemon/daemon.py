@@ -46,20 +46,19 @@ class Daemon:
         self._planned, self._queues, self._context = planned, queues, context
         self._needs_restart, self._on_end = needs_restart, on_end
         self._scheduler = Scheduler(self._tick, self._tick_failed)
-        self._stop = threading.Event()
         self._claims = SourceClaims((one.source for one in planned), context.store.hidden)
         self._owned = frozenset[str]()
         self._last_warning: tuple[Event, str] | None = None
         self._digest = ""
         self._reconfigured_at = context.clock()
 
-    def run(self) -> bool:
-        """Run until `stop`; then stop the current runs and release the claims. Returns whether to start again."""
+    def run(self, stop: threading.Event) -> bool:
+        """Run until `stop` is set, then end the current runs and release the claims; return whether to start again."""
         self._queues.start(self._run_ended)
         self._queues.submit(TaskRequest(DOCTOR))
         self._scheduler.start()
         restart = False
-        while not restart and not self._stop.wait(_CHECK_EVERY_S):
+        while not restart and not stop.wait(_CHECK_EVERY_S):
             if self._scheduler.replace_if_stalled():
                 what = f"the scheduler did not fire for {STALLED_S:.0f} s and was replaced"
                 why = "the clock was set back, or a thread died"
@@ -69,10 +68,6 @@ class Daemon:
         self._queues.stop()
         self._claims.release_all()
         return restart
-
-    def stop(self) -> None:
-        """Let `run` return soon; may be called from any thread or signal handler."""
-        self._stop.set()
 
     def owns(self, source: str) -> bool:
         """Return whether this daemon held the claim on `source` at its last tick."""

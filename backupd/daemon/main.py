@@ -31,22 +31,23 @@ from backupd.status.history import StatusService
 from backupd.status.model import Instance
 from backupd.status.text import status_lines
 from backupd.system.container import exec_prefix
+from backupd.system.signals import exit_on_signals
 from backupd.tasks.context import TaskContext
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
-_ENDS = (signal.SIGTERM, signal.SIGINT)
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _HTTP_STOP_S = 1.0
 _EXIT_S = 7.5
 
 
 def serve(config: Config) -> NoReturn:
-    """Switch to the user that PUID names, serve until SIGTERM or SIGINT, and exit 0.
+    """Switch to the user that PUID names, serve until SIGTERM, SIGHUP or SIGINT, and exit 0.
 
     Ends the process itself, since a thread may hang on a disk. Raises ConfigError, and ListenFailed when the port is
     taken.
     """
-    exit_within(_EXIT_S)
+    signals = StopSignals(_EXIT_S)
     identity = drop_privileges(config, os.environ)
     become_owner_of_backups(config, os.environ)
     context = daemon_context(config, sys.stdout)
@@ -73,9 +74,7 @@ def serve(config: Config) -> NoReturn:
         digest=lambda: status_lines(read_status(scope), config.docs_url),
         wake=run_ended,
     )
-    for end in _ENDS:
-        if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
-            signal.signal(end, lambda *_: daemon.stop())
+    signals.take_over()
     server.start()
     notifier.start()
     what = f"backupd {__version__} backs up {', '.join(config.sources)}"
@@ -83,15 +82,48 @@ def serve(config: Config) -> NoReturn:
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
     if as_root := runs_as_root(os.environ):
         context.log.warning(Event.DAEMON_RUNS_AS_ROOT, f"backupd runs as root, {as_root}", hint=ROOT_HINT)
-    restart = daemon.run()
+    restart = daemon.run(signals.stop) and not signals.came
     notifier.stop()
     server.stop(_HTTP_STOP_S)
     context.log.info(Event.DAEMON_STOPPED, f"{handover.reason}: restarting" if restart else "stopped")
     context.log.close()
     sys.stdout.flush()
     if restart:
-        relaunch_with(handover.config, os.environ)
+        exit_on_signals()  # nothing asks `came` any more
+        if not signals.came:
+            relaunch_with(handover.config, os.environ)
     os._exit(0)
+
+
+class StopSignals:
+    """SIGTERM, SIGHUP and SIGINT, noticed by a thread: it sets the event `stop`, and exits 1 after so many seconds.
+
+    A handler runs inside whatever the main thread is doing, such as the wait for `stop`, whose lock it may hold: a
+    handler that took that lock would wait for ever. The interpreter writes each signal that has a handler to a pipe as
+    it arrives (signal.set_wakeup_fd), which the thread reads.
+    """
+
+    def __init__(self, exit_within_s: float) -> None:
+        self.stop = threading.Event()
+        self.came: list[int] = []
+        self._exit_within_s = exit_within_s
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
+
+    def take_over(self) -> None:
+        """Let the signals no longer end the main thread by an exception; `came` has each before it goes on."""
+        for end in _ENDS:
+            if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
+                signal.signal(end, lambda number, _frame: self.came.append(number))
+
+    def _watch(self, reader: int) -> None:
+        while os.read(reader, 1)[0] not in _ENDS:
+            pass
+        self.stop.set()
+        time.sleep(self._exit_within_s)
+        os._exit(1)
 
 
 class OwnerHandover:
@@ -140,22 +172,3 @@ def _server(config: Config, status: StatusService, context: TaskContext) -> Http
 
     token = config.http.token.get_secret_value() if config.http.token else None
     return HttpServer(config.http.listen, make_app(status, token, on_error), on_error)
-
-
-def exit_within(seconds: float) -> None:
-    """End this process so long after SIGTERM or SIGINT, with exit code 1, if it has not ended by then.
-
-    The signals must have handlers: the interpreter writes each to a pipe as it arrives (signal.set_wakeup_fd), whatever
-    the main thread is doing.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(reader, seconds), name="exit", daemon=True).start()
-
-
-def _wait(reader: int, seconds: float) -> None:
-    while os.read(reader, 1)[0] not in _ENDS:
-        pass
-    time.sleep(seconds)
-    os._exit(1)

@@ -12,7 +12,7 @@ from backupd.catalog import NoticeRecord
 from backupd.errors import TargetRefused
 from backupd.formatting import human_duration, printable
 from backupd.notifications.planner import Notice, Plan, not_in_future
-from backupd.system.http import HttpResponse, RequestFailed, send_request
+from backupd.system.http import HttpRequest, HttpResponse, RequestFailed, send_request
 from backupd.system.links import reach
 
 # Outages of an app that fails again and again are reported no more often than this.
@@ -50,7 +50,7 @@ def check_app(app: App) -> AppVersion:
     """Ask the app for its health and its version."""
     reply = None
     try:
-        reply = send_request(app.health_url, timeout_s=_TIMEOUT_S, direct=True)
+        reply = send_request(HttpRequest(app.health_url), timeout_s=_TIMEOUT_S, direct=True)
         key = urlsplit(app.health_url).query
         error = "" if reply.status == _OK else f"its health_url {reply.words(key)}"
     except RequestFailed as failed:

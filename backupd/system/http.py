@@ -2,21 +2,23 @@
 
 import http.client
 import threading
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
-from typing import IO, Final
+from typing import IO, Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
-from backupd.formatting import printable
+from backupd.formatting import human_bytes, printable
 from backupd.masking import without_secrets
 
 LONGEST_BODY: Final = 64 << 10
 _LONGEST_WORDS: Final = 200
 _HEADERS: Final = {"User-Agent": "backupd", "Accept": "*/*"}
+_HARMLESS: Final = frozenset({*_HEADERS, "Content-Type"})
 
 
 class RequestFailed(Exception):
@@ -34,7 +36,7 @@ class HttpResponse:
     @property
     def ok(self) -> bool:
         """Whether it is a 2xx."""
-        return self.status // 100 == http.client.OK // 100
+        return _is_success(self.status)
 
     def words(self, secret: str = "") -> str:
         """Return the status and the beginning of the body in one line, with all parts of `secret`, a URL, masked."""
@@ -42,15 +44,35 @@ class HttpResponse:
         return f"answered {self.status}" + (f": {said}" if said and not said.startswith("<") else "")
 
 
-def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direct: bool = False) -> HttpResponse:
-    """GET `url`, or POST `body` to it; follow up to three redirections with that method, never from https to http.
+def _is_success(status: int) -> bool:
+    return status // 100 == http.client.OK // 100
 
-    With `direct` no redirection is followed and no proxy is used, as for an app on the same network. The request runs
-    in a thread, which is abandoned after `timeout_s`: the resolver, a proxy or a slow server may block it for longer.
-    Raises RequestFailed.
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request; its URL and its headers may be secrets.
+
+    A body in pieces needs a Content-Length among the headers. The body of a 2xx goes to `into`, where that is set.
+    """
+
+    url: str = field(repr=False)
+    body: bytes | Iterable[bytes] | None = field(default=None, repr=False)
+    method: str | None = None  # None: GET, or POST where there is a body
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    into: IO[bytes] | None = None
+    limit_bytes: int = LONGEST_BODY  # of the body of the response: the rest is not read, or, with `into`, refused
+
+
+def send_request(request: HttpRequest, *, timeout_s: float, direct: bool = False) -> HttpResponse:
+    """Send `request`; follow up to three redirections with its method, never from https to http.
+
+    Its headers do not follow to another host, and a body in pieces is not sent twice. With `direct` no redirection is
+    followed and no proxy is used, as for an app on the same network. The request runs in a thread, which is abandoned
+    after `timeout_s`: the resolver, a proxy or a slow server may block it for longer. Raises RequestFailed.
     """
     answer: Future[HttpResponse] = Future()
-    thread = threading.Thread(target=_answer, args=(url, body, timeout_s, direct, answer), name="call", daemon=True)
+    give_up = time.monotonic() + timeout_s
+    thread = threading.Thread(target=_answer, args=(request, give_up, direct, answer), name="call", daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
@@ -61,23 +83,43 @@ def send_request(url: str, body: bytes | None = None, *, timeout_s: float, direc
         raise RequestFailed(f"no answer within {timeout_s:g} s") from None
 
 
-def _answer(url: str, body: bytes | None, timeout_s: float, direct: bool, answer: Future[HttpResponse]) -> None:  # noqa: FBT001 - see `send_request`
+def _answer(request: HttpRequest, give_up: float, direct: bool, answer: Future[HttpResponse]) -> None:  # noqa: FBT001 - see `send_request`
     try:
-        answer.set_result(_call(url, body, timeout_s, _opener(direct=direct)))
+        answer.set_result(_call(request, give_up, _opener(direct=direct)))
     except BaseException as error:  # noqa: BLE001 - the caller gets it
         answer.set_exception(error if isinstance(error, RequestFailed) else RequestFailed(_why(error)))
 
 
-def _call(url: str, body: bytes | None, timeout_s: float, opener: urllib.request.OpenerDirector) -> HttpResponse:
-    headers = _HEADERS if body is None else {**_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
-    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the opener supports http and https only
+def _call(request: HttpRequest, give_up: float, opener: urllib.request.OpenerDirector) -> HttpResponse:
+    kind = {} if request.body is None else {"Content-Type": "text/plain; charset=utf-8"}
+    body: Any = request.body  # an iterable as well, which the type of the standard library lacks
+    message = urllib.request.Request(request.url, body, {**_HEADERS, **kind}, method=request.method)  # noqa: S310 - the opener supports http and https only
+    for name, value in request.headers.items():
+        message.add_header(name, value)
     try:
-        response = opener.open(request, timeout=timeout_s)
+        response = opener.open(message, timeout=max(0.001, give_up - time.monotonic()))
     except HTTPError as error:
         response = error
     with response:
         names = {name.lower(): value for name, value in response.headers.items()}
-        return HttpResponse(response.status, names, response.read(LONGEST_BODY))
+        if request.into is not None and _is_success(response.status):
+            _receive(response, request.into, request.limit_bytes, give_up)
+            return HttpResponse(response.status, names, b"")
+        return HttpResponse(
+            response.status, names, response.read(LONGEST_BODY if request.into else request.limit_bytes)
+        )
+
+
+def _receive(response: IO[bytes], into: IO[bytes], limit_bytes: int, give_up: float) -> None:
+    """Write the body to `into`; once nobody waits for it any longer, nothing more is written."""
+    received = 0
+    while piece := response.read(LONGEST_BODY):
+        received += len(piece)
+        if received > limit_bytes:
+            raise RequestFailed(f"the answer has more than {human_bytes(limit_bytes)}")
+        if time.monotonic() >= give_up:
+            raise RequestFailed("the answer took too long")
+        into.write(piece)
 
 
 def _why(error: BaseException) -> str:
@@ -104,12 +146,21 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
         headers: Message,  # noqa: ARG002 - as above
         newurl: str,
     ) -> urllib.request.Request:
-        """Return the request for the new URL. Raises RequestFailed where that is not https, or http after http."""
-        scheme = urlsplit(newurl).scheme
+        """Return the request for the new URL, to another host without the headers that may be secrets.
+
+        Raises RequestFailed where that is not https, or http after http, and where the body cannot be sent again.
+        """
+        there, here = urlsplit(newurl), urlsplit(req.full_url)
+        scheme = there.scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             fp.close()
             raise RequestFailed(f"it redirects from {req.type} to {scheme}, which is refused")
-        return urllib.request.Request(newurl, req.data, dict(req.headers))  # noqa: S310 - the scheme is checked
+        if not isinstance(req.data, bytes | None):
+            fp.close()
+            raise RequestFailed("it redirects an upload, which is refused")
+        same = (there.scheme, there.netloc) == (here.scheme, here.netloc)
+        kept = {name: value for name, value in req.headers.items() if same or name.title() in _HARMLESS}
+        return urllib.request.Request(newurl, req.data, kept, method=req.get_method())  # noqa: S310 - the scheme is checked
 
 
 def _opener(*, direct: bool) -> urllib.request.OpenerDirector:

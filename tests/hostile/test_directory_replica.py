@@ -3,13 +3,17 @@
 Objects are planted at every name of a replica, and swapped before each system call of each operation.
 """
 
+import io
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Self
 
 import pytest
 
@@ -179,25 +183,33 @@ def with_generation(directory: Path, archive: Path) -> DirectoryReplica:
     return replica
 
 
+BY_NAME = {*os.supports_dir_fd, io.open, os.listdir, os.remove, os.replace, os.scandir}  # and by descriptor
+
+
+@dataclass
 class Swap:
-    """Before the audited call number `at` in `directory`, puts a link to `outside` in the place of `name` there."""
+    """In a `with` block: before call number `at` puts a link to `outside` in the place of `name` in `directory`."""
 
-    def __init__(self) -> None:
-        self.at, self.calls, self.hit, self.off = 0, 0, False, True
-        self.directory = self.outside = Path()
-        self.name = ""
-        sys.addaudithook(self._watch)
+    at: int
+    directory: Path
+    name: str
+    outside: Path
+    calls: int = 0
+    hit: bool = False
 
-    def arm(self, at: int, directory: Path, name: str, outside: Path) -> None:
-        self.at, self.calls, self.hit, self.off = at, 0, False, False
-        self.directory, self.name, self.outside = directory, name, outside
+    def __enter__(self) -> Self:
+        sys.setprofile(self._watch)
+        return self
 
-    def _watch(self, event: str, _values: tuple[object, ...]) -> None:
-        if self.off or not (event == "open" or event.startswith(("os.", "shutil."))):
+    def __exit__(self, *_error: object) -> None:
+        sys.setprofile(None)
+
+    def _watch(self, _frame: FrameType, event: str, function: object) -> None:
+        if event != "c_call" or function not in BY_NAME:
             return
         self.calls += 1
         if self.calls == self.at:
-            self.off = True
+            sys.setprofile(None)
             for path in self.directory.glob(self.name):
                 path.rename(self.directory / "swapped-away")
                 path.symlink_to(self.outside / path.relative_to(self.directory))
@@ -205,15 +217,9 @@ class Swap:
                 return
 
 
-@pytest.fixture(scope="module")
-def swap() -> Swap:
-    return Swap()
-
-
 @pytest.mark.parametrize("name", SWAPPED)
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.__name__)
 def test_directory_replaced_by_link_before_any_call_is_not_followed(
-    swap: Swap,
     action: Callable[[DirectoryReplica, Path], None],
     name: str,
     outside: Path,
@@ -223,15 +229,11 @@ def test_directory_replaced_by_link_before_any_call_is_not_followed(
     before, hits = facts(outside), 0
     for at in count(1):
         replica = with_generation(tmp_path / "there", archive)
-        swap.arm(at, tmp_path / "there", name, outside)
-        try:
-            with suppress(BackupdError, OSError):
-                action(replica, archive)
-        finally:
-            calls, swap.off = swap.calls, True
+        with Swap(at, tmp_path / "there", name, outside) as swap, suppress(BackupdError, OSError):
+            action(replica, archive)
         assert facts(outside) == before, f"{action.__name__}: {name} swapped before call {at}"
         hits += swap.hit
-        if calls < at:
+        if swap.calls < at:
             break
     assert hits or "run-*" in name, "it was never swapped: this test tested nothing"
 

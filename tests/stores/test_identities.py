@@ -64,7 +64,7 @@ def _killed_after(steps: int, directory: Path) -> bool:
         if event in {"open", "os.rename", "os.remove"} and _OF_IDENTITIES.search(repr(arguments)):
             next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(watch)
+    sys.addaudithook(watch)  # noqa: TID251 - in the child
     Identities(directory).ensure(lambda: ONE)
     Identities(directory).adopt({OTHER: NOON})
     os._exit(0)

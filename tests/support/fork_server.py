@@ -356,7 +356,7 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
             name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
             step(f"sftp {name}")
 
-    sys.addaudithook(audit)
+    sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
     sys.setprofile(profile)
 
 

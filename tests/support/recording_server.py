@@ -41,6 +41,7 @@ class CannedResponse:
     status: int = 200
     body: bytes = b"OK"
     headers: Mapping[str, str] = field(default_factory=dict)
+    cut_after: int | None = None  # bytes of the body, after which the connection is closed
 
 
 HANG = CannedResponse(0)
@@ -95,7 +96,9 @@ def recording_server(answering: Answering | CannedResponse | None = None) -> Ite
             self.send_header("Content-Length", str(len(said.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(said.body)
+                self.wfile.write(said.body[: said.cut_after])
+            if said.cut_after is not None:
+                self.close_connection = True
 
         do_GET = do_POST = do_HEAD = do_PUT = _serve  # noqa: N815 - the base class's names
 

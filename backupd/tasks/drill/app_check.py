@@ -21,7 +21,7 @@ from backupd.model import SourceFacts
 from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.inspection import query_copy
 from backupd.system.held_file import HeldFile
-from backupd.system.http import RequestFailed, send_request
+from backupd.system.http import HttpRequest, RequestFailed, send_request
 from backupd.system.process import close_input, pipe, process_start_errors, start_module
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.drill.app_database import AppDatabase
@@ -103,7 +103,7 @@ def _require_migrated(app: AppCheck, database: HeldFile) -> None:
 def health_problem(url: str) -> str:
     """Request `url` once; return how it answered, empty for 200."""
     try:
-        response = send_request(url, timeout_s=_ANSWER_S, direct=True)
+        response = send_request(HttpRequest(url), timeout_s=_ANSWER_S, direct=True)
     except RequestFailed as error:
         return f"no answer: {error}"
     return "" if response.status == http.client.OK else f"it {response.words(urlsplit(url).query)}"
