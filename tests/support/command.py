@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,7 @@ from typing import Any
 from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG, CommandResult, ForkServer, environment
 from support.rights import Rights
 
-# By whether coverage is measured, and what they were started through.
-_fork_servers: defaultdict[tuple[bool, Sequence[str]], SimpleQueue[ForkServer]] = defaultdict(SimpleQueue)
+_fork_servers: defaultdict[bool, SimpleQueue[ForkServer]] = defaultdict(SimpleQueue)  # by whether coverage is measured
 _at_exit = ExitStack()
 atexit.register(_at_exit.close)
 
@@ -26,19 +25,21 @@ atexit.register(_at_exit.close)
 class Backupd:
     """The `backupd` command with an environment of its own.
 
-    With fewer `rights` it is not measured, since it could not write what was covered. `through` starts a fork server.
+    It calls `enter` first, a function of a module in tests/support. With that or other `rights` it is not measured,
+    since it may not be able to write what was covered.
     """
 
     environ: Mapping[str, str]
     cwd: Path
     rights: Rights | None = None
-    through: Sequence[str] = ()
+    enter: Callable[[], None] | None = None
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        with borrowed_fork_server(self.through, measured=self.rights is None) as fork_server:
+        with borrowed_fork_server(measured=not (self.rights or self.enter)) as fork_server:
+            environ = self.environment(**environ)
             answer = fork_server.run(
-                arguments, self.environment(**environ), self.cwd, after_s=timeout_s, rights=self.rights
+                arguments, environ, self.cwd, after_s=timeout_s, rights=self.rights, enter=self.enter
             )
         assert answer.code != -signal.SIGKILL, f"it did not end within {timeout_s} s: {answer}"
         return answer
@@ -49,15 +50,15 @@ class Backupd:
 
 
 @contextmanager
-def borrowed_fork_server(through: Sequence[str] = (), *, measured: bool = True) -> Iterator[ForkServer]:
-    """Lend a fork server that was started `through` a command, a new one if all are busy."""
+def borrowed_fork_server(*, measured: bool = True) -> Iterator[ForkServer]:
+    """Lend a fork server, a new one if all are busy."""
     measured &= COVERAGE_CONFIG in os.environ or FORK_COVERAGE_CONFIG in os.environ
-    free = _fork_servers[measured, through]
+    free = _fork_servers[measured]
     try:
         fork_server = free.get_nowait()
     except Empty:
         scratch = _at_exit.enter_context(tempfile.TemporaryDirectory())
-        fork_server = _at_exit.enter_context(ForkServer(Path(scratch), through, measured=measured))
+        fork_server = _at_exit.enter_context(ForkServer(Path(scratch), measured=measured))
     try:
         yield fork_server
     finally:

@@ -115,16 +115,16 @@ def _execve(_program: str, command: Sequence[str], environ: Mapping[str, str]) -
 class ForkServer:
     """A fork server; forks one run at a time.
 
-    `through` is a command that starts it. Its runs are not measured unless coverage is `measured`.
+    Its runs are not measured unless coverage is `measured`.
     """
 
-    def __init__(self, scratch: Path, through: Sequence[str] = (), *, measured: bool = True) -> None:
+    def __init__(self, scratch: Path, *, measured: bool = True) -> None:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
         environ = {key: value for key, value in os.environ.items() if key != COVERAGE_CONFIG}
         config = os.environ.get(FORK_COVERAGE_CONFIG) or os.environ.get(COVERAGE_CONFIG)
         self._process = subprocess.Popen(
-            [*through, sys.executable, "-BPc", _SERVE, str(Path(__file__).parents[1])],
+            [sys.executable, "-BPc", _SERVE, str(Path(__file__).parents[1])],
             env={**environ, COVERAGE_CONFIG: config} if measured and config else environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -162,10 +162,12 @@ class ForkServer:
         counted: bool = False,
         reads: str = "",
         rights: Rights | None = None,
+        enter: Callable[[], None] | None = None,
         output: Path | None = None,
     ) -> "ForkedRun":
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
+        It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
@@ -186,6 +188,7 @@ class ForkServer:
             "counted": counted or at is not None,
             "reads": reads,
             "rights": rights and asdict(rights),
+            "enter": enter and (enter.__module__, enter.__name__),
             "daemon": output is not None,
             **{name: str(path) for name, path in self._files.items()},
             **({"out": str(output), "err": str(output)} if output else {}),
@@ -320,6 +323,9 @@ def _become(request: dict[str, Any]) -> NoReturn:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     os.chdir(request["cwd"])
+    if request["enter"]:
+        module, function = request["enter"]
+        getattr(import_module(module), function)()
     if request["rights"]:
         Rights(**request["rights"]).assume()
     os.environ.clear()

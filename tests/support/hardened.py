@@ -13,7 +13,7 @@ from pathlib import Path
 from support.bank import make_bank
 from support.command import Backupd, CommandResult
 from support.fork_server import environment
-from support.rights import Rights
+from support.rights import Rights, enter_mount_namespace
 
 APP, GROUP = 1234, 5678
 _CAPABILITIES = ("setuid", "setgid", "kill", "chown")
@@ -44,12 +44,13 @@ class Volumes:
             **environ,
         }
         rights = Rights((*_CAPABILITIES, *self.capabilities))
-        return Backupd(settings, Path.cwd(), rights, _reachable())(*arguments)
+        return Backupd(settings, Path.cwd(), rights, let_pass)(*arguments)
 
     def as_app(self, program: str) -> CommandResult:
         """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""
+        mounting = ("unshare", "--mount", "sh", "-euc", f'{_opening()}\nexec "$@"', "sh")
         done = subprocess.run(
-            [*_reachable(), *Rights(uid=APP, gid=GROUP).command, sys.executable, "-c", program, self.database],
+            [*mounting, *Rights(uid=APP, gid=GROUP).command, sys.executable, "-c", program, self.database],
             env=environment({}),
             capture_output=True,
             text=True,
@@ -77,13 +78,20 @@ def volumes(mode: int = 0o750) -> Iterator[Volumes]:
         yield made
 
 
-@cache
-def _reachable() -> tuple[str, ...]:
-    """Return the command that lets every user reach the interpreter, and then runs the one behind it.
+def let_pass() -> None:
+    """Let every user reach the interpreter, in a mount namespace of this process.
 
-    The interpreter may lie where only root may pass, and a process that has become the app's user starts more of them:
-    so such a directory is replaced, in a mount namespace of its own, by an open one.
+    It may lie where only root may pass, and a process that has become the app's user starts more of them: so such a
+    directory is replaced by an open one.
     """
+    if script := _opening():
+        enter_mount_namespace()
+        subprocess.run(["sh", "-euc", script], check=True)
+
+
+@cache
+def _opening() -> str:
+    """Return the shell script that opens the way to the interpreter; empty where it is open."""
     lines = []
     for hidden in {found for path in _INTERPRETER if (found := _closed(path)) is not None}:
         kept = sorted(path for path in _INTERPRETER if path.is_relative_to(hidden))
@@ -91,8 +99,7 @@ def _reachable() -> tuple[str, ...]:
         lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{hidden}'")
         lines += [f"mkdir -p '{path}'; mount --move $keep{n} '{path}'" for n, path in enumerate(kept)]
         lines.append("rmdir " + " ".join(f"$keep{n}" for n in range(len(kept))))
-    script = "\n".join([*lines, 'exec "$@"'])
-    return ("unshare", "--mount", "--propagation=slave", "sh", "-euc", script, "sh") if lines else ()
+    return "\n".join(lines)
 
 
 def _closed(path: Path) -> Path | None:

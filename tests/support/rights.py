@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ _NUMBERS = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "kill": 5, "set
 # linux/prctl.h
 _SET_DUMPABLE, _SET_KEEPCAPS, _CAPBSET_DROP, _CAP_AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 47, 2
 _CAPABILITY_VERSION = 0x20080522  # linux/capability.h
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,6 +51,12 @@ class Rights:
         for number in numbers if self.uid else ():
             _call(_libc.prctl, _CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0)
         as_after_execve()
+
+
+def enter_mount_namespace() -> None:
+    """Take this process to a mount namespace of its own, where mounts from outside are as they were."""
+    _call(_libc.unshare, _NEW_MOUNTS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 def as_after_execve() -> None:
