@@ -163,6 +163,7 @@ class ForkServer:
         reads: str = "",
         rights: Rights | None = None,
         enter: Callable[[], None] | None = None,
+        strace: Sequence[str | Path] = (),
         output: Path | None = None,
     ) -> "ForkedRun":
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
@@ -170,6 +171,7 @@ class ForkServer:
         It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
+        With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
         `output`: its children are measured, and it restarts by a real execve(2).
         """
@@ -190,6 +192,7 @@ class ForkServer:
             "rights": rights and asdict(rights),
             "enter": enter and (enter.__module__, enter.__name__),
             "daemon": output is not None,
+            "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
             **({"out": str(output), "err": str(output)} if output else {}),
         }
@@ -237,14 +240,36 @@ def serve() -> None:
     gc.freeze()  # memory shared with the forks is not written to
     for line in sys.stdin:
         request = json.loads(line)
+        ready, go = os.pipe()
         process = os.fork()
         if process == 0:
+            os.close(go)
+            select.select([ready], [], [])
+            os.close(ready)
             _become(request)
-        print(process, flush=True)
-        if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
-            os.kill(process, request["signal"])
-        _, status = os.waitpid(process, 0)
+        with _tracer(process, request["strace"]):
+            os.close(go)
+            os.close(ready)
+            print(process, flush=True)
+            if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
+                os.kill(process, request["signal"])
+            _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+@contextmanager
+def _tracer(process: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Let strace(1) trace a process during the block, in which it ends."""
+    if not arguments:
+        yield
+        return
+    command = ["strace", *arguments, f"--attach={process}"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        said = tracer.stderr.readline()
+        assert "attached" in said, said
+        yield
+        tracer.communicate()
 
 
 def _has_ended(process: int, within_s: float) -> bool:
