@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "backupd"
-# What takes part in runs of the daemon and in deploys: whose errors reach the page. Restores and the command line have another reader.
+# What takes part in runs of the daemon and in deploys: whose errors reach the page. Restores and the command line have
+# another reader.
 ROOMS = ("archive", "catalog", "gate", "remote.py", "sqlite", "stores", "system", "tasks", "retention.py")
 NOT_IN_RUNS = (
     "gate/settings.py",

@@ -1,4 +1,4 @@
-"""Pictures of the status page and of the gate's: every state and error, wide and narrow, light and dark, in both languages.
+"""Pictures of the status page and the gate's: every state and error, wide and narrow, light and dark, both languages.
 
 scripts/screenshots            into screenshots/, which git ignores
 scripts/screenshots --docs     and two small ones into docs/
