@@ -86,6 +86,7 @@ def test_command_is_whole_since_caprover_replaces_entrypoint(template: Any) -> N
     (service,) = template["services"].values()
     assert service["command"] == ["backupd", "gate"]
     assert service["volumes"] == ["$$cap_appname-state:/var/lib/backupd/gate"]
+    assert service["cap_add"] == ["CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "KILL"]
 
 
 def test_last_instructions_have_address_of_webhook(template: Any) -> None:

@@ -269,9 +269,9 @@ def test_off_site_copies_need_a_directory_of_another_host(variables: dict[str, d
     assert not form_accepts(variables["$$cap_offsite_url"], url)
 
 
-def test_capabilities_are_those_of_the_hardened_container(each: Any) -> None:
+def test_capabilities_are_those_of_the_hardened_container(template: Any) -> None:
     added = {option.removeprefix("--cap-add=") for option in HARDENED if option.startswith("--cap-add=")}
-    assert set(service_of(each, "$$cap_appname")["cap_add"]) == added
+    assert set(service_of(template, "$$cap_appname")["cap_add"]) == added
 
 
 @pytest.mark.parametrize("service", ["my-backup", "srv-captain--my-backup"])

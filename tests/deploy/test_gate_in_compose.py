@@ -57,6 +57,6 @@ def test_gate_of_compose_starts_only_when_asked_and_with_fewest_rights(services:
     assert [name for name, service in services.items() if "profiles" in service] == ["gate"]
     assert gate["volumes"] == ["gate:/var/lib/backupd/gate"], "no volume of the app, and none of its backups"
     added = {option.removeprefix("--cap-add=") for option in HARDENED if option.startswith("--cap-add=")}
-    assert (gate["cap_drop"], set(gate["cap_add"])) == (["ALL"], added)
+    assert (gate["cap_drop"], set(gate["cap_add"])) == (["ALL"], added | {"DAC_OVERRIDE"})
     assert (gate["read_only"], gate["security_opt"]) == (True, ["no-new-privileges:true"])
     assert [name for name in gate["environment"] if "REPLICAS" in name or "DATABASE" in name] == []
