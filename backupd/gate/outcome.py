@@ -81,6 +81,11 @@ def last_lines(output: str, most: int = MOST_LINES) -> tuple[str, ...]:
     return tuple(printable(line.expandtabs(4).rstrip())[:_MOST_COLUMNS] for line in lines)
 
 
+def shown_output(deploy: Deploy, outputs: Mapping[str, str], *, newest: bool) -> tuple[str, ...]:
+    """Return the end of what the tests of a deploy printed: of the newest, and of one that failed."""
+    return last_lines(outputs.get(deploy.id, "")) if newest or deploy.failure else ()
+
+
 def way_back(deploy: Deploy, gate: Gate, before: Deploy | None, localizer: Localizer) -> tuple[str, ...]:
     """Return what goes back from a deploy that did not come up, in order, with commands between backticks.
 

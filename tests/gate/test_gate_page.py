@@ -102,6 +102,8 @@ def test_output_of_tests_is_folded_and_without_colours() -> None:
     assert page.tags.count("pre") == 1
     assert "✓ saves a task\n✗ moves the column\n    expected 3, got 2\n" in page.text
     assert "End of the tests' output" not in Reader(html_of((stopped(),), output="\n")).text
+    assert Reader(html_of((stopped(), deployed()))).tags.count("pre") == 1, "not of one that passed before"
+    assert Reader(html_of((deployed(),))).tags.count("pre") == 1, "of the newest in any case"
 
 
 def test_last_lines_are_bounded_in_number_and_length() -> None:
