@@ -36,4 +36,36 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "with which CapRover fetches the branch itself": "con el que CapRover descarga la rama por sí mismo",
     "set gate_dir to a larger disk": "defina gate_dir en un disco mayor",
     "check gate_dir": "revise gate_dir",
+    # The tests.
+    "set another test_user": "defina otro test_user",
+    "run its container as root with these capabilities (cap_add)": (
+        "ejecute su contenedor como root con estas capacidades (cap_add)"
+    ),
+    "use wait_for_status in place of tests": "use wait_for_status en lugar de las pruebas",
+    "restart the gate": "reinicie el control",
+    "look at the log of the host": "revise el registro del servidor",
+    "remove files of the test_user there": "elimine ahí los archivos de test_user",
+    "start the container of the gate again without them": "vuelva a iniciar el contenedor del control sin ellos",
+    # The backup before a deploy, by backupd beside the app.
+    "find out why": "averigüe la causa",
+    "backupd prune --unfreeze accepts the database as it is now": (
+        "backupd prune --unfreeze acepta la base de datos tal como está"
+    ),
+    "ask again with the same key": "vuelva a pedirlo con la misma clave",
+    "give it more time": "dele más tiempo",
+    "if it stays so": "si sigue igual",
+    "run backupd verify there": "ejecute ahí backupd verify",
+    "check the URL": "revise la URL",
+    "that the sidecar runs and can be reached from here": "que el sidecar funcione y se pueda acceder a él desde aquí",
+    "give it the http.backup_token of the sidecar": "indique el http.backup_token del sidecar",
+    "download_token for archives": "download_token para los archivos",
+    "set http.actions = true there": "defina ahí http.actions = true",
+    "with its token": "con su token",
+    "and check the URL": "y revise la URL",
+    "try again later": "inténtelo más tarde",
+    "give one of the two": "indique solo uno de los dos",
+    "one line": "una línea",
+    "{} characters at most": "{} caracteres como máximo",
+    "take another generation: backupd list": "use otra copia: backupd list",
+    "run backupd verify": "ejecute backupd verify",
 }
