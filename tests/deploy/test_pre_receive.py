@@ -56,6 +56,13 @@ class Server(Repositories):
         for name, value in settings.items():
             self.git("config", f"backupd.{name}", value, cwd=self.bare)
 
+    def write_tree(self, *entries: tuple[str, str, str]) -> str:
+        """Write a tree that git itself would not make; return its id."""
+        tree = b"".join(f"{mode} {name}".encode() + b"\0" + bytes.fromhex(found) for mode, name, found in entries)
+        path = self.bare.parent / "tree"
+        path.write_bytes(tree)
+        return self.git("hash-object", "-w", "--literally", "-t", "tree", str(path))
+
     def refuses(self, pushed: CommandResult, *words: str) -> None:
         """Require that a push was refused with these words, and that nothing is left of it."""
         assert pushed.code == 1, pushed.err
@@ -118,6 +125,25 @@ def test_tests_run_on_pushed_commit_with_files_that_archives_leave_out(server: S
     server.commit({"run": "ls -A >../seen; exit 1", ".gitattributes": "checks export-ignore\n", "checks": ""})
     server.set(test="ls -A | tr '\\n' ' '; exit 1")
     server.refuses(server.push("main"), "| .gitattributes checks run")
+
+
+@pytest.mark.parametrize("name", ["..", ".git", "../x", "/x"])
+def test_commit_with_path_that_leaves_the_tree_is_refused(server: Server, name: str) -> None:
+    blob = server.git("hash-object", "-w", __file__)
+    inner = server.write_tree(("100644", "file", blob))
+    commit = server.git("commit-tree", "-m", "hostile", server.write_tree(("40000", name, inner)))
+    server.refuses(server.push(f"{commit}:refs/heads/main"), "cannot be unpacked", "invalid path")
+
+
+def test_link_with_directory_of_the_same_name_is_not_followed(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "target").write_text(str(tmp_path / "outside"))
+    blob, link = (server.git("hash-object", "-w", path) for path in (__file__, str(tmp_path / "target")))
+    inner = server.write_tree(("100644", "file", blob))
+    tree = server.write_tree(("120000", "a", link), ("40000", "a", inner))
+    server.set(test="exit 1")
+    server.refuses(server.push(f"{server.git('commit-tree', '-m', 'hostile', tree)}:refs/heads/main"), "exit code 1")
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 def test_environment_of_tests_has_nothing_of_server_or_git(server: Server) -> None:
