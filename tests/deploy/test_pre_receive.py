@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from support.command import CommandResult
+from support.command import Backupd, CommandResult
+from support.daemon import running_daemon
 from support.documents import ROOT, blocks_run_by, renamed, run_commands
 from support.git import Repositories, make_repositories
 from support.processes import is_gone, wait_until
@@ -112,13 +114,30 @@ def test_hook_of_bare_repository_accepts_commit_that_passes_its_tests_and_refuse
 
 
 @pytest.mark.parametrize("shell", shells(), ids=lambda shell: Path(shell).name)
-def test_hook_called_by_forgejo_works_with_each_shell(server: Server, shell: str) -> None:
+@pytest.mark.usefixtures("door")
+def test_hook_called_by_forgejo_works_with_each_shell(server: Server, tmp_path: Path, shell: str) -> None:
+    path = server.environ["PATH"]
+    if "busybox" in shell:  # with its own commands too, as in Forgejo's image
+        (tmp_path / "bin").mkdir()
+        subprocess.run([shell.split(maxsplit=1)[0], "--install", "-s", tmp_path / "bin"], check=True)
+        path = f"{tmp_path}/bin:{path}"
     (server.bare / "hooks" / "pre-receive").write_text(FORGEJO)
     server.install(shell, "hooks/pre-receive.d/backupd")
     server.commit(GOOD)
-    server.accepts(server.push("main"), "tests passed")
+    server.accepts(server.push("main", PATH=path), "tests passed", "verified backup")
     server.commit(BAD)
-    server.refuses(server.push("main"), "the tests failed with exit code 1", "| 1 test failed")
+    server.refuses(server.push("main", PATH=path), "the tests failed with exit code 1", "| 1 test failed")
+    pid = tmp_path / "pid"
+    server.set(limit="1")
+    server.commit({"run": f"setsid sh -c 'echo $$ >{pid}; sleep 600' & until [ -s {pid} ]; do :; done; sleep 600"})
+    server.refuses(server.push("main", PATH=path), "did not end within 1 s")
+    assert is_gone(int(pid.read_text()))
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run(["shellcheck", "--shell=sh", HOOK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_tests_run_on_pushed_commit_with_files_that_archives_leave_out(server: Server) -> None:
@@ -534,3 +553,25 @@ def test_token_file_that_is_unfit_refuses_the_push(server: Server, content: str,
     token.chmod(mode)
     server.commit(GOOD)
     server.refuses(server.push("main"), words)
+
+
+def test_push_is_backed_up_by_real_daemon_and_refused_after_data_were_lost(
+    server: Server, backupd: Backupd, database: Path
+) -> None:
+    token = server.bare.parent / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    with running_daemon(backupd, BACKUPD_HTTP__ACTIONS="true", BACKUPD_HTTP__BACKUP_TOKEN=TOKEN) as daemon:
+        daemon.wait_for("is due: ")
+        server.set(url=f"http://127.0.0.1:{daemon.port}", tokenFile=str(token))
+        commit = server.commit(GOOD)
+        server.accepts(server.push("main"), "verified backup tasks-")
+        (generation,) = backupd("list", "--json").json
+        assert (generation["pinned"], generation["label"]) == (True, f"deploy {commit[:12]}")
+
+        with closing(sqlite3.connect(database)) as app:
+            app.execute("DELETE FROM account WHERE id > 10")
+            app.commit()
+        server.commit({**GOOD, "more": ""})
+        server.refuses(server.push("main"), "pruning is held", "| source: tasks", "| hold: ")
+    assert server.refs() == {"refs/heads/main": commit}
