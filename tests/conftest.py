@@ -29,7 +29,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 _PACKAGE = Path(__file__).parents[1] / "backupd"
 _SLOW = {"e2e": "waits", "deploy": "computes", "faults": "computes"}
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
-_COVERED_TIERS = frozenset({"daemon", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
+_COVERED_TIERS = frozenset({"daemon", "gate", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

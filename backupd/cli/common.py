@@ -16,7 +16,7 @@ from backupd.bootstrap.launch import handed_config, launch
 from backupd.bootstrap.tasks import build_context, writable
 from backupd.cli import Command, complete
 from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
-from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, load_config, mask_of
+from backupd.config import REPLICAS, Config, KeyPath, load_config, mask_of, refuse_gate_alone
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
@@ -72,8 +72,11 @@ def of_store(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 
 
 def all_secrets(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
-    """Return the secrets of a command that hands them to runs, or tries services and masks them in what these say."""
-    return ALL_SECRETS
+    """Return the secrets of a command that hands them to runs, or tries services and masks them in what these say.
+
+    Those of the gate are for `backupd gate` alone.
+    """
+    return [(section,) for section in Config.model_fields if section != "gate"]
 
 
 def command(
@@ -84,15 +87,16 @@ def command(
     group: click.Group | None = None,
     secrets: Secrets | None = of_store,
     pings: bool = False,
+    without_sources: bool = False,
 ) -> Callable[[Body], Command]:
     """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
-    Errors that are foreseen end it with a message and their exit code. `secrets` and `pings`: see `with_config`.
+    Errors that are foreseen end it with a message and their exit code. The other arguments: see `with_config`.
     """
 
     def decorate(body: Body) -> Command:
         make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
-        made = make(with_config(body, secrets, pings=pings))
+        made = make(with_config(body, secrets, pings=pings, without_sources=without_sources))
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
@@ -101,11 +105,12 @@ def command(
     return decorate
 
 
-def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> Body:
+def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False, without_sources: bool = False) -> Body:
     """Return `body` with the configuration of `config_file` as its first argument, and with readable errors.
 
     A command that reads or writes what an app can change has only the secrets whose paths `secrets` returns; with
-    `pings` another process pings its runs. `None` is for one that only looks at the configuration.
+    `pings` another process pings its runs. `None` is for one that only looks at the configuration. A configuration for
+    the gate alone is an error, except to a command that works `without_sources`.
     """
 
     @functools.wraps(body)
@@ -117,6 +122,8 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False) -> 
                 mask_output(mask_of(config))
                 if config.skipped:
                     print_warning(config.skipped)
+                if not without_sources:
+                    refuse_gate_alone(config)
                 body(config, **arguments)
             except Exception as error:
                 if _is_of_output(error) or isinstance(error, _OF_CLICK):

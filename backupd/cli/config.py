@@ -14,7 +14,7 @@ config_command = click.Group(
 )
 
 
-@command("show", "backupd config show --json", group=config_command, secrets=None)
+@command("show", "backupd config show --json", group=config_command, secrets=None, without_sources=True)
 def show(config: Config, *, as_json: bool) -> None:
     """Show the effective configuration, secrets masked."""
     if as_json:
@@ -24,7 +24,7 @@ def show(config: Config, *, as_json: bool) -> None:
     _print_note(config)
 
 
-@command("check", "backupd config check", group=config_command, secrets=None)
+@command("check", "backupd config check", group=config_command, secrets=None, without_sources=True)
 def check(config: Config, *, as_json: bool) -> None:
     """Check the configuration; an error names file, line and key."""
     refuse_shared_databases(config)
@@ -34,7 +34,9 @@ def check(config: Config, *, as_json: bool) -> None:
         notes = [note for note in (config.note, config.skipped) if note]
         print_json({"origin": config.origin, "valid": True, "warnings": warnings, "notes": notes})
         return
-    echo(f"{config.origin}: valid, sources: {', '.join(config.sources)}")
+    named = {"sources": config.sources, "gates": config.gate}
+    parts = [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    echo(f"{config.origin}: valid, {'; '.join(parts)}")
     for warning in warnings:
         print_warning(warning)
     _print_note(config)

@@ -1,7 +1,8 @@
 """TOML, environment and `…_FILE` secrets in; one frozen, validated Config out."""
 
+from backupd.config.gate import GateSection
 from backupd.config.kinds import WithheldSecret
-from backupd.config.load import load_config
+from backupd.config.load import load_config, refuse_gate_alone
 from backupd.config.render import (
     ALL_SECRETS,
     REPLICAS,
@@ -22,6 +23,7 @@ __all__ = [
     "REPLICAS",
     "Config",
     "DrillSection",
+    "GateSection",
     "KeyPath",
     "ReplicaSection",
     "WithheldSecret",
@@ -29,6 +31,7 @@ __all__ = [
     "load_config",
     "mask_of",
     "masked",
+    "refuse_gate_alone",
     "secrets_of",
     "to_toml",
     "toml_key",

@@ -23,7 +23,7 @@ _INTRODUCTION = """\
 
 """
 _WIDTH = 110
-_CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup"}
+_CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup", "gate": "tasks"}
 _LIVE = "sources.tasks"
 
 

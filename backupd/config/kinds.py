@@ -36,6 +36,10 @@ _DATABASE_URL: Final = re.compile(
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://).*", re.IGNORECASE | re.DOTALL)
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/].*|\\\\.*", re.DOTALL)
 _FOR_SHELL: Final = "begins with '~' or contains a variable, which only a shell expands: write the full path"
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", re.ASCII)
+# As git-check-ref-format(1) allows names, without its rarest exceptions.
+_REF_PATTERN: Final = re.compile(r"refs/(?:heads|tags)(?:/[^/\s\x00-\x1f\x7f~^:\[\\]+)+")
+_HIGHEST_ID: Final = 2**32 - 2
 _Value = TypeVar("_Value")
 
 
@@ -190,9 +194,9 @@ def _http(url: str) -> str:
     return url
 
 
-def _directory_url(url: str) -> str:
+def _plain_url(url: str) -> str:
     if not url.isascii() or re.search(r"[?#\s]", url):
-        raise ValueError("must be the address of a directory in ASCII, without '?' and '#'")
+        raise ValueError("must be an address in ASCII, without '?' and '#'")
     return url.rstrip("/")
 
 
@@ -236,6 +240,31 @@ def _split_urls(value: object) -> object:
         raise ValueError("must be a JSON list of strings, or URLs with commas or spaces between them") from None
 
 
+def _secret_http(secret: SecretStr) -> SecretStr:
+    _http(secret.get_secret_value())
+    return secret
+
+
+def _split_words(value: object) -> object:
+    return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+
+
+def _split_list(value: object) -> object:
+    return [text.strip() for text in value.split(",") if text.strip()] if isinstance(value, str) else value
+
+
+def _repository(name: str) -> str:
+    if _REPOSITORY.fullmatch(name) is None:
+        raise ValueError("must be OWNER/NAME, as at the end of its address")
+    return name
+
+
+def _ref_pattern(pattern: str) -> str:
+    if _REF_PATTERN.fullmatch(pattern) is None or ".." in pattern:
+        raise ValueError(f"{pattern[:60]!r} is not a full name such as 'refs/heads/main' or 'refs/tags/v*'")
+    return pattern
+
+
 def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for number, secret in enumerate(urls, start=1):
         url = secret.get_secret_value()
@@ -268,14 +297,21 @@ ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 Url = Annotated[Text, AfterValidator(_url_without_password)]
 ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
-DocsUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_directory_url)]
+ServerUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_plain_url)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
+OtherUser = Annotated[int, Field(ge=1, le=_HIGHEST_ID), BeforeValidator(_number)]
+RepositoryName = Annotated[str, AfterValidator(_repository)]
+RefPattern = Annotated[str, AfterValidator(_ref_pattern)]
+RefPatterns = Annotated[tuple[RefPattern, ...], Field(min_length=1), BeforeValidator(_split_words)]
+TextList = Annotated[tuple[Text, ...], BeforeValidator(_split_list)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 Token = Annotated[Secret, AfterValidator(_token)]
+SecretHttpUrl = Annotated[Secret, AfterValidator(_secret_http)]
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterValidator(_have_schemes)]
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+NameList = Annotated[tuple[Name, ...], BeforeValidator(_split_words)]
 ReplicaName = Annotated[Name, AfterValidator(_replica_name)]
 Named = Annotated[Mapping[Name, _Value], AfterValidator(_distinct)]
 NamedReplicas = Annotated[Mapping[ReplicaName, _Value], AfterValidator(_distinct)]

@@ -62,7 +62,6 @@ _SHAPE_EXPECTED: Mapping[str, str] = {
 _NO_SOURCE = "nothing to back up: set BACKUPD_DATABASE=/path/to/app.db, or path under [sources.NAME] in a file"
 _SPECIAL: Mapping[tuple[KeyPath, str], str] = {
     (("sources",), "missing"): _NO_SOURCE,
-    (("sources",), "too_short"): _NO_SOURCE,
     (("backups_dir",), "missing"): "is required, because the sources are in different directories",
 }
 
@@ -83,7 +82,7 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     problems = list(environment.problems)
     if document.problem is not None:  # the keys of the file are unknown, so nothing else can be checked
         raise ConfigError("\n".join([document.problem, *problems]), hint=_HINT)
-    chosen = merge(document.table, environment.table())
+    chosen = _with_sources(merge(document.table, environment.table()))
     directory = next((setting.found_in for setting in environment.settings if setting.found_in), "")
     discovery = Discovery.of(chosen, Path(directory) if directory else None, store)
     if discovery is not None:
@@ -108,6 +107,12 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     raise ConfigError("\n".join([*lines, *filter(None, [document.skipped])]), hint=_HINT)
 
 
+def refuse_gate_alone(config: Config) -> None:
+    """Raise ConfigError where the configuration is one for `backupd gate` alone."""
+    if not config.sources:
+        raise ConfigError(f"{config.origin}: {_NO_SOURCE}", "this configuration is for backupd gate alone")
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `below` with the values of `above`; where both have a table, the tables are merged."""
     merged = dict(below)
@@ -117,11 +122,24 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _with_sources(table: dict[str, Any]) -> dict[str, Any]:
+    """Return `table`, in which no sources are an empty section where there is a gate, and are missing otherwise."""
+    if table.get("sources", {}) != {}:
+        return table
+    rest = {name: value for name, value in table.items() if name != "sources"}
+    return {"sources": {}, **rest} if table.get("gate") else rest
+
+
 def _backups_dir_beside_database(table: Mapping[str, Any], discovery: Discovery | None) -> dict[str, Any]:
-    """Return the default of `backups_dir`: where all databases are in one directory, `backups/` there."""
+    """Return the default of `backups_dir`: where all databases are in one directory, `backups/` there.
+
+    Of a gate alone it is the directory of the gate, whose log `backupd log` shows.
+    """
     if discovery is not None:
         return {"backups_dir": str(discovery.directory / "backups")}
     sources = table.get("sources")
+    if sources == {}:
+        return {"backups_dir": table.get("gate_dir", str(Config.model_fields["gate_dir"].default))}
     tables = sources.values() if isinstance(sources, Mapping) else ()
     paths = [source.get("path") for source in tables if isinstance(source, Mapping)]
     directories = {Path(path).parent for path in paths if isinstance(path, str) and Path(path).is_absolute()}

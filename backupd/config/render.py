@@ -20,7 +20,9 @@ from backupd.system.small_file import read_small_file
 
 ALL_SECRETS: Final[tuple[KeyPath, ...]] = ((),)
 REPLICAS: Final = "replicas"
-_WITHOUT_EFFECT_ON_RUNS: Final = {"docs_url", "schedule", "http", "health", "notify", "app", "pings"}
+_WITHOUT_EFFECT_ON_RUNS: Final = {
+    *("docs_url", "schedule", "http", "health", "notify", "app", "pings", "gate_dir", "gate")
+}
 # Enough to notice a change, and too little to confirm a guess at a secret: one guess of 65,536 matches by chance.
 _DIGEST_BYTES: Final = 2
 
@@ -46,7 +48,8 @@ def secrets_of(value: object) -> tuple[str, ...]:
 
 def mask_of(config: Config) -> Mask:
     """Return the mask of every secret of the configuration, and of the queries of its URLs, which may contain keys."""
-    return Mask(secrets_of(config), [url for url in (config.drill.health_url, config.app.health_url) if url])
+    urls = (config.drill.health_url, config.app.health_url, *(gate.health_url for gate in config.gate.values()))
+    return Mask(secrets_of(config), [url for url in urls if url])
 
 
 def to_toml(config: Config) -> str:

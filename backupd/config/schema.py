@@ -6,13 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_origin
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from backupd.config import kinds, sections
 from backupd.config.discovery import Discovery
+from backupd.config.gate import GateSection
 from backupd.config.ownership import exposure
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
@@ -25,7 +26,6 @@ ANY = "*"
 ENVIRONMENT = "environment"
 
 KeyPath = tuple[str, ...]
-Sources = Annotated[kinds.Named[sections.SourceSection], Field(min_length=1)]
 
 
 class Config(sections.Table):
@@ -36,12 +36,12 @@ class Config(sections.Table):
 
     model_config = ConfigDict(validate_default=True)  # a default must fit the other sections too
 
-    sources: Sources
+    sources: kinds.Named[sections.SourceSection]  # empty for a gate alone, see `load_config`
     backups_dir: kinds.FilePath = Field(
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
     )
-    docs_url: kinds.DocsUrl = Field(
+    docs_url: kinds.ServerUrl = Field(
         DOCS_URL,
         description="Address of the directory that contains runbook.md and runbook.es.md, to which the status page and "
         "messages link: your own copy of docs/, if that of the project cannot be reached.",
@@ -67,6 +67,13 @@ class Config(sections.Table):
         "of monitor, write uptime-kuma: or healthchecks: before it.",
         examples=["https://hc-ping.com/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"],
     )
+
+    gate_dir: kinds.FilePath = Field(
+        Path("/var/lib/backupd/gate"),
+        description="Directory in which the deploy gate keeps its last deploys, the output of tests and its log.",
+        examples=["/var/lib/backupd/gate"],
+    )
+    gate: kinds.Named[GateSection] = Field({})
 
     _origin: str = PrivateAttr(ENVIRONMENT)
     _timezone_warning: str = PrivateAttr("")

@@ -100,6 +100,7 @@ class Gate:
     tests: AppTests | None
     target: CapRover | CapRoverWebhook
     app: LiveApp | None
+    page_url: str = ""  # at which people reach the page of this gate; empty: unknown
 
 
 @dataclass(frozen=True, slots=True)
