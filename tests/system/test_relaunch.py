@@ -71,8 +71,8 @@ def entrypoint() -> list[str]:
 
 
 @contextmanager
-def first_process(backupd: Backupd, **environ: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Run `backupd serve` as the first process of a container; yield its process and that of unshare."""
+def below_unshare(backupd: Backupd, **environ: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `backupd serve` as the first process of a container, the child of the process that is yielded."""
     listen = f"127.0.0.1:{free_port()}"
     unshare = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *entrypoint(), "serve"],
@@ -81,8 +81,7 @@ def first_process(backupd: Backupd, **environ: str) -> Iterator[tuple[int, "subp
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: children_of(unshare.pid), "the first process")
-        yield children_of(unshare.pid)[0], unshare
+        yield unshare
     finally:
         unshare.kill()
         unshare.wait()
@@ -91,7 +90,9 @@ def first_process(backupd: Backupd, **environ: str) -> Iterator[tuple[int, "subp
 @pytest.mark.root
 @pytest.mark.skipif(not os.access("/usr/bin/tini", os.X_OK), reason="needs tini, as the image has it")
 def test_first_process_becomes_tini_without_secrets_and_forwards_stop_signal(backupd: Backupd) -> None:
-    with first_process(backupd) as (first, unshare):
+    with below_unshare(backupd) as unshare:
+        wait_until(lambda: children_of(unshare.pid), "the first process")
+        (first,) = children_of(unshare.pid)
         place = Path(f"/proc/{first}")
         wait_until(lambda: place.joinpath("comm").read_text() == "tini\n", "tini")
         wait_until(lambda: len(children_of(first)) == 1, "the daemon below it")
@@ -121,5 +122,5 @@ def test_signal_to_first_process_before_it_has_handlers_is_not_lost(
     its_turn = "==" if when == "before-tini" else "!="
     at_start = f"import os\nif os.getpid() {its_turn} 1: os.kill(1, {int(number)})\n"
     (tmp_path / "sitecustomize.py").write_text(at_start)
-    with first_process(backupd, PYTHONPATH=str(tmp_path)) as (_, unshare):
+    with below_unshare(backupd, PYTHONPATH=str(tmp_path)) as unshare:
         assert unshare.wait(30) == code
