@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.command import CommandResult
-from support.documents import ROOT
+from support.documents import ROOT, blocks_run_by, renamed, run_commands
 from support.git import Repositories, make_repositories
 from support.processes import is_gone, wait_until
 from support.recording_server import HANG_UP, CannedResponse, ReceivedRequest, RecordingServer, recording_server
@@ -399,6 +399,29 @@ def test_push_whose_tests_pass_waits_for_verified_backup(server: Server, door: t
     assert asked.json == {"label": f"deploy {commit[:12]}", "pin": "30d"}
     assert commit in asked.headers["Idempotency-Key"]
     assert [request.method for request in door[1].requests] == ["POST", "GET", "GET"]
+
+
+@pytest.mark.parametrize("page", ["docs/deploy-guard.md", "docs/deploy-guard.es.md"])
+def test_documented_commands_install_the_hook_with_tests_and_backup(
+    server: Server, door: tuple[Door, RecordingServer], page: str
+) -> None:
+    (server.bare / "hooks" / "pre-receive").write_text(FORGEJO)
+    (server.bare / "hooks" / "pre-receive.d").mkdir()
+    token = server.bare.parent / "new-token"
+    names = {
+        "/data/git/repositories/me/tasks.git": str(server.bare),
+        "npm ci && npm test": "sh ./run",
+        "/data/git/backupd-token": str(token),
+        "http://srv-captain--my-backup:8080": door[1].url(),
+    }
+    for name in ("test", "url", "tokenFile"):
+        server.git("config", "--unset", f"backupd.{name}", cwd=server.bare)
+    commands = "".join(block.commands for block in blocks_run_by(__file__, page))
+    run_commands(renamed(commands, names), {**server.environ, "BACKUP_TOKEN": TOKEN}, HOOK.parent)
+    server.commit(GOOD)
+    server.accepts(server.push("main"), "tests passed", "backup tasks-20261130-1200 made")
+    server.commit(BAD)
+    server.refuses(server.push("main"))
 
 
 def test_push_whose_tests_fail_asks_for_no_backup(server: Server, door: tuple[Door, RecordingServer]) -> None:
