@@ -55,5 +55,6 @@ LABEL org.opencontainers.image.title="backupd" \
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["backupd", "health"]
 # As the first process it starts tini in its place, with an environment that holds no secrets, and itself below it.
-ENTRYPOINT ["backupd"]
+# The kernel drops a signal to a first process that has no handler for it yet; one that is blocked waits for it.
+ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "backupd"]
 CMD ["serve"]
