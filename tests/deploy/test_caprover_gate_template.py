@@ -1,5 +1,6 @@
 """The one-click template of the gate: valid with few fields and with all, and safe from values that break it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def test_gate_with_all_fields_is_valid(template: Any) -> None:
 
 def test_command_is_whole_since_caprover_replaces_entrypoint(template: Any) -> None:
     (service,) = template["services"].values()
-    assert service["command"] == ["backupd", "gate"]
+    entrypoint = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert service["command"] == [*json.loads(entrypoint[-1]), "gate"]
     assert service["volumes"] == ["$$cap_appname-state:/var/lib/backupd/gate"]
     assert service["cap_add"] == ["CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "KILL"]
 
