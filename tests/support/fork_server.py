@@ -165,6 +165,7 @@ class ForkServer:
         enter: Callable[[], None] | None = None,
         strace: Sequence[str | Path] = (),
         output: Path | None = None,
+        terminal: str | None = None,
     ) -> "ForkedRun":
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
@@ -173,7 +174,8 @@ class ForkServer:
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
-        `output`: its children are measured, and it restarts by a real execve(2).
+        `output`: its children are measured, and it restarts by a real execve(2). The standard streams of a run on a
+        `terminal` are that device.
         """
         request = {
             "arguments": [*map(str, arguments)],
@@ -194,7 +196,8 @@ class ForkServer:
             "daemon": output is not None,
             "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
-            **({"out": str(output), "err": str(output)} if output else {}),
+            "in": terminal or os.devnull,
+            **(dict.fromkeys(("out", "err"), str(output or terminal)) if output or terminal else {}),
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -342,11 +345,14 @@ def _become(request: dict[str, Any]) -> NoReturn:
     """Be the run: `backupd.__main__.main()`, in an environment of its own and with its steps counted."""
     from backupd.__main__ import main
 
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+    os.dup2(os.open(request["in"], os.O_RDONLY | os.O_NOCTTY), 0)
     steps = os.open(request["steps"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOCTTY), number)
+    # Those of the template know whether it was on a terminal or a file.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     os.chdir(request["cwd"])
     if request["enter"]:
         module, function = request["enter"]
