@@ -3,9 +3,7 @@
 The fork server has made one backup before it forks, since half of the work of a short run happens once per process:
 classes are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process
 with arguments, an environment and a working directory.
-It can be killed just before its N-th *step*. A step is any visible effect: a file opened for writing, a rename, a
-write, an fsync, a process started, a request over SFTP. Python reports each beforehand, by audit events (PEP 578) and
-by its profiler, so production code contains nothing for it.
+It can be killed just before its N-th step (see `support.steps`).
 """
 
 import atexit
@@ -26,40 +24,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
-
-from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
-from paramiko.util import asbytes
 
 import backupd
 from backupd.system.relaunch import HANDED_OVER
 from support.rights import Rights, as_after_execve
+from support.steps import count_steps
 
-_AUDITED = frozenset(
-    {
-        "os.chmod",
-        "os.chown",
-        "os.link",
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-        "os.symlink",
-        "os.truncate",
-        "shutil.rmtree",
-        "sqlite3.connect",
-        "subprocess.Popen",
-    }
-)
-_READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
-_CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
 _SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
-_WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 @dataclass(frozen=True)
@@ -364,37 +340,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
     time.tzset()
     sys.argv = ["backupd", *request["arguments"]]
     if request["counted"]:
-        _count_steps(steps, request)
+        count_steps(steps, request)
     _leave(main if request["daemon"] else lambda: _run(main))
-
-
-def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
-    """Write each step to come to `journal`, and send this process a signal before number `at`, and maybe `again`."""
-    numbers, at = count(), request["at"]
-
-    def step(what: str) -> None:
-        if ".coverage" in what:  # the measurement's own file is no step of a backup
-            return
-        os.writev(journal, [f"{what}\n".encode()])
-        number = next(numbers)
-        if number == at or (request["again"] and at is not None and number > at):
-            os.kill(os.getpid(), request["signal"])
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        reads = bool(request["reads"]) and event in _READ and request["reads"] in str(arguments[0])
-        if event in _AUDITED or reads or (event == "open" and arguments[2] & _WRITABLE):
-            step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
-
-    def profile(frame: Any, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ in _CALLED:
-            step(f"{function.__name__} in {frame.f_code.co_name}")
-        elif event == "call" and frame.f_code.co_name == "_async_request":
-            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
-            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
-            step(f"sftp {name}")
-
-    sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
-    sys.setprofile(profile)
 
 
 def _run(main: Callable[[], None]) -> None:
