@@ -23,7 +23,9 @@ RUN apt-get update \
     && python -B -m pip uninstall --yes --quiet --root-user-action=ignore pip
 COPY --from=build /opt/backupd /opt/backupd
 # A fresh volume gets this mode: backupd can write there as any user, without CHOWN.
-RUN mkdir -m 1777 /backups
+RUN mkdir -m 1777 /backups \
+# What a gate remembers (backupd gate), which runs as root; its tests are another user's.
+    && mkdir -p -m 700 /var/lib/backupd/gate
 ENV PATH=/opt/backupd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PUID=auto \
