@@ -1,0 +1,1 @@
+"""What each step of a deploy does, by the modules that do it."""
