@@ -24,6 +24,7 @@ Topic = Literal[
     "free-space",
     "undelivered",
     "catalog-broken",
+    "deploy",
 ]
 
 

@@ -101,10 +101,11 @@ def _body(paragraphs: list[str]) -> str:
     size, shown = 0, list[str]()
     for paragraph in paragraphs:
         size += len(paragraph)
-        if size > _MAX_BODY:
+        if size > _MAX_BODY and shown:
             left = len(paragraphs) - len(shown)
             return "\n\n".join([*shown, f"… and {left} more: see backupd status, and backup.log"])
-        shown.append(paragraph)
+        whole = len(paragraph) <= _MAX_BODY
+        shown.append(paragraph if whole else paragraph[:_MAX_BODY].rpartition("\n")[0] + "\n…")
     return "\n\n".join(shown)
 
 
@@ -121,3 +122,4 @@ def _lines(notice: Notice, zone: tzinfo, now: datetime, docs_url: str) -> Iterat
         yield f"next: {notice.next_step}"
     if notice.topic is not None:
         yield f"runbook: {runbook_address(notice.topic, docs_url=docs_url)}"
+    yield from notice.lines

@@ -42,6 +42,7 @@ class Notice:
     next_step: str = ""
     label: str = ""  # `resolved`, `still`, or empty for what is new
     topic: Topic | None = None  # of the runbook
+    lines: tuple[str, ...] = ()  # further ones, as they are
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,25 +59,43 @@ _HELP: Final[Mapping[str, str]] = {
 
 def metrics_response(status: Status) -> WebResponse:
     """Return all figures of `status`, and those of this process."""
+    return exposition(_status_metrics(status))
+
+
+def exposition(metrics: Iterable[Metric]) -> WebResponse:
+    """Return `metrics`, and those of this process, as Prometheus reads them."""
     registry = CollectorRegistry()
-    registry.register(_StatusCollector(status))
+    registry.register(_Collected(tuple(metrics)))
     ProcessCollector(registry=registry)
     return WebResponse(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
 
 
-class _StatusCollector(Collector):
-    def __init__(self, status: Status) -> None:
-        self._status = status
+def gauge(name: str, about: str, labels: _Labels, samples: Iterable[tuple[_Labels, float | None]]) -> Metric:
+    """Return a gauge of the samples that have a value; label values are made printable, then escaped."""
+    family = GaugeMetricFamily(name, about, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric([printable(text) for text in values], value)
+    return family
 
-    def collect(self) -> Iterator[Metric]:
-        yield from _daemon_metrics(self._status)
-        yield from _health_metrics(self._status.health)
-        if self._status.runs_known:  # a counter that falls to 0 for a moment would seem to count all runs again
-            yield _run_counts(self._status)
-        yield from _task_metrics(self._status.tasks)
-        yield from _source_metrics(self._status.sources)
-        yield from _message_metrics(self._status.messages)
-        yield from _ping_metrics(self._status.pings)
+
+class _Collected(Collector):
+    def __init__(self, metrics: tuple[Metric, ...]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> tuple[Metric, ...]:
+        return self._metrics
+
+
+def _status_metrics(status: Status) -> Iterator[Metric]:
+    yield from _daemon_metrics(status)
+    yield from _health_metrics(status.health)
+    if status.runs_known:  # a counter that falls to 0 for a moment would seem to count all runs again
+        yield _run_counts(status)
+    yield from _task_metrics(status.tasks)
+    yield from _source_metrics(status.sources)
+    yield from _message_metrics(status.messages)
+    yield from _ping_metrics(status.pings)
 
 
 def _daemon_metrics(status: Status) -> Iterator[Metric]:
@@ -176,12 +194,7 @@ def _gauges(
 
 
 def _gauge(name: str, labels: _Labels, samples: Iterable[tuple[_Labels, float | None]]) -> Metric:
-    """Return a gauge of the samples that have a value; label values are made printable, then escaped."""
-    family = GaugeMetricFamily(name, _HELP[name], labels=labels)
-    for values, value in samples:
-        if value is not None:
-            family.add_metric([printable(text) for text in values], value)
-    return family
+    return gauge(name, _HELP[name], labels, samples)
 
 
 def _counter(name: str, labels: _Labels, rows: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Metric:

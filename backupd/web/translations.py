@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from backupd.status.history import HOLDS_UNREADABLE, NOT_CONFIGURED
+from backupd.web.gate_translations import GATE
 from backupd.web.problem_translations import PROBLEMS, Phrase
 
 TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "as-of": Phrase("as of {at} ({zone})", "a las {at} ({zone})"),
-    "refresh.on": Phrase("refreshes every {minutes} min:", "se actualiza cada {minutes} min:"),
+    "refresh.on": Phrase("refreshes every {every}:", "se actualiza cada {every}:"),
     "refresh.stop": Phrase("stop", "detener"),
     "refresh.off": Phrase("does not refresh:", "no se actualiza:"),
     "refresh.start": Phrase("start", "reanudar"),
@@ -218,4 +219,5 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "task.prune": Phrase("prune", "la purga"),
     "task.scrub": Phrase("scrub", "la verificación"),
     **PROBLEMS,
+    **GATE,
 }

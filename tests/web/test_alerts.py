@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from test_metrics import names_of, samples_of
 
+from backupd.gate.metrics import metrics_response
+from support.gate_states import STATES as GATE_STATES
+from support.gate_states import TASKS
 from support.web_site import ILL, WELL, status_of
 
 pytestmark = pytest.mark.no_cover
@@ -98,7 +102,9 @@ def test_page_explains_each_alert_with_severity() -> None:
 def test_alerts_use_existing_metrics() -> None:
     used = {name for alert in ALERTS for name in OURS.findall(alert.split("labels:")[0])}
     assert used
-    assert used <= names_of(status_of(WELL)) | names_of(status_of(ILL))
+    gate = metrics_response((TASKS,), GATE_STATES["unhealthy"]).body.decode()
+    of_gate = {sample.name for family in text_string_to_metric_families(gate) for sample in family.samples}
+    assert used <= names_of(status_of(WELL)) | names_of(status_of(ILL)) | of_gate
 
 
 def queries() -> Iterator[str]:

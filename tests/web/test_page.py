@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
-from page_reader import SCHEMA, Reader, shown
+from page_reader import SCHEMA, shown
 
 from backupd.catalog import CatalogUnavailable, PingRecord
 from backupd.errors import ErrorKind
@@ -20,6 +20,7 @@ from backupd.status.model import History, LogEntry, MessageFigures
 from backupd.web.localizer import Localizer
 from backupd.web.page import page_response
 from backupd.web.verdict import to_dos
+from support.html_reader import Reader
 from support.page_states import NOW, STATES, degraded, failing, first_day, healthy
 from support.web_site import FakeService, WebSite, serving
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import Page, Route
 
-from support.browser import DESK, PHONE, AppVersion, Browser, View, running_browser
+from support.browser import DESK, PHONE, AppVersion, Browser, View
 from support.page_states import INSTANCE, STATES, healthy
 from support.web_site import FakeService, WebSite, serving
 
@@ -35,12 +35,6 @@ LOOKS = {  # between them each width is seen in each language and in each scheme
 }
 PHONE_VIEW = View(PHONE, "dark", "en-US")
 BACKGROUNDS = {"light": "rgb(246, 247, 248)", "dark": "rgb(15, 19, 23)"}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

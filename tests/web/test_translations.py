@@ -9,15 +9,16 @@ from typing import get_args
 
 import pytest
 
-from backupd.model import RetentionPolicy, Task
+from backupd.gate.model import STEPS, DeployState, StepState
+from backupd.model import RetentionPolicy, Severity, Task
 from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE
 from backupd.status import history
-from backupd.web import hint_translations, page, problem_translations, translations
+from backupd.web import gate_translations, hint_translations, page, problem_translations, translations
 from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
 from backupd.web.translations import TRANSLATIONS, Phrase
 
-ROOM = Path(page.__file__).parent
+ROOMS = (Path(page.__file__).parent, Path(page.__file__).parents[1] / "gate")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_phrase_has_same_placeholders_in_each_language(key: str) -> None:
 
 def test_phrase_keys_are_unique() -> None:
     keys = []
-    for module in (translations, problem_translations, hint_translations):
+    for module in (translations, problem_translations, gate_translations, hint_translations):
         source = ast.parse(Path(module.__file__).read_text())
         (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
         keys += [ast.unparse(key) for key in table.keys if key is not None]
@@ -65,17 +66,19 @@ def test_phrase_keys_are_unique() -> None:
 
 
 def test_each_phrase_is_used_and_each_used_phrase_exists() -> None:
-    template = (ROOM / "page.html").read_text()
-    code = "".join(path.read_text() for path in ROOM.glob("*.py") if "translations" not in path.name)
+    template = "".join(path.read_text() for room in ROOMS for path in room.glob("*.html"))
+    modules = [path for room in ROOMS for path in room.glob("*.py") if "translations" not in path.name]
+    code = "".join(path.read_text() for path in modules)
     named = set(re.findall(r"translate\(\s*'([^']+)'\s*[,)]", template)) | set(
         re.findall(r'translate\(\s*"([^"]+)"', code)
     )
     assert named <= TRANSLATIONS.keys()
     said = template + code
     families = {"day", "disk", "verification", "weekday", "sign", "stage", "unset", "proof", "task", "rule", "problem"}
-    families |= {"advice", "unread", "error", "state"}
+    families |= {"advice", "unread", "error", "state", "step", "connect", "gate.state", "gate.advice"}
+    families |= {f"deploy.{state}" for state in get_args(DeployState)}
     for key in TRANSLATIONS:
-        by_family = key.partition(".")[0] in families
+        by_family = not families.isdisjoint((key, key.partition(".")[0], key.rpartition(".")[0]))
         by_value = key in retention_words()
         assert by_family or by_value or f"'{key}'" in said or f'"{key}"' in said, f"nobody says {key}"
 
@@ -106,6 +109,15 @@ def test_every_reason_and_problem_has_phrase() -> None:
     assert {f"state.{kind}" for kind in kinds - {"failed"}} <= TRANSLATIONS.keys()
     assert {f"state.failed.{task}" for task in get_args(Task)} <= TRANSLATIONS.keys()
     assert {f"advice.{name}" for name in (*get_args(Task), *kinds - {"failed"})} <= TRANSLATIONS.keys()
+
+
+def test_every_state_and_step_of_deploy_has_phrase() -> None:
+    assert {f"deploy.{state}" for state in get_args(DeployState)} <= TRANSLATIONS.keys()
+    assert {f"gate.state.{state}" for state in set(get_args(DeployState)) - {"superseded"}} <= TRANSLATIONS.keys()
+    assert {f"gate.advice.{state}" for state in ("stopped", "unhealthy", "interrupted")} <= TRANSLATIONS.keys()
+    assert {f"step.{step}" for step in STEPS} <= TRANSLATIONS.keys()
+    assert {f"step.state.{state}" for state in get_args(StepState)} <= TRANSLATIONS.keys()
+    assert {f"sign.{severity}" for severity in get_args(Severity)} <= TRANSLATIONS.keys()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
