@@ -16,24 +16,28 @@ _STAMP = r"\d{8}(?:-\d{4}(?:-\d+)?|T\d{6}Z)"
 _CHANGING = re.compile(
     rf"(?P<stamp>{_STAMP})"
     r"|(?P<run>\brun-\w{8}\b)"
+    r"|(?P<probe>\btmp\w{8}\b)"
     r"|(?P<part>\b[0-9a-f]{8}(?=\.part\b))"
     r"|(?P<time>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:[\d.]+(?:Z|[+-]\d\d:\d\d)?)"
     r"|(?P<seal>(?<=\"manifest_sha256\": \")[0-9a-f]{64})"
+    r"|(?P<configuration>(?<=')[0-9a-f]{4}(?='\);))"
     r"|(?P<process>(?<=\"pid\": )\d+|(?<=\(process )\d+|(?<=\"inode\": )\d+)"
     r"|(?P<number>\b(?:\d+\.\d+|\d{7,}))"
 )
-_TEXTS = (".json", ".log", ".restore", "/lock", ".lock", "/SHA256SUMS", "/SHA256SUMS.new", "/identity")
+_TEXTS = re.compile(r"\.(json|log|lock|restore|backupd-drill)$|/(lock|SHA256SUMS|SHA256SUMS\.new|identity)$")
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 
 
 class SeenStates:
     """The states that copies of a workspace were in, ignoring times, random names and process ids.
 
-    Names, modes and contents must be equal; of the catalog its rows and the pages in its WAL.
+    Names, modes and contents must be equal; of the catalog its rows and the pages in its WAL. A file called `ignoring`
+    does not count.
     """
 
-    def __init__(self, template: Workspace) -> None:
+    def __init__(self, template: Workspace, ignoring: str = "") -> None:
         self._old = {stamp for path in template.root.rglob("*") for stamp in re.findall(_STAMP, path.name)}
+        self._ignored = ignoring
         self._seen: set[str] = set()
         self._lock = Lock()
 
@@ -42,6 +46,7 @@ class SeenStates:
         state = sorted(
             (self._same(str(path.relative_to(workspace.root))), self._of(path, workspace))
             for path in workspace.root.rglob("*")
+            if path.name != self._ignored
         )
         digest = hashlib.sha256(repr((state, more)).encode()).hexdigest()
         with self._lock:
@@ -54,10 +59,10 @@ class SeenStates:
         if not stat.S_ISREG(mode) or path.name.endswith("-shm"):  # shared memory is not stored data
             return mode, ""
         if path.name == "catalog.sqlite3":
-            return mode, self._same(_catalog_rows(path))
+            return mode, self._same(_catalog_rows(path).replace(str(workspace.root), ""))
         if path.name == "catalog.sqlite3-wal":
             return mode, _wal_pages(path.read_bytes())
-        if str(path).endswith(_TEXTS):
+        if _TEXTS.search(str(path)):
             return mode, self._same(path.read_text().replace(str(workspace.root), ""))
         return mode, hashlib.sha256(path.read_bytes()).hexdigest()
 

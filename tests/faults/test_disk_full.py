@@ -15,6 +15,7 @@ import pytest
 from workspaces import (
     InitialState,
     Workspace,
+    assert_all_verified,
     assert_listed,
     assert_next_backup_recovers,
     assert_nothing_lost,
@@ -130,6 +131,7 @@ def test_app_on_another_disk_is_unaffected_by_full_backup_disk(
     assert not assert_reported(workspace, runner, before)
     disk.limit()
     assert_next_backup_recovers(workspace, runner)
+    assert_all_verified(workspace, runner)
 
 
 def test_disk_with_any_number_of_inodes_holds_complete_new_generation_or_only_old_ones(
@@ -142,7 +144,7 @@ def test_disk_with_any_number_of_inodes_holds_complete_new_generation_or_only_ol
         disk.limit(inodes=disk.inodes() + inodes)
         worked = assert_reported(workspace, runner, before)
         disk.limit()
-        assert_next_backup_recovers(workspace, runner, verify=False)
+        assert_next_backup_recovers(workspace, runner)
         shutil.rmtree(workspace.root)
         if worked:
             break

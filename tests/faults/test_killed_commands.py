@@ -1,4 +1,7 @@
-"""Other commands killed at each step: the store, the app and the target of a restore stay intact."""
+"""Other commands killed at each step: the store, the app and the target of a restore stay intact.
+
+Of kills that leave the same state on disk, one is recovered from (states.py).
+"""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""A drill killed or stopped midway: the place of the app is cleared by it or by the next drill."""
+"""A drill killed or stopped midway: the place of the app is cleared by it or by the next drill.
+
+Of kills that leave the same state on disk, one is recovered from (states.py).
+"""
 
 import signal
 import subprocess

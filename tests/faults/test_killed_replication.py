@@ -1,4 +1,7 @@
-"""A replication killed before any of its changes: complete generations only, and the next run recovers."""
+"""A replication killed before any of its changes: complete generations only, and the next run recovers.
+
+Of kills that leave the same state on disk, one is recovered from (states.py).
+"""
 
 import shutil
 from pathlib import Path

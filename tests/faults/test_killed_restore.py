@@ -1,4 +1,7 @@
-"""A restore in place killed at each step: the database is entirely the old or entirely the new one."""
+"""A restore in place killed at each step: the database is entirely the old or entirely the new one.
+
+Of kills that leave the same state on disk, one is recovered from (states.py).
+"""
 
 import shutil
 import sqlite3

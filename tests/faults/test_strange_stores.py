@@ -12,6 +12,7 @@ from workspaces import (
     RECOVERY_EVENTS,
     InitialState,
     Workspace,
+    assert_all_verified,
     assert_next_backup_recovers,
     assert_nothing_lost,
     assert_tidy,
@@ -105,6 +106,7 @@ def test_link_in_place_of_staging_is_refused_and_not_followed(
     assert_nothing_lost(workspace, before)
     (workspace.backups / name).unlink()
     assert_next_backup_recovers(workspace, runner)
+    assert_all_verified(workspace, runner)
 
 
 @pytest.mark.parametrize("name", [".backupd/lock", ".backupd/SHA256SUMS.new", "SHA256SUMS"])
@@ -222,6 +224,7 @@ def test_store_on_read_only_disk_can_be_listed_and_restored(
             assert "what to do: " in ended.err
         assert_nothing_lost(workspace, before)
     assert_next_backup_recovers(workspace, runner)
+    assert_all_verified(workspace, runner)
 
 
 @pytest.mark.root

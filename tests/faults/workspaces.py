@@ -216,7 +216,7 @@ def assert_no_processes(workspace: Workspace, timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-def assert_next_backup_recovers(workspace: Workspace, runner: BackupdRunner, *, verify: bool = True) -> None:
+def assert_next_backup_recovers(workspace: Workspace, runner: BackupdRunner) -> None:
     """Let the app write, run a backup, and assert that it publishes, cleans up, and logs what it cleaned up."""
     workspace.app_writes()
     expected, known = leftovers(workspace), len(events(workspace))
@@ -229,10 +229,15 @@ def assert_next_backup_recovers(workspace: Workspace, runner: BackupdRunner, *, 
     assert RECOVERY_EVENTS.intersection(events(workspace)[known:]) == expected
     assert_tidy(workspace)
     assert_listed(workspace, runner)
-    if verify:
-        checked = runner.run(["verify", "--all", "--json"], workspace.environ)
-        assert checked.code == 0, checked.out
-        assert [result["sound"] for result in checked.json] == [True] * len(workspace.generations())
+    for generation in workspace.generations():
+        verify_generation(workspace, generation)
+
+
+def assert_all_verified(workspace: Workspace, runner: BackupdRunner) -> None:
+    """Assert that `verify` finds all generations sound."""
+    checked = runner.run(["verify", "--all", "--json"], workspace.environ)
+    assert checked.code == 0, checked.out
+    assert [result["sound"] for result in checked.json] == [True] * len(workspace.generations())
 
 
 def assert_listed(workspace: Workspace, runner: BackupdRunner) -> None:

@@ -19,7 +19,7 @@ from support.fork_server import CommandResult, environment
 T = TypeVar("T")
 U = TypeVar("U")
 
-_TRACELESS = re.compile(r"fsync in |sftp fsync@|open \d+ |write in echo")
+_TRACELESS = re.compile(r"fsync in |ftruncate in |sftp fsync@|open \d+ |write in echo")
 _CALL = re.compile(r"(?:(\d+) +)?([a-z0-9_]+)\((.*)")
 _RELATIVE = re.compile(r'<(/[^>]*)>, "([^/"][^"]*)"')
 _PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
@@ -109,25 +109,17 @@ def traced(
 ) -> tuple[CommandResult, list[Call]]:
     """Run `backupd ARGUMENTS` under strace(1); return it with its `calls`, after letting it `inject` errors or signals.
 
-    Injections count for each process by itself. Only the first feels them unless children are to `follow`: then calls
-    are filtered in the kernel, which is far quicker, but injected signals get lost (strace 6.1). Of one `path` where it
-    is given.
+    Injections count for each process by itself. Only the first feels them unless children are to `follow`. Of one
+    `path` where it is given.
     """
     journal = scratch / "strace"
-    options = ["-f", "--seccomp-bpf"] if follow else []
+    options = ["-f"] if follow else []
     options += [f"--trace-path={path}"] if path else []
     options += [f"--inject={what}" for what in inject]
-    command = [sys.executable, "-m", "backupd", *arguments]
-    done = subprocess.run(
-        ["strace", "-qq", "-y", "-s", "200", "-o", journal, f"--trace={calls}", *options, *command],
-        env=environ,
-        cwd=scratch,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return CommandResult(done.returncode, done.stdout, done.stderr), [*_calls(journal.read_text(errors="replace"))]
+    strace = ["-y", "-s", "200", "-o", journal, f"--trace={calls}", *options]
+    with borrowed_fork_server() as fork_server:
+        ended = fork_server.run(arguments, environ, scratch, strace=strace)
+    return ended, [*_calls(journal.read_text(errors="replace"))]
 
 
 def _calls(journal: str) -> Iterator[Call]:

@@ -147,11 +147,13 @@ class ForkServer:
         after_s: float | None = None,
         counted: bool = False,
         reads: str = "",
+        strace: Sequence[str | Path] = (),
     ) -> CommandResult:
         """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
 
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
+        With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that.
         """
         request = {
@@ -166,6 +168,7 @@ class ForkServer:
             "after_s": after_s,
             "counted": counted or at is not None,
             "reads": reads,
+            "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
         }
         assert self._process.stdin is not None
@@ -186,13 +189,35 @@ def _serve() -> None:
     gc.freeze()  # memory shared with the forks is not written to
     for line in sys.stdin:
         request = json.loads(line)
+        ready, go = os.pipe()
         process = os.fork()
         if process == 0:
+            os.close(go)
+            select.select([ready], [], [])
+            os.close(ready)
             _become(request)
-        if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
-            os.kill(process, request["signal"])
-        _, status = os.waitpid(process, 0)
+        with _tracer(process, request["strace"]):
+            os.close(go)
+            os.close(ready)
+            if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
+                os.kill(process, request["signal"])
+            _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+@contextmanager
+def _tracer(process: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Let strace(1) trace a process during the block, in which it ends."""
+    if not arguments:
+        yield
+        return
+    command = ["strace", *arguments, f"--attach={process}"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        said = tracer.stderr.readline()
+        assert "attached" in said, said
+        yield
+        tracer.communicate()
 
 
 def _has_ended(process: int, within_s: float) -> bool:
