@@ -289,8 +289,8 @@ def _seconds(began_at: datetime, ended_at: datetime | None) -> float:
 
 
 def _fields(deploy: Deploy, step: Step | None = None) -> dict[str, object]:
-    facts = {"gate": deploy.gate, "deploy": deploy.id, "ref": deploy.push.ref, "commit": deploy.push.commit}
-    return facts | ({"step": step.name} if step else {})
+    push, name = deploy.push, step.name if step else None
+    return {"gate": deploy.gate, "deploy": deploy.id, "ref": push.ref, "commit": push.commit, "step": name}
 
 
 def _require_wanted(cancelled: Cancelling) -> None:

@@ -30,7 +30,7 @@ _RECORD, _OUTPUT, _BODY, _NEW = ".json", ".txt", ".body", ".new"
 _FORMAT: Final = 1
 _DAMAGED: Final = "it is damaged"
 _MAX_RECORD: Final = 1 << 20
-_MAX_OUTPUT: Final = 256 << 10
+_MAX_OUTPUT: Final = 100 << 10
 _MOST_RECEIVED: Final = 10_000
 _SWAPPED_WITHIN: Final = timedelta(minutes=5)
 
@@ -155,8 +155,10 @@ class History:
         with self._lock:
             self._write(replace(self._records[deploy.id], deploy=deploy))
 
-    def output_path(self, deploy_id: str) -> Path:
-        """Return where what the tests printed is kept."""
+    def new_output(self, deploy_id: str) -> Path:
+        """Return where what the tests print is to be kept, in a new file. Raises OSError."""
+        with Directory.open(self._directory) as directory:
+            directory.unlink(f"{deploy_id}{_OUTPUT}")  # of tests that were cut off
         return self._directory / f"{deploy_id}{_OUTPUT}"
 
     def output(self, deploy_id: str) -> str:
@@ -263,7 +265,7 @@ def _read_received(directory: Directory) -> tuple[tuple[str, ...], tuple[str, ..
     try:
         raw = directory.read(_RECEIVED)
         _require_format(raw)
-        digests = json.loads(raw)["digests"]
+        return tuple(map(str, json.loads(raw)["digests"])), ()
     except FileNotFoundError:
         return (), ()
     except _Newer as error:
@@ -271,7 +273,6 @@ def _read_received(directory: Directory) -> tuple[tuple[str, ...], tuple[str, ..
         raise StoreUnusable(f"{directory.path_of(_RECEIVED)}: {error}", hint) from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return (), (f"{directory.path_of(_RECEIVED)}: {_DAMAGED}",)
-    return tuple(str(one) for one in digests), ()
 
 
 def _require_format(raw: bytes) -> None:

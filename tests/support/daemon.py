@@ -40,7 +40,7 @@ def children_of(process: int) -> list[int]:
 
 @dataclass
 class Daemon:
-    """A running `backupd serve`, its port, and the file that its standard output goes to."""
+    """A running `backupd serve` or `backupd gate`, its port, and the file that its standard output goes to."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -86,17 +86,17 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    backupd: Backupd, *, program: tuple[str, ...] = ("-m", "backupd"), **environ: str
+    backupd: Backupd, *, program: tuple[str, ...] = ("-m", "backupd"), command: str = "serve", **environ: str
 ) -> Iterator[Daemon]:
     """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment.
 
-    With `program`, Python runs that in place of the module.
+    With `program`, Python runs that in place of the module; with `command`, another command.
     """
     port = free_port()
     output = backupd.cwd / f"daemon-{port}.txt"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, *program, "serve"],
+            [sys.executable, *program, command],
             env=backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ),
             cwd=backupd.cwd,
             stdout=stream,
