@@ -37,6 +37,7 @@ class Event(StrEnum):
     RUN_FINISHED = "run.finished"
     RUN_INTERRUPTED = "run.interrupted"
     RUN_DUE = "run.due"
+    RUN_REQUESTED = "run.requested"
     RUN_STOPPED = "run.stopped"
     RUN_FAILED = "run.failed"
     REPLICA_RETRIED = "replica.retried"

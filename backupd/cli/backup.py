@@ -2,23 +2,19 @@
 
 import sys
 from dataclasses import replace
-from datetime import timedelta
 
 import click
 
 from backupd.bootstrap.tasks import backup_request, sources
 from backupd.cli.common import command, label_option, open_context, source_option, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
-from backupd.cli.pin import read_label
 from backupd.config import Config
-from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
 from backupd.report import BackupDetails, RunReport, report_facts
 from backupd.tasks.backup import backup
-from backupd.tasks.requests import PinRequest
+from backupd.tasks.requests import REQUESTED_STAYS, requested_pin
 
 _SHOWN_STAGE_S = 0.05
-_BY_HAND_STAYS = timedelta(days=30)
 
 
 @command(
@@ -32,7 +28,7 @@ _BY_HAND_STAYS = timedelta(days=30)
     "pinned",
     default=None,
     help="Keep it until backupd unpin; or, for cron, only as long as the retention policy does. "
-    f"Default: pinned for {_BY_HAND_STAYS.days} days.",
+    f"Default: pinned for {REQUESTED_STAYS.days} days.",
 )
 @label_option
 @source_option
@@ -44,7 +40,7 @@ def backup_command(
     A generation that is taken by hand is pinned, in the store and at replicas; so is the one that an unchanged database
     equals. With --json one source is one object, several are a list.
     """
-    pin = _pin_request(label, pinned=pinned)
+    pin = requested_pin("made by hand", label or "", pinned)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
@@ -56,16 +52,6 @@ def backup_command(
         for report in reports:
             _print(report)
     sys.exit(worst_exit(reports))
-
-
-def _pin_request(label: str | None, *, pinned: bool | None) -> PinRequest | None:
-    """Return how the generation is pinned. Raises UsageError."""
-    text = read_label(label)
-    if pinned is not False:
-        return PinRequest("made by hand", None if pinned else _BY_HAND_STAYS, text)
-    if text:
-        raise UsageError("--label and --no-pin do not go together: a label is part of a pin", "give one of the two")
-    return None
 
 
 def _print(report: RunReport[BackupDetails]) -> None:

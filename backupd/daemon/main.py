@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
@@ -12,9 +12,11 @@ from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, reten
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
+from backupd.daemon.requested import RequestedBackups
 from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.log import Event, EventLog
+from backupd.model import Manifest
 from backupd.privileges import (
     ROOT_HINT,
     become_owner_of_backups,
@@ -31,6 +33,7 @@ from backupd.status.text import status_lines
 from backupd.system.container import exec_prefix
 from backupd.system.signals import StopSignals, exit_on_signals
 from backupd.tasks.context import TaskContext
+from backupd.web.door import Door
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
@@ -61,7 +64,8 @@ def serve(config: Config) -> NoReturn:
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
-    server = _server(config, StatusService(scope, daemon.alive), context)
+    requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
+    server = _server(config, StatusService(scope, daemon.alive), requested, context)
     options = notification_options(config)
     notifier = Notifier(
         options,
@@ -132,9 +136,19 @@ class OwnerHandover:
         return True
 
 
-def _server(config: Config, status: StatusService, context: TaskContext) -> HttpServer:
+def _server(config: Config, status: StatusService, requested: RequestedBackups, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
         context.log.error(Event.HTTP_FAILED, what)
 
-    token = config.http.token.get_secret_value() if config.http.token else None
-    return HttpServer(config.http.listen, make_app(status, token, on_error), on_error)
+    http = config.http
+    token, backup_token, download_token = (
+        secret.get_secret_value() if secret else None for secret in (http.token, http.backup_token, http.download_token)
+    )
+
+    def open_archive(generation: str) -> tuple[Manifest, BinaryIO]:
+        from backupd.tasks.verify import open_verified  # few daemons ever need it, and all are to stay small
+
+        return open_verified(generation, context)
+
+    door = Door(requested, open_archive, backup_token, download_token) if http.actions and backup_token else None
+    return HttpServer(http.listen, make_app(status, token, on_error, door=door), on_error)

@@ -1,4 +1,7 @@
-"""The routes: `/livez` and `/health` for everyone; `/metrics`, the page `/` and `/api/status` where `access` allows."""
+"""The routes: `/livez` and `/health` for everyone; `/metrics`, the page `/` and `/api/status` where `access` allows.
+
+Those on which a client asks for something to be done are in `web.door`.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from backupd.status.history import StatusService
 from backupd.web import responses
 from backupd.web.access import Guesses, refusal
 from backupd.web.cached_response import CachedResponse, SharedValue, describe_error
+from backupd.web.door import Door, door_routes
 from backupd.web.localizer import LANGUAGES, Language, choose_language, quality
 from backupd.web.metrics import metrics_response
 from backupd.web.page import ERROR_PAGES, error_page, page_response, timeout_page
@@ -45,10 +49,11 @@ def make_app(
     token: str | None,
     on_error: Callable[[str], None],
     *,
+    door: Door | None = None,
     cache_s: float = CACHE_S,
     timeout_s: float = TIMEOUT_S,
 ) -> ASGIApp:
-    """Return the app that serves the status of `service`.
+    """Return the app that serves the status of `service`, and `door`, if clients may request backups.
 
     Each kind of response is computed in a thread, once at a time, and again only when the last one is `cache_s` old, or
     four times as old as it took; a client that has waited for `timeout_s` gets 503. `on_error` is called with one line
@@ -78,6 +83,7 @@ def make_app(
         route("/metrics", lambda _: metrics, guarded=True),
         route("/api/status", lambda _: status, guarded=True),
         route("/", lambda request: pages[page_kind(request)], guarded=True),
+        *(door_routes(door, guard.guesses, on_error) if door else ()),
     )
 
 

@@ -65,6 +65,7 @@ OF_A_REPORT = {
 }
 OF_THE_DAEMON = {
     Event.RUN_DUE,
+    Event.RUN_REQUESTED,
     Event.RUN_STOPPED,
     Event.RUN_FAILED,
     Event.DAEMON_STARTED,

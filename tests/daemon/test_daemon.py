@@ -100,7 +100,7 @@ def test_missing_database_makes_status_unhealthy_at_once(backupd: Backupd, datab
 def test_daemon_ignores_an_interrupt_that_its_parent_ignores(backupd: Backupd) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with running_daemon(backupd) as daemon:
+        with running_daemon(backupd, program=("-m", "backupd")) as daemon:
             daemon.wait_until_alive()
             ignored = re.search(
                 r"^SigIgn:\t(\w+)", Path(f"/proc/{daemon.process.pid}/status").read_text(), re.MULTILINE

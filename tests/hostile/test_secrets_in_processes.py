@@ -18,6 +18,7 @@ from support.sshd import Sshd
 
 pytestmark = pytest.mark.no_cover
 
+REAL = ("-m", "backupd")  # a process with an environment of its own from the start
 TOKEN = "t0ken-0f-the-page-7f3a91"
 PASSWORD = "pa55word-0f-the-nas-4be2d0"
 CHANNEL = "ch4nnel-0f-the-messages-88c1e5"
@@ -67,7 +68,7 @@ def test_daemon_processes_show_no_secret_and_packing_process_has_none(
     done = tmp_path / "seen"
     with configured(sshd, tmp_path) as (environ, monitor):
         environ["BACKUPD_DRILL__COMMAND"] = shlex.join(["python3", "-c", READER, str(done)])
-        with watched_for(secrets) as found, running_daemon(backupd, **environ) as daemon:
+        with watched_for(secrets) as found, running_daemon(backupd, program=REAL, **environ) as daemon:
             wait_until(lambda: "python3" in found.seen, "the command of the drill", 180)
             done.touch()
             wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
@@ -84,7 +85,7 @@ def test_daemon_processes_show_no_secret_and_packing_process_has_none(
 
 
 def test_running_daemon_has_no_secret_in_environment(backupd: Backupd, sshd: Sshd, tmp_path: Path) -> None:
-    with configured(sshd, tmp_path) as (environ, _), running_daemon(backupd, **environ) as daemon:
+    with configured(sshd, tmp_path) as (environ, _), running_daemon(backupd, program=REAL, **environ) as daemon:
         daemon.wait_until_alive()
         block = Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
         assert b"PATH=" in block

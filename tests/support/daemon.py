@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.command import Backupd
+from support.command import Backupd, borrowed_fork_server
+from support.fork_server import ForkedRun
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
@@ -42,7 +43,7 @@ def children_of(process: int) -> list[int]:
 class Daemon:
     """A running `backupd serve` or `backupd gate`, its port, and the file that its standard output goes to."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkedRun | subprocess.Popen[bytes]
     port: int
     output: Path
 
@@ -86,26 +87,27 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    backupd: Backupd, *, program: tuple[str, ...] = ("-m", "backupd"), command: str = "serve", **environ: str
+    backupd: Backupd, *, program: Sequence[str] = (), command: str = "serve", **environ: str
 ) -> Iterator[Daemon]:
     """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment.
 
-    With `program`, Python runs that in place of the module; with `command`, another command.
+    It is a fork, which begins without the second of imports of a new process; with `program` Python runs that. With
+    `command` it is another command.
     """
     port = free_port()
+    environ = backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ)
     output = backupd.cwd / f"daemon-{port}.txt"
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *program, command],
-            env=backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ),
-            cwd=backupd.cwd,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
+    with borrowed_fork_server() as fork_server, output.open("wb") as stream:
+        process: ForkedRun | subprocess.Popen[bytes]
+        if program:
+            words = [sys.executable, *program, command]
+            process = subprocess.Popen(words, env=environ, cwd=backupd.cwd, stdout=stream, stderr=stream)
+        else:
+            process = fork_server.start((command,), environ, backupd.cwd, output=output)
         try:
             yield Daemon(process, port, output)
         finally:
             if process.poll() is None:
-                process.terminate()
+                process.send_signal(signal.SIGTERM)
                 process.wait(30)
     assert "Traceback" not in output.read_text(), output.read_text()

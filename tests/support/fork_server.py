@@ -6,8 +6,6 @@ with arguments, an environment and a working directory.
 It can be killed just before its N-th *step*. A step is any visible effect: a file opened for writing, a rename, a
 write, an fsync, a process started, a request over SFTP. Python reports each beforehand, by audit events (PEP 578) and
 by its profiler, so production code contains nothing for it.
-
-Run as `python fork_server.py`, this file is the fork server itself.
 """
 
 import atexit
@@ -26,17 +24,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
 from paramiko.util import asbytes
 
 import backupd
 from backupd.system.relaunch import HANDED_OVER
+from support.rights import Rights, as_after_execve
 
 _AUDITED = frozenset(
     {
@@ -56,9 +55,10 @@ _AUDITED = frozenset(
 )
 _READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
-_OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise")
+_OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
+_SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -113,16 +113,19 @@ def _execve(_program: str, command: Sequence[str], environ: Mapping[str, str]) -
 
 
 class ForkServer:
-    """A fork server; forks one run at a time."""
+    """A fork server; forks one run at a time.
 
-    def __init__(self, scratch: Path) -> None:
+    Its runs are not measured unless coverage is `measured`.
+    """
+
+    def __init__(self, scratch: Path, *, measured: bool = True) -> None:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
+        environ = {key: value for key, value in os.environ.items() if key != COVERAGE_CONFIG}
+        config = os.environ.get(FORK_COVERAGE_CONFIG) or os.environ.get(COVERAGE_CONFIG)
         self._process = subprocess.Popen(
-            [sys.executable, "-B", __file__],
-            env={**os.environ, COVERAGE_CONFIG: os.environ[FORK_COVERAGE_CONFIG]}
-            if FORK_COVERAGE_CONFIG in os.environ
-            else None,
+            [sys.executable, "-BPc", _SERVE, str(Path(__file__).parents[1])],
+            env={**environ, COVERAGE_CONFIG: config} if measured and config else environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -135,7 +138,18 @@ class ForkServer:
         with self._process:  # it ends when its standard input is closed
             pass
 
-    def run(
+    def run(self, arguments: Sequence[str | Path], environ: Mapping[str, str], cwd: Path, **how: Any) -> CommandResult:
+        """Run `backupd ARGUMENTS` in `cwd` to its end; for the rest see `start`."""
+        return self.result(self.start(arguments, environ, cwd, **how))
+
+    def result(self, run: "ForkedRun") -> CommandResult:
+        """Wait for the end of a run, and return what became of it."""
+        code = run.wait()
+        out, err, steps = (path.read_text() for path in self._files.values())
+        assert "Traceback" not in err, err
+        return CommandResult(code, out, err, tuple(steps.splitlines()))
+
+    def start(
         self,
         arguments: Sequence[str | Path],
         environ: Mapping[str, str],
@@ -147,19 +161,26 @@ class ForkServer:
         after_s: float | None = None,
         counted: bool = False,
         reads: str = "",
+        rights: Rights | None = None,
+        enter: Callable[[], None] | None = None,
         strace: Sequence[str | Path] = (),
-    ) -> CommandResult:
-        """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
+        output: Path | None = None,
+    ) -> "ForkedRun":
+        """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
+        It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         With `strace`, strace(1) traces the run from its beginning, with these arguments.
-        Coverage measures the run, and its children only if the test asks for that.
+        Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
+        `output`: its children are measured, and it restarts by a real execve(2).
         """
         request = {
             "arguments": [*map(str, arguments)],
             "environ": {
-                key: environ[key] for key in environ if key != COVERAGE_CONFIG or FORK_COVERAGE_CONFIG not in environ
+                key: environ[key]
+                for key in environ
+                if key != COVERAGE_CONFIG or output or FORK_COVERAGE_CONFIG not in environ
             },
             "cwd": str(cwd),
             "at": at,
@@ -168,21 +189,51 @@ class ForkServer:
             "after_s": after_s,
             "counted": counted or at is not None,
             "reads": reads,
+            "rights": rights and asdict(rights),
+            "enter": enter and (enter.__module__, enter.__name__),
+            "daemon": output is not None,
             "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
+            **({"out": str(output), "err": str(output)} if output else {}),
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        out, err, steps = (path.read_text() for path in self._files.values())
-        assert "Traceback" not in err, err
-        return CommandResult(code, out, err, tuple(steps.splitlines()))
+        return ForkedRun(int(self._process.stdout.readline()), self._process.stdout)
 
 
-def _serve() -> None:
-    """Fork a run for each request on stdin; reply with its exit code, negative for a signal."""
+@dataclass
+class ForkedRun:
+    """A process of a fork server, with what tests need of subprocess.Popen; `returncode` is None while it runs."""
+
+    pid: int
+    ended: IO[str]
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit code, `None` while it runs."""
+        if self.returncode is None and select.select([self.ended], [], [], 0)[0]:
+            self.returncode = int(self.ended.readline())
+        return self.returncode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end, and return its exit code. Raises AssertionError after `timeout_s`."""
+        if self.returncode is None:
+            select.select([self.ended], [], [], timeout_s)
+        code = self.poll()
+        assert code is not None, f"it did not end within {timeout_s} s"
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal if it still runs."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def serve() -> None:
+    """Fork a run for each request on stdin; reply with its id, and with its exit code, negative for a signal."""
     _import_all()
     _warm_up()
     _flush_coverage()
@@ -199,6 +250,7 @@ def _serve() -> None:
         with _tracer(process, request["strace"]):
             os.close(go)
             os.close(ready)
+            print(process, flush=True)
             if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
                 os.kill(process, request["signal"])
             _, status = os.waitpid(process, 0)
@@ -294,15 +346,20 @@ def _become(request: dict[str, Any]) -> NoReturn:
     os.dup2(null, 0)
     steps = os.open(request["steps"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     os.chdir(request["cwd"])
+    if request["enter"]:
+        module, function = request["enter"]
+        getattr(import_module(module), function)()
+    if request["rights"]:
+        Rights(**request["rights"]).assume()
     os.environ.clear()
     os.environ.update(request["environ"])
     time.tzset()
     sys.argv = ["backupd", *request["arguments"]]
     if request["counted"]:
         _count_steps(steps, request)
-    _leave(main)
+    _leave(main if request["daemon"] else lambda: _run(main))
 
 
 def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
@@ -340,6 +397,7 @@ def _run(main: Callable[[], None]) -> None:
         with noticed():
             main()
     except StartedAgain as again:
+        as_after_execve()
         os.environ.clear()
         os.environ.update(again.environ)
         sys.argv = ["backupd", *again.arguments]
@@ -350,7 +408,7 @@ def _leave(main: Callable[[], None]) -> NoReturn:
     """Run `main` and exit as the interpreter would, but for taking the template's modules apart, which takes long."""
     code: object = 0
     try:
-        _run(main)
+        main()
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # noqa: BLE001 - told and turned into an exit code, as the interpreter does
@@ -361,7 +419,3 @@ def _leave(main: Callable[[], None]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 1)
-
-
-if __name__ == "__main__":
-    _serve()
