@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from backupd.errors import Cancelled, UnexpectedError
+from backupd.errors import Cancelled, DeliveryUnknown, UnexpectedError
 from backupd.formatting import human_duration, printable
 from backupd.gate.delivery import Ignored
 from backupd.gate.history import History, Received
@@ -44,7 +44,7 @@ class Steps(Protocol):
     def take(self, name: StepName, deploy: Deploy, work: Path, cancelled: Cancelling) -> tuple[Deploy, str]:
         """Take one step with files in the directory `work`; return the deploy with what it added, and a sentence.
 
-        Raises BackupdError, OSError; and Cancelled, which a delivery raises only before it is accepted.
+        Raises BackupdError, OSError; and Cancelled, which a delivery raises only before it is sent.
         """
 
     def before_delivery(self, deploy: Deploy) -> Deploy:
@@ -205,9 +205,17 @@ class Engine:
             if self._stopping.is_set():
                 raise
             raise _Superseded from None
+        except DeliveryUnknown as error:
+            return self._unconfirmed(deploy, step, error)
         except Exception as error:  # noqa: BLE001 - a defect of one step stops this deploy, and no other
             return self._failed_step(deploy, step, error)
         return self._ended_step(deploy, replace(step, state="passed", detail=detail))
+
+    def _unconfirmed(self, deploy: Deploy, step: Step, error: DeliveryUnknown) -> Deploy:
+        """Return the deploy after a delivery of which the app has to tell whether it arrived, if it is watched."""
+        if "health" in self._steps.names:
+            return self._ended_step(deploy, replace(step, state="passed", detail=error.message, hint=error.hint))
+        return replace(self._failed_step(deploy, step, error), state="interrupted")
 
     def _failed_step(self, deploy: Deploy, step: Step, error: Exception) -> Deploy:
         found = foreseen_error(error) or UnexpectedError.of(error, _DEFECT)

@@ -1,26 +1,25 @@
 """What each step of a deploy does, by the modules that do it."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backupd.errors import BackupdError, GateStepFailed
+from backupd.errors import GateStepFailed
+from backupd.formatting import one_line
 from backupd.gate.app_tests import run_tests
 from backupd.gate.backup_step import fetch_copy, take_backup
 from backupd.gate.caprover import deliver, forward
 from backupd.gate.engine import Cancelling
 from backupd.gate.forgejo import await_status, fetch_commit
 from backupd.gate.history import History
-from backupd.gate.live_app import await_version, version_now
+from backupd.gate.live_app import await_version, is_version, version_now
 from backupd.gate.model import STEPS, CapRover, Deploy, Gate, StepName
 from backupd.gate.reports import Reports
 
 _TREE: Final = "commit.tar"
 _COPY: Final = "copy.sqlite3"
-_ASKED_S: Final = 5.0
 _SHORTEST_S: Final = 1.0
 
 
@@ -48,8 +47,8 @@ class GateSteps:
         """Take one step. Raises BackupdError, OSError."""
         gate, push = self._gate, deploy.push
         if name == "backup" and gate.door is not None:
-            generations = take_backup(gate.door, push, deploy.id)
-            return replace(deploy, generations=generations), ", ".join(generations)
+            taken = take_backup(gate.door, push, deploy.id, cancelled)
+            return replace(deploy, generations=taken.generations), taken.detail
         if name == "fetch" and gate.forgejo is not None:
             return deploy, fetch_commit(gate.forgejo, push, work / _TREE, cancelled)
         if name == "status" and gate.forgejo is not None and gate.status is not None:
@@ -66,12 +65,8 @@ class GateSteps:
 
     def arrived(self, deploy: Deploy) -> str:
         """Return that the app reports the version of `deploy`; empty where it does not, or reports none."""
-        app = self._gate.app
-        if app is not None:
-            with suppress(BackupdError):
-                asked = replace(app, timeout_s=_ASKED_S)
-                return await_version(asked, deploy.push, deploy.version_before, lambda: False)
-        return ""
+        version = version_now(self._gate.app) if self._gate.app else None
+        return f"the app reports {one_line(version or '')}" if is_version(version, deploy.push) else ""
 
     def report(self, deploy: Deploy) -> None:
         """Report how the deploy stands."""
@@ -87,7 +82,7 @@ class GateSteps:
                 what = f"a rehearsal needs the backup of one database, and there are {len(deploy.generations)}"
                 raise GateStepFailed(what, "name the one to rehearse with in sources")
             database = work / _COPY
-            fetch_copy(door, deploy.generations[0], database)
+            fetch_copy(door, deploy.generations[0], database, cancelled)
         result = run_tests(tests, work / _TREE, database, self._history.new_output(deploy.id), cancelled)
         if not result.passed:
             raise GateStepFailed(str(result), result.hint)
@@ -97,7 +92,7 @@ class GateSteps:
         target = self._gate.target
         if isinstance(target, CapRover):
             return deliver(target, work / _TREE, deploy.push, cancelled)
-        return forward(target, deploy.push)
+        return forward(target, deploy.push, cancelled)
 
     def _watch(self, deploy: Deploy, cancelled: Cancelling) -> str:
         """Watch the app for what is left of its time, which began with the step, also before a restart."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.errors import Cancelled, GateStepFailed
+from backupd.errors import Cancelled, DeliveryUnknown, GateStepFailed
 from backupd.gate.engine import DELIVERS_AGAIN_WITHIN, Engine
 from backupd.gate.history import _CODEC, History, Received
 from backupd.gate.model import STEPS, Deploy, DeployState, Push, StepName
@@ -161,6 +161,24 @@ def test_unforeseen_error_stops_one_deploy_only(bench: Bench, error: Exception) 
         assert engine.alive
     assert deploy.failure is not None
     assert deploy.failure.hint
+
+
+def test_delivery_that_is_not_confirmed_is_decided_by_app(bench: Bench) -> None:
+    bench.steps.errors["deliver"] = DeliveryUnknown("sent, and not confirmed", "look there")
+    with bench.running() as engine:
+        accept(engine, 1)
+        deploy = bench.wait_for(1, "deployed")
+    assert [(one.name, one.state) for one in deploy.steps][-2:] == [("deliver", "passed"), ("health", "passed")]
+
+
+def test_delivery_that_is_not_confirmed_is_left_to_operator_where_no_app_is_watched(bench: Bench) -> None:
+    bench.steps.errors["deliver"] = DeliveryUnknown("sent, and not confirmed", "look there")
+    bench.steps.names = STEPS[:-1]
+    with bench.running() as engine:
+        accept(engine, 1)
+        deploy = bench.wait_for(1, "interrupted")
+    assert deploy.failure is not None
+    assert deploy.failure.hint == "look there"
 
 
 def test_same_delivery_is_deployed_once(bench: Bench) -> None:

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backupd.config import load_config
+from backupd.errors import ConfigError
+from backupd.gate.main import require_rights
+from backupd.gate.settings import gates_of
 from support.caprover_server import rolls_back
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
@@ -103,8 +105,7 @@ def test_killed_gate_goes_on(deploying: Deployment) -> None:
     with deploying.running() as gate:
         deploying.push(gate, commit)
         wait_until(lambda: any("/archive/" in one.path for one in deploying.forgejo.requests), "the fetch")
-        gate.process.kill()
-        gate.process.wait()
+        gate.stop(signal.SIGKILL)
     assert deploying.deploys()[0].state == "running"
     deploying.forgejo.before_answer = lambda _asked: None
     with deploying.running():
@@ -157,17 +158,14 @@ def test_command_without_gate_says_what_to_set(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_tests_without_root_are_refused(deploying: Deployment) -> None:
-    deploying.directory.chmod(0o777)
-    program = "import os, runpy; os.setuid(12345); runpy.run_module('backupd', run_name='__main__', alter_sys=True)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "gate"],
-        env=deploying.backupd(TEST_COMMAND="true").environment(),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, "only root can become another user" in done.stderr) == (78, True), done.stderr
+    gates = gates_of(load_config(None, deploying.backupd(TEST_COMMAND="true").environment(), deploying.directory))
+    require_rights(gates)
+    os.seteuid(12345)
+    try:
+        with pytest.raises(ConfigError, match="only root can become another user"):
+            require_rights(gates)
+    finally:
+        os.seteuid(0)
 
 
 def test_check_finds_nothing_wrong(deploying: Deployment) -> None:

@@ -1,6 +1,7 @@
 """`backupd gate` as a container runs it, between the servers that it works with."""
 
 import http.client
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -59,8 +60,10 @@ class Deployment:
 
     def wait_for(self, state: DeployState, timeout_s: float = 60) -> Deploy:
         """Wait until the newest deploy is in `state`, and return it."""
-        wait_until(lambda: [one.state for one in self.deploys()][:1] == [state], f"{state}", timeout_s)
-        return self.deploys()[0]
+        wait_until(lambda: any(one.state == state or one.ended for one in self.deploys()[:1]), state, timeout_s)
+        deploy = self.deploys()[0]
+        assert deploy.state == state, deploy
+        return deploy
 
 
 @contextmanager
@@ -81,6 +84,7 @@ def deployment(directory: Path) -> Iterator[Deployment]:
             "CAPROVER_TOKEN": caprover.token or "",
             "HEALTH_URL": live.health_url,
             "DEPLOY_TIMEOUT_S": "20",
+            "TEST_USER": str(100_000 + os.getpid() % 100_000),  # all its processes are ended: not those of other tests
         }
         yield Deployment(directory, forgejo, caprover, live, environ)
 
