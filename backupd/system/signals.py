@@ -23,13 +23,15 @@ class TimeLimitReached(SystemExit):
 def exit_on_signals() -> None:
     """Let signals end the main thread, once, by an exception.
 
-    SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached.
+    SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached. A signal that
+    came while it was blocked does so now; any other that came to a first process (PID 1), the kernel has dropped.
     """
     for end in ENDS:
         # nohup and background jobs of a shell set the other two to be ignored
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
             signal.signal(end, _unwind)
     sys.unraisablehook = _raise_again
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
 
 
 def ignore_signals() -> None:
