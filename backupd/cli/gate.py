@@ -19,7 +19,11 @@ def of_gate(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 @command(
     "gate",
     "backupd gate --check",
-    {0: "ended by SIGTERM; with --check: no problems", 1: "it cannot serve; with --check: at least one problem"},
+    {
+        0: "ended by SIGTERM; with --check: no problems",
+        1: "it cannot serve; with --check: at least one problem",
+        75: "another gate uses the same directory",
+    },
     secrets=of_gate,
     without_sources=True,
 )

@@ -3,7 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,18 +16,27 @@ import pytest
 from backupd.config import load_config
 from backupd.errors import ConfigError
 from backupd.gate.main import require_rights
+from backupd.gate.model import STEPS, StepName
 from backupd.gate.settings import gates_of
-from support.caprover_server import rolls_back
+from backupd.remote import RemoteRun, RemoteSource, run_facts
+from support.caprover_server import never_comes_up, rolls_back
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
 from support.gate import Deployment, deployment, request
-from support.recording_server import HANG
+from support.recording_server import HANG, CannedResponse, RecordingServer, recording_server
 
 
 @pytest.fixture
 def deploying(tmp_path: Path) -> Iterator[Deployment]:
     with deployment(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def unwatched(deploying: Deployment) -> Deployment:
+    """A gate that does not wait until the app is up."""
+    deploying.environ["HEALTH_URL"] = ""
+    return deploying
 
 
 def test_push_is_fetched_delivered_and_watched(deploying: Deployment) -> None:
@@ -40,15 +54,43 @@ def test_push_is_fetched_delivered_and_watched(deploying: Deployment) -> None:
     assert not (deploying.directory / "state" / "deploys" / "tasks" / "work").exists()
 
 
-def test_annotated_tag_is_deployed_and_reported_at_its_commit(deploying: Deployment) -> None:
-    commit = deploying.commit()
-    tag = deploying.forgejo.repository.tag("v1.2.0", commit)
+def test_annotated_tag_is_deployed_and_reported_at_its_commit(unwatched: Deployment) -> None:
+    commit = unwatched.commit()
+    tag = unwatched.forgejo.repository.tag("v1.2.0", commit)
     assert tag != commit
-    with deploying.running() as gate:
-        deploying.push(gate, tag, "refs/tags/v1.2.0")
-        deploy = deploying.wait_for("deployed")
+    with unwatched.running() as gate:
+        unwatched.push(gate, tag, "refs/tags/v1.2.0")
+        deploy = unwatched.wait_for("deployed")
     assert (deploy.push.commit, deploy.push.version) == (commit, "v1.2.0")
-    assert deploying.forgejo.latest(commit)["backupd"]["status"] == "success"
+    assert unwatched.forgejo.latest(commit)["backupd"]["status"] == "success"
+
+
+@pytest.mark.root
+def test_migrations_are_rehearsed_on_backup_of_real_sidecar(
+    deploying: Deployment, backupd: Backupd, database: Path
+) -> None:
+    tokens = {"BACKUP_TOKEN": "token for backups", "DOWNLOAD_TOKEN": "token for downloads"}
+    door = {f"BACKUPD_HTTP__{name}": token for name, token in tokens.items()} | {"BACKUPD_HTTP__ACTIONS": "true"}
+    script = "import os, sqlite3; db = sqlite3.connect(os.environ['BACKUPD_RESTORED_DATABASE'])\n"
+    script += "print(db.execute('SELECT count(*) FROM account').fetchone()[0]); db.execute('DROP TABLE account')\n"
+    commit = deploying.commit(migrate=script)
+    with running_daemon(backupd, **door) as sidecar:
+        sidecar.wait_until_alive()
+        keys = {
+            "SIDECAR_URL": f"http://127.0.0.1:{sidecar.port}",
+            "TEST_COMMAND": "python3 migrate",
+            "REHEARSE": "true",
+        }
+        with deploying.running(**keys, **tokens, HEALTH_URL="") as gate:
+            deploying.push(gate, commit)
+            deploy = deploying.wait_for("deployed")
+            facts = json.loads(request(gate.port, "GET", "/api/deploys")[1])["gates"][0]["deploys"][0]
+    (generation,) = deploy.generations
+    assert facts["test_output"] == ["1000"]
+    shown = backupd("show", generation, "--json").json
+    assert (shown["pinned"], shown["label"]) == (True, f"deploy {commit}"), shown
+    with closing(sqlite3.connect(database)) as live:
+        assert live.execute("SELECT count(*) FROM account").fetchone() == (1000,)
 
 
 @pytest.mark.root
@@ -99,17 +141,66 @@ def test_page_metrics_and_facts_ask_for_token_and_webhook_does_not(deploying: De
 # --- Restarts ---
 
 
-def test_killed_gate_goes_on(deploying: Deployment) -> None:
-    deploying.forgejo.before_answer = lambda asked: HANG if "/archive/" in asked.path else None
-    commit = deploying.commit()
-    with deploying.running() as gate:
-        deploying.push(gate, commit)
-        wait_until(lambda: any("/archive/" in one.path for one in deploying.forgejo.requests), "the fetch")
-        gate.stop(signal.SIGKILL)
-    assert deploying.deploys()[0].state == "running"
-    deploying.forgejo.before_answer = lambda _asked: None
-    with deploying.running():
-        deploying.wait_for("deployed")
+RUN = RemoteRun(
+    id="1",
+    requested_at=datetime(2026, 11, 30, tzinfo=UTC),
+    ended_at=datetime(2026, 11, 30, tzinfo=UTC),
+    sources=(RemoteSource(source="tasks", state="ended", outcome="published", generation="tasks-20261130-120000"),),
+)
+
+
+@dataclass
+class Obstacles:
+    """Lets each step of a deploy of `commit` pass, but for the one that is held."""
+
+    deploying: Deployment
+    commit: str
+    sidecar: RecordingServer
+    directory: Path
+
+    def hold(self, step: StepName | None) -> None:
+        run = CannedResponse(200, json.dumps(run_facts(RUN)).encode())
+        self.sidecar.answering = lambda _asked: HANG if step == "backup" else run
+        self.deploying.forgejo.before_answer = lambda asked: (
+            HANG if step == "fetch" and "/archive/" in asked.path else None
+        )
+        self.deploying.forgejo.set_status(self.commit, "ci", "pending" if step == "status" else "success")
+        if step != "tests":
+            (self.directory / "may-end").touch()
+        self.deploying.caprover.before_answer = lambda _asked: HANG if step == "deliver" else None
+        self.deploying.live.then = never_comes_up if step == "health" else None
+        if self.deploying.caprover.builds:
+            self.deploying.live.version, self.deploying.live.healthy = self.commit, True
+
+    @property
+    def keys(self) -> dict[str, str]:
+        command = f"sh -c 'until [ -e {self.directory / 'may-end'} ]; do sleep 0.1; done'"
+        door = {"SIDECAR_URL": self.sidecar.url(), "BACKUP_TOKEN": "token for backups"}
+        return {"WAIT_FOR_STATUS": "true", "TEST_COMMAND": command, "DEPLOY_TIMEOUT_S": "60", **door}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("step", STEPS)
+def test_gate_that_is_killed_in_a_step_goes_on_there(deploying: Deployment, step: StepName) -> None:
+    if step != "health":
+        deploying.environ["HEALTH_URL"] = ""  # an app that is up is watched for ten seconds
+    with recording_server() as sidecar, tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        commit = deploying.commit()
+        obstacles = Obstacles(deploying, commit, sidecar, Path(public))
+        obstacles.hold(step)
+        with deploying.running(**obstacles.keys) as gate:
+            deploying.push(gate, commit)
+            wait_until(
+                lambda: (step, "running") in [(one.name, one.state) for one in deploying.deploys()[0].steps], step
+            )
+            gate.stop(signal.SIGKILL)
+        obstacles.hold(None)
+        with deploying.running(**obstacles.keys):
+            deploy = deploying.wait_for("deployed")
+        keys = {one.header("Idempotency-Key") for one in sidecar.requests if one.method == "POST"}
+    assert deploy.generations == RUN.generations
+    assert keys == {deploy.id}
     assert [build.git_hash for build in deploying.caprover.builds] == [commit]
 
 
@@ -136,16 +227,16 @@ def running_commands() -> set[str]:
     return found
 
 
-def test_gate_that_replaces_another_takes_over_its_deploy(deploying: Deployment) -> None:
-    deploying.forgejo.before_answer = lambda asked: HANG if "/archive/" in asked.path else None
-    with deploying.running() as first:
-        deploying.push(first, deploying.commit())
-        wait_until(lambda: deploying.deploys()[0].steps, "the first step")
-        with running_daemon(deploying.backupd(), command="gate") as second:
+def test_gate_that_replaces_another_takes_over_its_deploy(unwatched: Deployment) -> None:
+    unwatched.forgejo.before_answer = lambda asked: HANG if "/archive/" in asked.path else None
+    with unwatched.running() as first:
+        unwatched.push(first, unwatched.commit())
+        wait_until(lambda: unwatched.deploys()[0].steps, "the first step")
+        with running_daemon(unwatched.backupd(), command="gate") as second:
             assert second.ask("/livez")[0] == 0  # it waits for the end of the first
-            deploying.forgejo.before_answer = lambda _asked: None
+            unwatched.forgejo.before_answer = lambda _asked: None
             first.stop()
-            deploying.wait_for("deployed")
+            unwatched.wait_for("deployed")
 
 
 # --- The command ---
@@ -166,6 +257,32 @@ def test_tests_without_root_are_refused(deploying: Deployment) -> None:
             require_rights(gates)
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize("words", [("backup",), ("status",), ("doctor",), ("serve",), ("list",)])
+def test_other_commands_have_nothing_to_back_up(deploying: Deployment, words: tuple[str, ...]) -> None:
+    done = deploying.backupd()(*words)
+    assert (done.code, "nothing to back up" in done.err) == (78, True), done
+
+
+def test_log_and_notifications_work_without_databases(unwatched: Deployment) -> None:
+    with recording_server() as server, unwatched.running() as gate:
+        unwatched.push(gate, unwatched.commit())
+        unwatched.wait_for("deployed")
+        backupd = unwatched.backupd(PUID="auto", BACKUPD_NOTIFY__URLS=server.url("/hook", "json"))
+        assert "deploy of" in backupd("log").out
+        assert backupd("notify").code == 2
+        assert backupd("notify", "--test").code == 0
+        assert "tasks" in server.requests[0].json["title"]
+
+
+def test_each_deploy_is_notified(deploying: Deployment) -> None:
+    with recording_server() as server, deploying.running(BACKUPD_NOTIFY__URLS=server.url("/hook", "json")) as gate:
+        deploying.caprover.token = None
+        deploying.push(gate, deploying.commit())
+        deploying.wait_for("stopped")
+        (message,) = server.wait_for(1)
+    assert "production is unchanged" in message.json["title"] + message.json["message"]
 
 
 def test_check_finds_nothing_wrong(deploying: Deployment) -> None:

@@ -41,7 +41,7 @@ class Deployment:
     def backupd(self, **keys: str) -> Backupd:
         """Return the command with the configuration; `keys` are of the gate, or whole names of variables."""
         named = {
-            name if name.startswith("BACKUPD_") else f"BACKUPD_GATE__TASKS__{name}": value
+            name if name.startswith(("BACKUPD_", "PUID")) else f"BACKUPD_GATE__TASKS__{name}": value
             for name, value in {**self.environ, **keys}.items()
         }
         return Backupd({"BACKUPD_GATE_DIR": str(self.directory / "state"), **named}, self.directory)
