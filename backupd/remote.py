@@ -28,6 +28,7 @@ from backupd.errors import (
     SidecarBusy,
     SidecarRefused,
     SidecarUnreachable,
+    UsageError,
 )
 from backupd.formatting import human_bytes, human_duration, one_line
 from backupd.model import utc_from_text
@@ -309,6 +310,19 @@ class Sidecar:
             return one_line(urlsplit(self.url).netloc.rpartition("@")[2]) or "the sidecar"
         except ValueError:
             return "the sidecar"
+
+
+def require_address(url: str) -> None:
+    """Raise UsageError unless `url` is the address of a server, without anything secret in it."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isascii() or set(url) & set("@?# \t\r\n"):
+        raise UsageError(
+            "that is not the address of a daemon", "write it as http://HOST:PORT or https://HOST, without a password"
+        )
 
 
 def sends_token_in_clear(url: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http import HTTPStatus
 from math import ceil
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from starlette.requests import Request
@@ -33,6 +34,7 @@ from backupd.web.server import LIFETIME_S, BodyTooLarge, extend_lifetime, read_b
 MOST_BODY_BYTES: Final = 16 << 10
 MOST_WAITING: Final = 8
 MOST_DOWNLOADS: Final = 2
+_OPENAPI: Final = Path(__file__).with_name("openapi.json")
 _LONGEST_PIN: Final = timedelta(days=36525)
 _KEY: Final = re.compile(rb"[!-~]{1,%d}" % LONGEST_KEY)
 _WAIT: Final = re.compile(r"\d{1,2}", re.ASCII)
@@ -102,8 +104,13 @@ def door_routes(door: Door, guesses: Guesses, on_error: Callable[[str], None]) -
 
         return Route(path, endpoint, methods=[method])
 
+    async def describe(_: Request) -> Response:
+        return description
+
     handlers = _Handlers(door)
+    description = Response(_OPENAPI.read_bytes(), media_type="application/json")  # no more than docs/openapi.json
     routes = [
+        Route("/api/openapi.json", describe, methods=["GET"]),
         route(BACKUPS, "POST", door.backup_token, handlers.request_backup),
         route(f"{RUNS}/{{run_id}}", "GET", door.backup_token, handlers.show_run),
     ]

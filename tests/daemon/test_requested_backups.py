@@ -76,7 +76,8 @@ def test_curl_requests_backup_and_waits_for_verified_pinned_generation(backupd: 
         _, _, ended = curl(daemon, f"{headers['location']}?wait=60")
         assert (ended["state"], ended["succeeded"], ended["label"]) == ("ended", True, "deploy 1a2b3c")
         (source,) = ended["sources"]
-        assert (source["outcome"], source["verification"], source["exit_code"]) == ("published", "full", 0)
+        assert source["outcome"] in {"published", "unchanged"}, "the schedule may have been first"
+        assert (source["verification"], source["exit_code"]) == ("full", 0)
         assert pins(backupd) == {source["generation"]: (True, None, "deploy 1a2b3c")}
         assert curl(daemon, "/api/backups", *asked)[2] == ended, "the key is remembered"
         assert curl(daemon, "/api/backups", *asked[:-1], "{}")[0] == 422, "for this request alone"

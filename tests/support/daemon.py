@@ -18,11 +18,12 @@ from support.fork_server import ForkedRun
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
-    """Poll until `holds()` is true; fails, saying `what` did not come, after `timeout_s`."""
-    give_up = time.monotonic() + timeout_s
+    """Poll until `holds()` is true, the more rarely the longer it lasts; fails, naming `what`, after `timeout_s`."""
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < give_up, f"{what} did not come within {timeout_s:.0f} s"
-        time.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, f"{what} did not come within {timeout_s:.0f} s"
+        time.sleep(min(0.05 + waited / 20, 0.3))
 
 
 def free_port() -> int:

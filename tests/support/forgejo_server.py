@@ -289,7 +289,7 @@ def _answer(forgejo: ForgejoServer, asked: ReceivedRequest) -> CannedResponse:  
 
 
 def _refusal(forgejo: ForgejoServer, asked: ReceivedRequest, base: str) -> CannedResponse | None:
-    token = asked.headers.get("Authorization")
+    token = asked.header("Authorization")
     needed = "write:repository" if asked.method == "POST" else "read:repository"
     if token is None and asked.method == "POST":
         return _error(401, "token is required")

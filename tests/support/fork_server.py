@@ -3,9 +3,7 @@
 The fork server has made one backup before it forks, since half of the work of a short run happens once per process:
 classes are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process
 with arguments, an environment and a working directory.
-It can be killed just before its N-th *step*. A step is any visible effect: a file opened for writing, a rename, a
-write, an fsync, a process started, a request over SFTP. Python reports each beforehand, by audit events (PEP 578) and
-by its profiler, so production code contains nothing for it.
+It can be killed just before its N-th step (see `support.steps`).
 """
 
 import atexit
@@ -26,40 +24,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
-
-from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
-from paramiko.util import asbytes
 
 import backupd
 from backupd.system.relaunch import HANDED_OVER
 from support.rights import Rights, as_after_execve
+from support.steps import count_steps
 
-_AUDITED = frozenset(
-    {
-        "os.chmod",
-        "os.chown",
-        "os.link",
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-        "os.symlink",
-        "os.truncate",
-        "shutil.rmtree",
-        "sqlite3.connect",
-        "subprocess.Popen",
-    }
-)
-_READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
-_CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
 _SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
-_WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 @dataclass(frozen=True)
@@ -165,6 +141,7 @@ class ForkServer:
         enter: Callable[[], None] | None = None,
         strace: Sequence[str | Path] = (),
         output: Path | None = None,
+        terminal: str | None = None,
     ) -> "ForkedRun":
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
@@ -173,7 +150,8 @@ class ForkServer:
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
-        `output`: its children are measured, and it restarts by a real execve(2).
+        `output`: its children are measured, and it restarts by a real execve(2). The standard streams of a run on a
+        `terminal` are that device.
         """
         request = {
             "arguments": [*map(str, arguments)],
@@ -194,7 +172,8 @@ class ForkServer:
             "daemon": output is not None,
             "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
-            **({"out": str(output), "err": str(output)} if output else {}),
+            "in": terminal or os.devnull,
+            **(dict.fromkeys(("out", "err"), str(output or terminal)) if output or terminal else {}),
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -342,11 +321,14 @@ def _become(request: dict[str, Any]) -> NoReturn:
     """Be the run: `backupd.__main__.main()`, in an environment of its own and with its steps counted."""
     from backupd.__main__ import main
 
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+    os.dup2(os.open(request["in"], os.O_RDONLY | os.O_NOCTTY), 0)
     steps = os.open(request["steps"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOCTTY), number)
+    # Those of the template know whether it was on a terminal or a file.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     os.chdir(request["cwd"])
     if request["enter"]:
         module, function = request["enter"]
@@ -358,37 +340,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
     time.tzset()
     sys.argv = ["backupd", *request["arguments"]]
     if request["counted"]:
-        _count_steps(steps, request)
+        count_steps(steps, request)
     _leave(main if request["daemon"] else lambda: _run(main))
-
-
-def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
-    """Write each step to come to `journal`, and send this process a signal before number `at`, and maybe `again`."""
-    numbers, at = count(), request["at"]
-
-    def step(what: str) -> None:
-        if ".coverage" in what:  # the measurement's own file is no step of a backup
-            return
-        os.writev(journal, [f"{what}\n".encode()])
-        number = next(numbers)
-        if number == at or (request["again"] and at is not None and number > at):
-            os.kill(os.getpid(), request["signal"])
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        reads = bool(request["reads"]) and event in _READ and request["reads"] in str(arguments[0])
-        if event in _AUDITED or reads or (event == "open" and arguments[2] & _WRITABLE):
-            step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
-
-    def profile(frame: Any, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ in _CALLED:
-            step(f"{function.__name__} in {frame.f_code.co_name}")
-        elif event == "call" and frame.f_code.co_name == "_async_request":
-            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
-            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
-            step(f"sftp {name}")
-
-    sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
-    sys.setprofile(profile)
 
 
 def _run(main: Callable[[], None]) -> None:
