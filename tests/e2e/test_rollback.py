@@ -86,7 +86,7 @@ def test_version_and_data_go_back_after_deploy_that_migrated_and_does_not_come_u
         "tasks-20261123-0400": before,
     }
     terminal = Terminal(names, tmp_path)
-    stop, keep, compare, restore, old_version, start, rows, forward = range(8)
+    stop, keep, compare, old_version, restore, start, rows, forward = range(8)
     assert len(terminal.blocks) == 8
     terminal.type(stop)
     assert "deploy 0123456789ab" in terminal.type(keep)
@@ -97,8 +97,8 @@ def test_version_and_data_go_back_after_deploy_that_migrated_and_does_not_come_u
     assert '"user_version":2,' in shown
     assert '"tasks":20' in shown
     assert '"tasks":22' in shown
-    terminal.type(restore)
     terminal.type(old_version)
+    terminal.type(restore)
     assert "verified full" in terminal.type(start)
     wait_until(lambda: app.get(HEALTH)[0] == 200, "the old version answers")
     assert json.loads(app.get(HEALTH)[1])["tasks"] == 20
