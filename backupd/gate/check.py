@@ -61,7 +61,7 @@ def _steps(gate: Gate) -> Finding:
         for text, is_set in (
             ("no backup is taken before (sidecar_url)", "backup" in steps),
             ("nothing is tested (test_command, wait_for_status)", "tests" in steps or "status" in steps),
-            ("nobody looks whether the app comes up (health_url)", "health" in steps),
+            ("it is not checked whether the app comes up (health_url)", "health" in steps),
             ("CapRover builds the branch as it is then, not the tested commit", isinstance(gate.target, CapRover)),
         )
         if not is_set
@@ -113,7 +113,7 @@ def _permissions(response: HttpResponse) -> dict[str, object]:
     except (ValueError, LookupError, TypeError, RecursionError):
         found = None
     if not response.ok or not isinstance(found, dict):
-        raise CheckFailed(f"it is no Forgejo or Gitea: it {one_line(response.words())}", "check forgejo_url")
+        raise CheckFailed(f"it is not Forgejo or Gitea: it {one_line(response.words())}", "check forgejo_url")
     return found
 
 
