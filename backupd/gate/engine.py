@@ -92,7 +92,7 @@ class Engine:
         """Accept a push, durably, and return its deploy at once. Raises OSError."""
         found = self.history.receive(self.gate, push, digest, self._clock())
         if isinstance(found, Received) and found.new:
-            what = f"{self.gate}: {push.version} was pushed to {push.ref} by {push.pusher or 'somebody'}"
+            what = f"{self.gate}: {push.version} was pushed to {push.ref} by {push.pusher or 'an unknown user'}"
             fate = ", before the one that is being deployed" if found.deploy.ended else ""
             self._log.info(Event.PUSH_RECEIVED, what + fate, **_fields(found.deploy))
             self._wake.set()
@@ -154,7 +154,7 @@ class Engine:
     def _settle_delivery(self, deploy: Deploy, step: Step) -> Deploy:
         """Return the deploy after a delivery that was cut off: passed, failed as interrupted, or to be taken again.
 
-        To deliver the same files again does no harm, unless somebody has meanwhile gone back to another version.
+        To deliver the same files again does no harm, unless an operator has meanwhile gone back to another version.
         """
         if arrived := self._steps.arrived(deploy):
             return self._ended_step(deploy, replace(step, state="passed", detail=f"it was cut off, and {arrived}"))
@@ -162,7 +162,9 @@ class Engine:
         if since <= DELIVERS_AGAIN_WITHIN and not self._is_overtaken(deploy):
             return deploy
         why = (
-            "a newer push has come" if self._is_overtaken(deploy) else "somebody may have gone back to another version"
+            "a newer push has come"
+            if self._is_overtaken(deploy)
+            else "an operator may have gone back to another version"
         )
         what = f"the gate ended while it delivered, {human_duration(since.total_seconds())} ago; {why}"
         failed = replace(step, state="failed", detail=f"{what}: not delivered again", hint=_AGAIN)
