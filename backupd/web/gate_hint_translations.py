@@ -116,9 +116,10 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     ),
     "an unknown app gets the same answer": "una aplicación desconocida recibe la misma respuesta",
     "look at its build log and its log in CapRover": "revise su registro de construcción y su registro en CapRover",
-    "let its health_url answer JSON with the field {}": "haga que su health_url responda JSON con el campo {}",
-    "which a build by CapRover gets from ARG CAPROVER_GIT_COMMIT_SHA in its Dockerfile": (
-        "que una construcción de CapRover recibe de ARG CAPROVER_GIT_COMMIT_SHA en su Dockerfile"
+    "let its health_url answer JSON with the field {}, which a build by CapRover gets from ARG CAPROVER_GIT_COMMIT_SHA "
+    "in its Dockerfile": (
+        "haga que su health_url responda JSON con el campo {}, que una construcción de CapRover recibe de ARG "
+        "CAPROVER_GIT_COMMIT_SHA en su Dockerfile"
     ),
     "check version_field": "revise version_field",
     "that the build takes the version from CAPROVER_GIT_COMMIT_SHA": (
