@@ -46,6 +46,7 @@ _CHECK_URL: Final = "check the URL, and that the sidecar runs and can be reached
 T = TypeVar("T")
 _ANSWER_BYTES: Final = 4 << 20
 _ANSWER_S: Final = 15.0
+_WAIT_S: Final = 45.0  # for one answer: proxies commonly close a connection that is silent for 60 s
 _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -214,7 +215,7 @@ class Sidecar:
         give_up = time.monotonic() + limit_s
         while True:
             began = time.monotonic()
-            wait_s = min(LONGEST_WAIT_S, max(0.0, give_up - began))
+            wait_s = min(_WAIT_S, max(0.0, give_up - began))
             run = self._run(f"{RUNS}/{quote(run_id, safe='')}?wait={wait_s:.0f}", give_up - began, wait_s=wait_s)
             now = time.monotonic()
             if run.state == "ended":
