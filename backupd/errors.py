@@ -55,6 +55,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ CatalogForeign      1  other         another program's file has its place, or a newer backupd wrote it
     │  └─ CatalogDamaged      1  other         the file is damaged: `backupd catalog rebuild` replaces it
     ├─ GateStepFailed         1  other         a step of a deploy failed: the gate stops the deploy
+    │  └─ DeliveryUnknown     1  other         a delivery was sent and not confirmed: production may change
     ├─ Cancelled              1  interrupted   a step of a deploy was not completed: the gate ends, or a newer push came
     ├─ LogMissing             1  other         there is no backup.log yet
     ├─ ListenFailed           1  other         the HTTP server cannot listen
@@ -336,6 +337,10 @@ class CatalogDamaged(CatalogUnavailable):
 
 class GateStepFailed(BackupdError):
     """A step of a deploy failed: nothing after it is done, so that production stays as it is before the delivery."""
+
+
+class DeliveryUnknown(GateStepFailed):
+    """A delivery was sent, and not confirmed: production may change, or not."""
 
 
 class Cancelled(BackupdError, kind="interrupted"):

@@ -82,6 +82,18 @@ class Event(StrEnum):
     MESSAGE_FAILED = "message.failed"
     MESSAGE_DROPPED = "message.dropped"
     NOTIFICATION_FAILED = "notification.failed"
+    GATE_STARTED = "gate.started"
+    GATE_STOPPED = "gate.stopped"
+    PUSH_RECEIVED = "push.received"
+    PUSH_IGNORED = "push.ignored"
+    PUSH_REFUSED = "push.refused"
+    DEPLOY_STARTED = "deploy.started"
+    DEPLOY_RESUMED = "deploy.resumed"
+    DEPLOY_ENDED = "deploy.ended"
+    STEP_STARTED = "step.started"
+    STEP_ENDED = "step.ended"
+    DEPLOY_RECORD_FAILED = "deploy.record_failed"
+    COMMIT_STATUS_FAILED = "commit_status.failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ docs/api.md describes the requests, docs/openapi.json each field.
 """
 
 import json
-import os
 import secrets
 import time
 from base64 import b64encode
@@ -15,7 +14,7 @@ from hashlib import file_digest
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Literal, TypeVar
+from typing import IO, Any, BinaryIO, Final, Literal, TypeVar, get_args
 from urllib.parse import quote, urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
@@ -30,7 +29,7 @@ from backupd.errors import (
     SidecarUnreachable,
     UsageError,
 )
-from backupd.formatting import human_bytes, human_duration, one_line
+from backupd.formatting import human_duration, one_line
 from backupd.model import utc_from_text
 from backupd.system.http import HttpRequest, HttpResponse, RequestFailed, send_request
 
@@ -41,11 +40,13 @@ LONGEST_KEY: Final = 128
 RESTART_S: Final = 60.0  # for which a sidecar may not answer
 RunState = Literal["waiting", "running", "ended"]
 
+_NUMBERS: Final = frozenset({"archive_bytes", "snapshot_bytes", "exit_code"})
 _LATER: Final = frozenset(status for status in HTTPStatus if status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 _CHECK_URL: Final = "check the URL, and that the sidecar runs and can be reached from here"
 T = TypeVar("T")
 _ANSWER_BYTES: Final = 4 << 20
 _ANSWER_S: Final = 15.0
+_WAIT_S: Final = 45.0  # for one answer: proxies commonly close a connection that is silent for 60 s
 _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -141,24 +142,30 @@ def read_run(text: bytes) -> RemoteRun:
     """
     try:
         facts: Any = json.loads(text)
-        known = {one.name for one in fields(RemoteSource)}
-        sources = tuple(
-            RemoteSource(
-                **{name: value for name, value in found.items() if name in known}
-                | {"warnings": tuple(map(str, found.get("warnings", ())))}
-            )
-            for found in facts["sources"]
-        )
-        ended = facts.get("ended_at")
-        return RemoteRun(
+        run = RemoteRun(
             id=str(facts["id"]),
             requested_at=utc_from_text(facts["requested_at"]),
-            ended_at=utc_from_text(ended) if ended else None,
+            ended_at=utc_from_text(facts["ended_at"]) if facts.get("ended_at") else None,
             label=str(facts.get("label", "")),
-            sources=sources,
+            sources=tuple(map(_read_source, facts["sources"])),
         )
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError("it is not a run of backupd") from error
+    if not run.sources:
+        raise ValueError("it is a run of no source")
+    return run
+
+
+def _read_source(found: Mapping[str, Any]) -> RemoteSource:
+    warnings = tuple(map(str, found.get("warnings", ())))
+    known = {one.name for one in fields(RemoteSource)} - {"warnings"}
+    values = {name: value for name, value in found.items() if name in known}
+    for name, value in values.items():
+        if value is not None and not isinstance(value, int if name in _NUMBERS else str):
+            raise ValueError(f"{name} is of another type")
+    if values["source"] is None or values["state"] not in get_args(RunState):
+        raise ValueError("it has no source, or another state")
+    return RemoteSource(**values, warnings=warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +215,7 @@ class Sidecar:
         give_up = time.monotonic() + limit_s
         while True:
             began = time.monotonic()
-            wait_s = min(LONGEST_WAIT_S, max(0.0, give_up - began))
+            wait_s = min(_WAIT_S, max(0.0, give_up - began))
             run = self._run(f"{RUNS}/{quote(run_id, safe='')}?wait={wait_s:.0f}", give_up - began, wait_s=wait_s)
             now = time.monotonic()
             if run.state == "ended":
@@ -238,16 +245,18 @@ class Sidecar:
         def receive() -> HttpResponse:
             stream.seek(0)
             stream.truncate()
-            return self._send(path, token, self.timeout_s, into=stream, limit_bytes=limit_bytes)
+            answer = self._send(path, token, self.timeout_s, into=stream, limit_bytes=limit_bytes)
+            if answer.headers.get("content-length") != str(stream.tell()):
+                raise SidecarUnreachable(f"the connection to {self._where} broke during the download", _CHECK_URL)
+            return answer
 
         answer = self._patiently(receive, self.timeout_s)
         stream.flush()
         with open(stream.name, "rb") as written:
-            digest, size = file_digest(written, "sha256").digest(), os.fstat(written.fileno()).st_size
-        wanted = f"sha-256=:{b64encode(digest).decode()}:"
-        if answer.headers.get("repr-digest") != wanted or answer.headers.get("content-length") != str(size):
+            digest = file_digest(written, "sha256").digest()
+        if answer.headers.get("repr-digest") != f"sha-256=:{b64encode(digest).decode()}:":
             raise CopyCorrupt(
-                f"what came from {self._where} is not the archive: {human_bytes(size)} with another size or SHA-256",
+                f"what came from {self._where} has another SHA-256 than the archive there",
                 "try again; if it stays so, run backupd verify there",
             )
 
@@ -350,12 +359,12 @@ def _refusal(answer: HttpResponse, path: str, where: str) -> BackupdError:
         return SidecarRefused(
             f"{where} refuses the token", "give it the http.backup_token of the sidecar; download_token for archives"
         )
-    if answer.status == HTTPStatus.NOT_FOUND and path.startswith(RUNS):
-        return RemoteRunUnknown(f"{where}: {error}", hint)
     if answer.status == HTTPStatus.NOT_FOUND and not hint:
         return SidecarRefused(
             f"{where} accepts no such request", "set http.actions = true there, with its token; and check the URL"
         )
+    if answer.status == HTTPStatus.NOT_FOUND and path.startswith(RUNS):
+        return RemoteRunUnknown(f"{where}: {error}", hint)
     if answer.status in (HTTPStatus.TOO_MANY_REQUESTS, *_LATER):
         busy = SidecarBusy(f"{where} cannot take the request now: {error}", hint or "try again later")
         after = answer.headers.get("retry-after", "")

@@ -37,18 +37,25 @@ _COVERED_TIERS = frozenset({"gate", "notifications", "pings", "sqlite", "status"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that need root where there is none; in CI that is a failure (see pytest_runtest_makereport).
 
-    Tests in tests/faults, tests/hostile and tests/e2e are not covered: they run code that other tests cover. On another
-    day (`scripts/test --day`), tests that compare Python's clock with that of files or containers are left out.
+    Tests in tests/faults and tests/e2e are not covered: their processes run code that other tests cover. On another day
+    (`scripts/test --day`), tests that compare Python's clock with that of files or containers are left out.
     """
     if "TEST_CLOCK_OFFSET_S" in os.environ:
         items[:] = [one for one in items if not one.get_closest_marker("real_clock") and one.path.parent.name != "e2e"]
     for item in items:
-        if item.path.parent.name in {"faults", "hostile", "e2e"}:
+        if item.path.parent.name in {"faults", "e2e"}:
             item.add_marker(pytest.mark.no_cover)
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         items[:] = _slow_ones_first(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Measure nothing while tests are imported: fork servers import the same modules, and are measured."""
+    with unmeasured():
+        return (yield)
 
 
 def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:

@@ -1,10 +1,8 @@
 """`backupd serve`: builds the daemon, runs it, and stops it."""
 
 import os
-import signal
 import sys
 import threading
-import time
 from typing import BinaryIO, NoReturn
 
 from backupd import __version__
@@ -33,13 +31,12 @@ from backupd.status.history import StatusService
 from backupd.status.model import Instance
 from backupd.status.text import status_lines
 from backupd.system.container import exec_prefix
-from backupd.system.signals import exit_on_signals
+from backupd.system.signals import StopSignals, exit_on_signals
 from backupd.tasks.context import TaskContext
 from backupd.web.door import Door
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _HTTP_STOP_S = 1.0
 _EXIT_S = 7.5
 
@@ -97,37 +94,6 @@ def serve(config: Config) -> NoReturn:
         if not signals.came:
             relaunch_with(handover.config, os.environ)
     os._exit(0)
-
-
-class StopSignals:
-    """SIGTERM, SIGHUP and SIGINT, noticed by a thread: it sets the event `stop`, and exits 1 after so many seconds.
-
-    A handler runs inside whatever the main thread is doing, such as the wait for `stop`, whose lock it may hold: a
-    handler that took that lock would wait for ever. The interpreter writes each signal that has a handler to a pipe as
-    it arrives (signal.set_wakeup_fd), which the thread reads.
-    """
-
-    def __init__(self, exit_within_s: float) -> None:
-        self.stop = threading.Event()
-        self.came: list[int] = []
-        self._exit_within_s = exit_within_s
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
-
-    def take_over(self) -> None:
-        """Let the signals no longer end the main thread by an exception; `came` has each before it goes on."""
-        for end in _ENDS:
-            if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
-                signal.signal(end, lambda number, _frame: self.came.append(number))
-
-    def _watch(self, reader: int) -> None:
-        while os.read(reader, 1)[0] not in _ENDS:
-            pass
-        self.stop.set()
-        time.sleep(self._exit_within_s)
-        os._exit(1)
 
 
 class OwnerHandover:

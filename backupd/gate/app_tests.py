@@ -4,6 +4,7 @@ They may use the network, all memory of the container and the space that is not 
 descriptor, no variable of its environment, no file that other users cannot read (docs/deploy-guard.md).
 """
 
+import errno
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from backupd.gate.model import AppTests
 from backupd.gate.source_tree import unpack
 from backupd.gate.unprivileged import NOT_FOUND, Ending, Request
 from backupd.gate.waiting import IsCancelled, pause, require_wanted
-from backupd.system.process import close_input, pipe, send, start_module
+from backupd.system.process import close_input, container_processes, pipe, send, start_module
 from backupd.system.resources import free_bytes, require_space, reserve_bytes
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
@@ -38,6 +39,7 @@ _TAIL_BYTES: Final = 256 << 10
 _POLL_S: Final = 0.25
 _SPACE_S: Final = 1.0
 _GRACE_S: Final = 90.0  # in which the process that runs the tests ends all of them
+_MOST_PROCESSES, _FEWEST_PROCESSES, _OF_THE_GATE = 1024, 16, 64
 _NEEDED: Final = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7}  # linux/capability.h
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _users: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
@@ -54,6 +56,7 @@ class TestResult:
     signal: int | None = None
     limit_s: float | None = None  # within which they did not end
     disk: str = ""  # why there was too little space for them
+    noexec: str = ""  # the directory of their tree, where no program of it may be executed
     tail: str = ""  # the last lines of the output, printable
 
     @property
@@ -74,18 +77,22 @@ class TestResult:
 
     @property
     def hint(self) -> str:
-        """What to do about it."""
-        if self.limit_s is not None:
-            return "read their output: a test may wait for something; or raise test_timeout_s"
-        if self.disk:
-            return "let them write less, or give the gate a larger disk"
-        if self.signal == signal.SIGKILL:
-            return "the container may lack memory: give it more, or let fewer tests run at a time"
-        if self.signal == signal.SIGXFSZ:
-            return "a file became too long for the disk: let the tests write less"
-        if self.exit_code == NOT_FOUND:
-            return "the image of the gate may lack the program: see docs/deploy-guard.md for an image with more"
-        return "" if self.passed else "read their output, mend the app, and push again"
+        """What to do about it, empty where they passed."""
+        noexec = f"{self.noexec} is mounted noexec: if they run programs of the tree, mount it with exec (/tmp:exec)"
+        ways = (
+            (self.passed, ""),
+            (self.limit_s is not None, "read their output: a test may wait for something; or raise test_timeout_s"),
+            (self.disk, "let them write less, or give the gate a larger disk"),
+            (self.noexec, noexec),
+            (
+                self.signal == signal.SIGKILL,
+                "the container may lack memory: give it more, or run fewer tests at a time",
+            ),
+            (self.signal == signal.SIGXFSZ, "a file became too long for the disk: let the tests write less"),
+            (self.exit_code == NOT_FOUND, "the image of the gate may lack the program: see docs/deploy-guard.md"),
+            (True, "read their output, mend the app, and push again"),
+        )
+        return next(hint for applies, hint in ways if applies)
 
 
 def run_tests(
@@ -110,7 +117,9 @@ def run_tests(
             directory=os.fspath(work / "tree"),
             timeout_s=tests.timeout_s,
             file_bytes=max(1 << 20, free_bytes(work) - reserve),
+            processes=_most_processes(),
         )
+        noexec = bool(os.statvfs(work).f_flag & os.ST_NOEXEC)
         began = time.monotonic()
         ending, disk = _run(request, output, cancelled, reserve)
         seconds = time.monotonic() - began
@@ -122,6 +131,7 @@ def run_tests(
         signal=-code if code is not None and code < 0 else None,
         limit_s=tests.timeout_s if ending["why"] == "timeout" else None,
         disk=disk,
+        noexec=os.fspath(work.parent) if noexec else "",
         tail=last_lines(output),
     )
 
@@ -140,6 +150,12 @@ def require_rights(user: int) -> None:
             f"the gate may not run tests as another user: it lacks {', '.join(missing)}",
             "run its container as root with these capabilities (cap_add), or use wait_for_status in place of tests",
         )
+
+
+def _most_processes() -> int:
+    """Return how many processes and threads tests may have: the gate needs some of those of the container."""
+    used, limit = container_processes()
+    return max(_FEWEST_PROCESSES, min(_MOST_PROCESSES, limit - used - _OF_THE_GATE)) if limit else _MOST_PROCESSES
 
 
 def last_lines(output: Path) -> str:
@@ -182,7 +198,7 @@ def _prepare(user: int, work: Path, tree_tar: Path, database: Path | None) -> di
     """Give the user its tree, a home, a place for temporary files and a copy of `database`; return its environment."""
     for name in ("tree", "home", "tmp", "database"):
         (work / name).mkdir(mode=0o700)
-        os.chown(work / name, user, user)
+        _give(work / name, user)
     unpack(tree_tar, work / "tree", user)
     environ = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -195,9 +211,20 @@ def _prepare(user: int, work: Path, tree_tar: Path, database: Path | None) -> di
         copy = work / "database" / database.name
         shutil.copyfile(database, copy)
         copy.chmod(0o600)
-        os.chown(copy, user, user)
+        _give(copy, user)
         environ[RESTORED] = os.fspath(copy)
     return environ
+
+
+def _give(path: Path, user: int) -> None:
+    try:
+        os.chown(path, user, user)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # user_namespaces(7)
+            raise GateStepFailed(
+                f"tests cannot run as uid {user}, which this container does not have", "set another test_user"
+            ) from error
+        raise
 
 
 def _run(request: Request, output: Path, cancelled: IsCancelled, reserve: int) -> tuple[Ending, str]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from backupd.errors import GateStepFailed
+from backupd.errors import DeliveryUnknown, GateStepFailed
 from backupd.formatting import human_duration, one_line
 from backupd.gate.model import CapRover, CapRoverWebhook, Push
 from backupd.gate.source_tree import has_file
@@ -61,7 +61,7 @@ def require_definition(tree_tar: Path) -> None:
 def deliver(target: CapRover, tree_tar: Path, push: Push, cancelled: IsCancelled) -> str:
     """Upload exactly this tree, which CapRover then builds; return what it says. A busy CapRover is asked again.
 
-    Raises GateStepFailed, and Cancelled before an upload only.
+    Raises GateStepFailed, DeliveryUnknown, and Cancelled before an upload only.
     """
     url = f"{target.url.rstrip('/')}/api/v2/user/apps/appData/{quote(target.app, safe='')}?detached=1"
     boundary = f"backupd-{secrets.token_hex(16)}"
@@ -85,7 +85,7 @@ def deliver(target: CapRover, tree_tar: Path, push: Push, cancelled: IsCancelled
 def forward(webhook: CapRoverWebhook, push: Push, cancelled: IsCancelled = lambda: False) -> str:
     """Send the request of the push, unchanged, to CapRover's webhook; return what it says.
 
-    Raises GateStepFailed, and Cancelled before a request only.
+    Raises GateStepFailed, DeliveryUnknown, and Cancelled before a request only.
     """
     branch = push.ref.removeprefix("refs/heads/")
     if branch == push.ref:  # it drops 11 letters of any ref: the tag vmain would deploy the branch main
@@ -187,8 +187,8 @@ def _read(response: HttpResponse) -> _Answer | None:
     return _Answer(status, one_line(str(said.get("description") or "no description")))
 
 
-def _unknown(why: str) -> GateStepFailed:
-    return GateStepFailed(
+def _unknown(why: str) -> DeliveryUnknown:
+    return DeliveryUnknown(
         f"the delivery was sent, and CapRover did not confirm it: {why}; it is unknown whether it builds this commit",
         f"{_LOG}; if it does not build, push again",
     )

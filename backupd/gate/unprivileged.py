@@ -28,7 +28,6 @@ _PIPE_BYTES: Final = 1 << 16
 _PIECES: Final = 16  # that are read before anything else is looked at again
 _POLL_MS: Final = 50
 _END_S: Final = 30.0
-_MAX_PROCESSES: Final = 1024  # and threads, of the user
 # linux/prctl.h
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 36, 38
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells have it
@@ -43,6 +42,7 @@ class Request(TypedDict):
     directory: str
     timeout_s: float
     file_bytes: int  # the longest file that it may write
+    processes: int  # and threads, that the user may have
 
 
 class Ending(TypedDict):
@@ -108,7 +108,7 @@ def _become_and_run(request: Request, output: int) -> NoReturn:
         for what, most in (
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_FSIZE, request["file_bytes"]),
-            (resource.RLIMIT_NPROC, _MAX_PROCESSES),
+            (resource.RLIMIT_NPROC, request["processes"]),
         ):
             hard = resource.getrlimit(what)[1]
             least = most if hard == resource.RLIM_INFINITY else min(most, hard)

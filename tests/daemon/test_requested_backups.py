@@ -233,8 +233,11 @@ class HeldQueues:
 
     taken: list[TaskRequest] = field(default_factory=list)
     observer: RunObserver | None = None
+    stopped: bool = False
 
     def submit(self, request: TaskRequest, observer: RunObserver) -> bool:
+        if self.stopped:
+            return False
         self.taken.append(request)
         self.observer = observer
         return True
@@ -285,6 +288,30 @@ def test_run_is_running_from_first_source_to_last(requested: RequestedBackups, q
         states.append(found.state)
     assert states == ["waiting", "running", "ended"]
     assert (found.succeeded, done.done(), found.ended_at is not None) == (True, True, True)
+
+
+def test_what_waits_when_queue_stops_is_refused_with_its_key(requested: RequestedBackups, queues: HeldQueues) -> None:
+    run = requested.request(ALL, "k", "192.0.2.1")
+    done = requested.done(run.id)
+    queues.end(queues.taken[0])
+    requested.dropped(queues.taken[1])
+    assert done.done()
+    with pytest.raises(RequestRefused, match="being stopped"):
+        requested.find(run.id)
+    assert refusal_of(requested, key="k").status == 503
+    queues.stopped = True
+    refused = refusal_of(requested)
+    assert (refused.status, refused.retry_after_s) == (503, 10)
+
+
+def test_unknown_source_and_source_of_another_daemon_are_refused(queues: HeldQueues, context: TaskContext) -> None:
+    requested = RequestedBackups(("tasks", "notes"), queues, lambda source: source == "tasks", context)  # type: ignore[arg-type]
+    assert refusal_of(requested, WantedBackup(("blog", "tasks"))).status == 422
+    assert refusal_of(requested).status == 503, "all sources, of which one is another's"
+    run = requested.request(WantedBackup(("tasks", "tasks")), "", "192.0.2.1")
+    assert [source.source for source in run.sources] == ["tasks"]
+    assert requested.find("unknown") is None
+    assert requested.done("unknown").done()
 
 
 def test_fifth_active_request_is_refused_until_one_ends(requested: RequestedBackups, queues: HeldQueues) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +13,13 @@ import pytest
 
 from backupd.errors import Cancelled, GateStepFailed
 from backupd.gate import app_tests
-from backupd.gate.app_tests import require_rights, run_tests
+from backupd.gate.app_tests import TestResult, require_rights, run_tests
 from backupd.gate.model import AppTests
 from backupd.gate.unprivileged import HALF_OF_OUTPUT, processes_of
 from support.app_trees import left_of, run_script, text_of, tree_of
 from support.daemon import wait_until
+from support.rights import Rights
+from support.user_namespace import IN_USER_NAMESPACE
 
 pytestmark = pytest.mark.root
 
@@ -207,3 +211,69 @@ def test_missing_capability_is_named(monkeypatch: pytest.MonkeyPatch, uid: int) 
     with pytest.raises(GateStepFailed, match="it lacks CAP_KILL, CAP_SETGID, CAP_SETUID") as failed:
         require_rights(uid)
     assert "cap_add" in failed.value.hint
+
+
+def run_apart(program: str, *arguments: object, rights: tuple[str, ...] = ()) -> str:
+    """Run a Python program in a process of its own, with `rights`; return what it prints."""
+    words = [*rights, sys.executable, "-c", program, *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RUN = "import sys; from pathlib import Path; from support.app_trees import run_script; "
+
+
+def test_five_capabilities_suffice(tmp_path: Path, uid: int) -> None:
+    script = (
+        "cd $HOME; mkdir -m 1777 a; mkdir -m 700 a/b; touch a/b/c a/d; chmod 000 a/b a/d; (setsid sleep 600 &); id -u"
+    )
+    program = RUN + "print(run_script(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])).tail)"
+    few = Rights(("chown", "dac_override", "kill", "setgid", "setuid"))
+    assert run_apart(program, tmp_path, script, uid, rights=few.command) == f"{uid}\n"
+    assert left_of(uid) == []
+
+
+def test_user_that_container_does_not_have_is_told(tmp_path: Path, uid: int) -> None:
+    program = f"""{RUN}
+from backupd.errors import GateStepFailed
+try:
+    run_script(Path(sys.argv[1]), "exit 0", int(sys.argv[2]))
+except GateStepFailed as error:
+    print(error.message, error.hint, sep="; ")
+"""
+    said = run_apart(program, tmp_path, uid, rights=IN_USER_NAMESPACE)
+    assert said == f"tests cannot run as uid {uid}, which this container does not have; set another test_user\n"
+
+
+def test_processes_end_where_no_other_can_be_started(uid: int) -> None:
+    program = """
+import os, sys
+from backupd.gate import unprivileged
+def refuse():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+unprivileged._prctl(36, 1)
+unprivileged.os.fork = refuse
+print(unprivileged._end_all(int(sys.argv[1])))
+"""
+    sleeping = [subprocess.Popen(("sleep", "600"), user=uid, start_new_session=True) for _ in range(3)]
+    try:
+        assert run_apart(program, uid) == "0\n"
+        assert {one.wait(20) for one in sleeping} == {-signal.SIGKILL}
+    finally:
+        for one in sleeping:
+            one.kill()
+            one.wait()
+
+
+@pytest.mark.parametrize(("found", "most"), [((0, 0), 1024), ((20, 512), 428), ((10, 32), 16), ((50, 10**6), 1024)])
+def test_gate_keeps_processes_for_itself(monkeypatch: pytest.MonkeyPatch, found: tuple[int, int], most: int) -> None:
+    monkeypatch.setattr(app_tests, "container_processes", lambda: found)
+    assert app_tests._most_processes() == most
+
+
+def test_mount_without_exec_is_told() -> None:
+    failed = TestResult(1.0, exit_code=1, noexec="/tmp")
+    assert failed.hint.startswith("/tmp is mounted noexec")
+    assert TestResult(1.0, exit_code=0, noexec="/tmp").hint == ""

@@ -42,7 +42,7 @@ def children_of(process: int) -> list[int]:
 
 @dataclass
 class Daemon:
-    """A running `backupd serve`, its port, and the file that its standard output goes to."""
+    """A running `backupd serve` or `backupd gate`, its port, and the file that its standard output goes to."""
 
     process: ForkedRun | subprocess.Popen[bytes]
     port: int
@@ -87,10 +87,13 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(backupd: Backupd, *, program: Sequence[str] = (), **environ: str) -> Iterator[Daemon]:
+def running_daemon(
+    backupd: Backupd, *, program: Sequence[str] = (), command: str = "serve", **environ: str
+) -> Iterator[Daemon]:
     """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment.
 
-    It is a fork, which begins without the second of imports of a new process; with `program` Python runs that.
+    It is a fork, which begins without the second of imports of a new process; with `program` Python runs that. With
+    `command` it is another command.
     """
     port = free_port()
     environ = backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ)
@@ -98,10 +101,10 @@ def running_daemon(backupd: Backupd, *, program: Sequence[str] = (), **environ: 
     with borrowed_fork_server() as fork_server, output.open("wb") as stream:
         process: ForkedRun | subprocess.Popen[bytes]
         if program:
-            command = [sys.executable, *program, "serve"]
-            process = subprocess.Popen(command, env=environ, cwd=backupd.cwd, stdout=stream, stderr=stream)
+            words = [sys.executable, *program, command]
+            process = subprocess.Popen(words, env=environ, cwd=backupd.cwd, stdout=stream, stderr=stream)
         else:
-            process = fork_server.start(("serve",), environ, backupd.cwd, output=output)
+            process = fork_server.start((command,), environ, backupd.cwd, output=output)
         try:
             yield Daemon(process, port, output)
         finally:

@@ -1,7 +1,7 @@
 """The door of a server in this process, before backups that end when a test says so."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,11 +68,12 @@ class FakeArchives:
 
     manifest: Manifest
     path: Path
+    opened: Callable[[], BinaryIO] | None = None  # what is opened instead
 
     def open(self, generation: str) -> tuple[Manifest, BinaryIO]:
         if generation != self.manifest.id:
             raise GenerationMissing("there is none")
-        return self.manifest, self.path.open("rb")
+        return self.manifest, self.opened() if self.opened else self.path.open("rb")
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """The door: who may request backups and download archives, what a request may contain, and how a client waits."""
 
 import hashlib
+import http.client
+import io
 import json
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
+from backupd.errors import CopyCorrupt
 from backupd.model import generation_id
 from backupd.remote import read_run
 from backupd.tasks.requests import REQUESTED_STAYS, PinRequest
@@ -320,6 +324,50 @@ def test_third_download_at_a_time_is_refused_and_slow_client_loses_its_connectio
         eventually(lambda: not site.server._open)
         assert len(received(one)) < archives.manifest.archive.size_bytes
         eventually(lambda: site.ask(ARCHIVE, "HEAD", **bearer(DOWNLOAD_TOKEN)).status == 200)
+
+
+def test_hanging_disk_delays_no_other_client_and_keeps_its_place(
+    archives: FakeArchives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_response, "PART_S", 0.5)
+    released = threading.Event()
+
+    class HangingFile(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            assert released.wait(60)
+            return b""
+
+    archives.opened = HangingFile
+    with door_site(archives) as (site, _), ThreadPoolExecutor() as pool:
+        lost = [pool.submit(site.ask, ARCHIVE, **bearer(DOWNLOAD_TOKEN)) for _ in range(door.MOST_DOWNLOADS)]
+        assert site.ask("/livez").status == 200
+        for one in lost:
+            assert isinstance(one.exception(), http.client.IncompleteRead)
+        assert site.ask(ARCHIVE, "HEAD", **bearer(DOWNLOAD_TOKEN)).status == 429, "the reads still hang"
+        released.set()
+        eventually(lambda: site.ask(ARCHIVE, "HEAD", **bearer(DOWNLOAD_TOKEN)).status == 200)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(CopyCorrupt("it is damaged", "see"), 409), (OSError(5, "Input/output error", "/secret"), 503)],
+)
+def test_archive_that_cannot_be_sent_is_error_without_path_and_frees_its_place(error: Exception, status: int) -> None:
+    def fail(_: str) -> Any:
+        raise error
+
+    with serving(door=door.Door(FakeBackups(), fail, BACKUP_TOKEN, DOWNLOAD_TOKEN)) as site:
+        for _ in range(door.MOST_DOWNLOADS + 1):
+            reply = site.ask(ARCHIVE, **bearer(DOWNLOAD_TOKEN))
+            assert (reply.status, b"/secret" in reply.body) == (status, False)
+        assert refused_words(reply)
+        assert site.errors == []
+
+
+def test_archives_cannot_be_downloaded_without_their_token() -> None:
+    with serving(door=door.Door(FakeBackups(), FakeArchives.open, BACKUP_TOKEN)) as site:  # type: ignore[arg-type] - never called
+        assert site.ask(ARCHIVE, **bearer(BACKUP_TOKEN)).status == 404
+        assert site.ask("/api/backups", "POST", **bearer(BACKUP_TOKEN)).status == 202
 
 
 def test_download_outlives_the_lifetime_of_other_connections(
