@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -59,6 +60,7 @@ _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
 _OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
+_STOPPED = "stopped\n"
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -148,14 +150,18 @@ class ForkServer:
         counted: bool = False,
         reads: str = "",
         strace: Sequence[str | Path] = (),
+        watch: Callable[[], object] | None = None,
     ) -> CommandResult:
         """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
 
         With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
-        With `strace`, strace(1) traces the run from its beginning, with these arguments.
+        With `strace`, strace(1) traces the run from its beginning, with these arguments. The run is stopped before each
+        step to call `watch`.
         Coverage measures the run, and its children only if the test asks for that.
         """
+        if watch is not None:
+            at, send, again = 0, signal.SIGSTOP, True
         request = {
             "arguments": [*map(str, arguments)],
             "environ": {
@@ -167,18 +173,21 @@ class ForkServer:
             "again": again,
             "after_s": after_s,
             "counted": counted or at is not None,
+            "watched": watch is not None,
             "reads": reads,
             "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        while (answer := self._process.stdout.readline()) == _STOPPED:
+            assert watch is not None
+            watch()
+            print(file=self._process.stdin, flush=True)
         out, err, steps = (path.read_text() for path in self._files.values())
         assert "Traceback" not in err, err
-        return CommandResult(code, out, err, tuple(steps.splitlines()))
+        return CommandResult(int(answer), out, err, tuple(steps.splitlines()))
 
 
 def _serve() -> None:
@@ -201,8 +210,19 @@ def _serve() -> None:
             os.close(ready)
             if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
                 os.kill(process, request["signal"])
-            _, status = os.waitpid(process, 0)
+            status = _wait(process, watched=request["watched"])
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _wait(process: int, *, watched: bool) -> int:
+    """Wait for the end of a run and return its status; let the tester look whenever it has stopped itself."""
+    while True:
+        _, status = os.waitpid(process, os.WUNTRACED if watched else 0)
+        if not os.WIFSTOPPED(status):
+            return status
+        print(_STOPPED, end="", flush=True)
+        sys.stdin.readline()
+        os.kill(process, signal.SIGCONT)
 
 
 @contextmanager
@@ -314,6 +334,8 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
             return
         os.writev(journal, [f"{what}\n".encode()])
         number = next(numbers)
+        if number == 0:  # before a run opens its log it only reads, and to report each call takes long
+            sys.setprofile(profile)
         if number == at or (request["again"] and at is not None and number > at):
             os.kill(os.getpid(), request["signal"])
 
@@ -323,7 +345,7 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
             step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
 
     def profile(frame: Any, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ in _CALLED:
+        if event == "c_call" and function.__name__ in _CALLED and not isinstance(function.__self__, BytesIO):
             step(f"{function.__name__} in {frame.f_code.co_name}")
         elif event == "call" and frame.f_code.co_name == "_async_request":
             kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
@@ -331,7 +353,6 @@ def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
             step(f"sftp {name}")
 
     sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
-    sys.setprofile(profile)
 
 
 def _run(main: Callable[[], None]) -> None:
