@@ -23,7 +23,9 @@ RUN apt-get update \
     && python -B -m pip uninstall --yes --quiet --root-user-action=ignore pip
 COPY --from=build /opt/backupd /opt/backupd
 # A fresh volume gets this mode: backupd can write there as any user, without CHOWN.
-RUN mkdir -m 1777 /backups
+RUN mkdir -m 1777 /backups \
+# What a gate remembers (backupd gate), which runs as root; its tests are another user's.
+    && mkdir -p -m 700 /var/lib/backupd/gate
 ENV PATH=/opt/backupd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PUID=auto \
@@ -53,5 +55,6 @@ LABEL org.opencontainers.image.title="backupd" \
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["backupd", "health"]
 # As the first process it starts tini in its place, with an environment that holds no secrets, and itself below it.
-ENTRYPOINT ["backupd"]
+# The kernel drops a signal to a first process that has no handler for it yet; one that is blocked waits for it.
+ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "backupd"]
 CMD ["serve"]

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from backupd.system.signals import INTERRUPTED, TERMINATED, exit_on_signals
 
@@ -13,7 +14,19 @@ def main() -> None:
     """Run the command line; SIGTERM and a lost terminal exit through all cleanup, as Ctrl-C does."""
     gc.disable()  # loading modules makes no garbage, and collecting takes a tenth of the start; `cli` enables it again
     open_standard_streams()
-    exit_on_signals()  # first: the kernel drops what reaches a first process (PID 1) without a handler
+    try:
+        exit_on_signals()  # first: the image starts this with signals blocked
+        _run()
+    except KeyboardInterrupt:
+        _print_error("interrupted; partial work was removed")
+        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == TERMINATED:
+            _print_error("terminated; partial work was removed")
+        raise
+
+
+def _run() -> NoReturn:
     import click
 
     from backupd.cli import cli
@@ -23,13 +36,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _print_error("interrupted; partial work was removed")
-        sys.exit(INTERRUPTED)
-    except SystemExit as ended:
-        if ended.code == TERMINATED:
-            _print_error("terminated; partial work was removed")
-        raise
+    except click.Abort:
+        raise KeyboardInterrupt from None
 
 
 def open_standard_streams() -> None:

@@ -14,8 +14,11 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ TargetInUse        75  busy          the database that a restore would replace is open
     │  ├─ NothingToSend      75  no-copy       a source has no verified generation yet
     │  ├─ ProcessRefused     75  other         the system starts no further process or thread
-    │  └─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
-    │     └─ CopyUnreadable  75  unreachable   it answers, and does not let the manifest of a copy be read
+    │  ├─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
+    │  │  └─ CopyUnreadable  75  unreachable   it answers, and does not let the manifest of a copy be read
+    │  ├─ SidecarUnreachable 75  unreachable   a backupd that is asked over HTTP does not answer, or not as backupd
+    │  ├─ SidecarBusy        75  busy          it cannot take the request now, or the backup has not ended yet
+    │  └─ RemoteRunUnknown   75  interrupted   it does not know the run: it has restarted since
     ├─ Terminated           143  interrupted   SIGTERM or Ctrl-C ended the run
     ├─ TimeLimitExceeded      1  timeout       the run took longer than schedule.run_timeout_s
     ├─ SourceMissing          1  missing       no file exists at the configured path of the database
@@ -52,6 +55,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ CatalogForeign      1  other         another program's file has its place, or a newer backupd wrote it
     │  └─ CatalogDamaged      1  other         the file is damaged: `backupd catalog rebuild` replaces it
     ├─ GateStepFailed         1  other         a step of a deploy failed: the gate stops the deploy
+    │  └─ DeliveryUnknown     1  other         a delivery was sent and not confirmed: production may change
     ├─ Cancelled              1  interrupted   a step of a deploy was not completed: the gate ends, or a newer push came
     ├─ LogMissing             1  other         there is no backup.log yet
     ├─ ListenFailed           1  other         the HTTP server cannot listen
@@ -60,6 +64,8 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     ├─ HostKeyRefused         1  denied        the server's host key is not the pinned one
     │  ├─ HostKeyUnknown      1  denied        no key is pinned
     │  └─ HostKeyChanged      1  denied        another key is pinned
+    ├─ SidecarRefused         1  denied        a backupd that is asked over HTTP refuses the token or the request
+    ├─ RemoteBackupFailed     1  other         it took no verified copy, or holds the pruning of its source
     └─ ServerIncompatible     1  denied        server and client share no SSH algorithm
        └─ ServerTooOld        1  denied        the server knows only SSH algorithms that are no longer safe
 """
@@ -168,6 +174,20 @@ class ReplicaUnreachable(TemporaryError, kind="unreachable"):
 
 class CopyUnreadable(ReplicaUnreachable):
     """The replica responds, but the manifest of a copy cannot be read: that is not damage, and may be temporary."""
+
+
+class SidecarUnreachable(TemporaryError, kind="unreachable"):
+    """A backupd that is asked over HTTP does not answer, or what answers is not backupd."""
+
+
+class SidecarBusy(TemporaryError):
+    """A backupd that is asked over HTTP cannot take the request now, or a backup there has not ended in time."""
+
+    retry_after_s: float | None = None
+
+
+class RemoteRunUnknown(TemporaryError, kind="interrupted"):
+    """A backupd that is asked over HTTP does not know the run: it has restarted, or the run ended a day ago."""
 
 
 class Terminated(BackupdError, exit_code=143, kind="interrupted"):
@@ -319,6 +339,10 @@ class GateStepFailed(BackupdError):
     """A step of a deploy failed: nothing after it is done, so that production stays as it is before the delivery."""
 
 
+class DeliveryUnknown(GateStepFailed):
+    """A delivery was sent, and not confirmed: production may change, or not."""
+
+
 class Cancelled(BackupdError, kind="interrupted"):
     """A step of a deploy was not completed, because the gate ends, or because a newer push superseded the deploy."""
 
@@ -349,6 +373,14 @@ class HostKeyUnknown(HostKeyRefused):
 
 class HostKeyChanged(HostKeyRefused):
     """The server shows another key than the pinned one: it was reinstalled, or it is another server."""
+
+
+class SidecarRefused(BackupdError, kind="denied"):
+    """A backupd that is asked over HTTP refuses the token or the request."""
+
+
+class RemoteBackupFailed(BackupdError):
+    """A backup that was requested over HTTP has no verified copy, or the pruning of its source is on hold."""
 
 
 class ServerIncompatible(BackupdError, kind="denied"):

@@ -37,6 +37,7 @@ class Event(StrEnum):
     RUN_FINISHED = "run.finished"
     RUN_INTERRUPTED = "run.interrupted"
     RUN_DUE = "run.due"
+    RUN_REQUESTED = "run.requested"
     RUN_STOPPED = "run.stopped"
     RUN_FAILED = "run.failed"
     REPLICA_RETRIED = "replica.retried"
@@ -81,6 +82,18 @@ class Event(StrEnum):
     MESSAGE_FAILED = "message.failed"
     MESSAGE_DROPPED = "message.dropped"
     NOTIFICATION_FAILED = "notification.failed"
+    GATE_STARTED = "gate.started"
+    GATE_STOPPED = "gate.stopped"
+    PUSH_RECEIVED = "push.received"
+    PUSH_IGNORED = "push.ignored"
+    PUSH_REFUSED = "push.refused"
+    DEPLOY_STARTED = "deploy.started"
+    DEPLOY_RESUMED = "deploy.resumed"
+    DEPLOY_ENDED = "deploy.ended"
+    STEP_STARTED = "step.started"
+    STEP_ENDED = "step.ended"
+    DEPLOY_RECORD_FAILED = "deploy.record_failed"
+    COMMIT_STATUS_FAILED = "commit_status.failed"
 
 
 @dataclass(frozen=True, slots=True)

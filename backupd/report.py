@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
-from backupd.errors import ErrorKind
+from backupd.errors import BackupdError, ErrorKind
 from backupd.formatting import counted, human_bytes, human_duration
 from backupd.model import Outcome, Verification, utc_from_text
 
@@ -119,6 +119,21 @@ _DETAILS: Final[Mapping[str, type[RunDetails]]] = {
     "restore": RestoreDetails,
     "drill": DrillDetails,
 }
+
+
+def failed_backup(source: str, started_at: datetime, error: BackupdError) -> AnyReport:
+    """Return the report of a backup that `error` ended before it had one."""
+    return RunReport(
+        "backup",
+        source,
+        started_at,
+        BackupDetails(),
+        outcome="failed",
+        error=error.message,
+        hint=error.hint,
+        error_kind=error.kind,
+        exit_code=error.exit_code,
+    )
 
 
 def drill_of(report: AnyReport | None) -> DrillReport | None:

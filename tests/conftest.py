@@ -4,6 +4,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from support.bank import make_bank  # noqa: E402
 from support.command import Backupd  # noqa: E402
 from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
+from support.unmeasured import unmeasured  # noqa: E402
 
 # A shell that works in the background ignores these for what it starts, and children would inherit that.
 for _number in (signal.SIGINT, signal.SIGQUIT):
@@ -29,7 +31,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 _PACKAGE = Path(__file__).parents[1] / "backupd"
 _SLOW = {"e2e": "waits", "deploy": "computes", "faults": "computes"}
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
-_COVERED_TIERS = frozenset({"daemon", "gate", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
+_COVERED_TIERS = frozenset({"gate", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,17 +74,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Start processes without coverage where other tests cover them: loading it takes a child longer than its work.
 
     A `no_cover` test is not measured at all; of a `cover_processes` test every process is. Of a test with several
-    parameters the first set is measured in all processes, and the others in this one and in forks.
+    parameters the first set is measured in all processes, and the others in this one alone.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         if item.get_closest_marker("no_cover"):
             patch.delenv(COVERAGE_CONFIG, raising=False)
+            stack.enter_context(unmeasured())
         elif COVERAGE_CONFIG in os.environ:
             config = _of_files_that_run(os.environ[COVERAGE_CONFIG])
             patch.setenv(COVERAGE_CONFIG, config)
-            if not item.get_closest_marker("cover_processes"):
+            if _is_variant(item):
+                patch.delenv(COVERAGE_CONFIG)
+            elif not item.get_closest_marker("cover_processes"):
                 patch.setenv(FORK_COVERAGE_CONFIG, config)
-                if item.path.parent.name not in _COVERED_TIERS or _is_variant(item):
+                if item.path.parent.name not in _COVERED_TIERS:
                     patch.delenv(COVERAGE_CONFIG)
         return (yield)
 

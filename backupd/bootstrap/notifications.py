@@ -58,7 +58,7 @@ def require_usable_channels(config: Config) -> None:
 
 def message_name(config: Config) -> str:
     """Return the name of this backupd in messages."""
-    return config.notify.name or ", ".join(config.sources)
+    return config.notify.name or ", ".join(config.sources or config.gate)
 
 
 def page_name(config: Config) -> str:

@@ -72,9 +72,12 @@ def daemon_context(config: Config, console: TextIO) -> TaskContext:
     return replace(context, log=deferred_log(config, console))
 
 
-def deferred_log(config: Config, console: TextIO | None = None) -> EventLog:
-    """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`."""
-    path, settings = config.backups_dir / LOG_NAME, _log_settings(config)
+def deferred_log(config: Config, console: TextIO | None = None, *, directory: Path | None = None) -> EventLog:
+    """Return the log of a store that may be missing; lines that cannot be written to the file go to `console`.
+
+    It is in `directory`, by default the store itself.
+    """
+    path, settings = (directory or config.backups_dir) / LOG_NAME, _log_settings(config)
     return open_log(path, mask_of(config), console=console, late=True, settings=settings)
 
 

@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "log": Entry("log", "Show backup.log in readable form."),
     "notify": Entry("notify", "Show notification delivery; --test sends a test notification."),
     "health": Entry("serve", "Ask the running daemon whether it works (GET /livez)."),
+    "gate": Entry("gate", "Run the deploy gate: back up, test and watch each deploy of an app."),
     "config": Entry("config", "Show or check the configuration."),
     "completion": Entry("complete", "Print the script that completes commands in a shell."),
     "catalog": Entry("maintenance", "Rebuild the catalog, the index of runs and generations."),

@@ -2,49 +2,76 @@
 
 import sys
 from dataclasses import replace
-from datetime import timedelta
 
 import click
 
 from backupd.bootstrap.tasks import backup_request, sources
+from backupd.cli.backup_elsewhere import REMOTE_TIMEOUT_S, back_up_elsewhere
 from backupd.cli.common import command, label_option, open_context, source_option, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
-from backupd.cli.pin import read_label
 from backupd.config import Config
+from backupd.config.environment import REMOTE_TOKEN
 from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
 from backupd.report import BackupDetails, RunReport, report_facts
 from backupd.tasks.backup import backup
-from backupd.tasks.requests import PinRequest
+from backupd.tasks.requests import REQUESTED_STAYS, requested_pin
 
 _SHOWN_STAGE_S = 0.05
-_BY_HAND_STAYS = timedelta(days=30)
 
 
 @command(
     "backup",
     "backupd backup --source tasks --json",
-    {0: "published, or verified as unchanged", 3: "published, with warnings (degraded)", 75: ""},
+    {
+        0: "published, or verified as unchanged",
+        1: "failed; with --remote also where pruning is on hold",
+        3: "published, with warnings (degraded)",
+        75: "",
+    },
     pings=True,
+    elsewhere=back_up_elsewhere,
 )
 @click.option(
     "--pin/--no-pin",
     "pinned",
     default=None,
     help="Keep it until backupd unpin; or, for cron, only as long as the retention policy does. "
-    f"Default: pinned for {_BY_HAND_STAYS.days} days.",
+    f"Default: pinned for {REQUESTED_STAYS.days} days.",
 )
 @label_option
 @source_option
+@click.option(
+    "--remote",
+    metavar="URL",
+    help="Request it from the daemon at this address, which accepts actions; needs no configuration here, and its "
+    f"backup_token in {REMOTE_TOKEN} or {REMOTE_TOKEN}_FILE.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    help=f"How long to wait for it with --remote.  [default: {REMOTE_TIMEOUT_S:.0f}]",
+)
 def backup_command(
-    config: Config, names: tuple[str, ...], label: str | None, *, pinned: bool | None, as_json: bool
+    config: Config,
+    names: tuple[str, ...],
+    label: str | None,
+    remote: None,  # noqa: ARG001 - see `back_up_elsewhere`
+    timeout_s: float | None,
+    *,
+    pinned: bool | None,
+    as_json: bool,
 ) -> None:
     """Run the code that the schedule runs.
 
     A generation that is taken by hand is pinned, in the store and at replicas; so is the one that an unchanged database
     equals. With --json one source is one object, several are a list.
     """
-    pin = _pin_request(label, pinned=pinned)
+    if timeout_s is not None:
+        raise UsageError("--timeout is for --remote", "leave it out: sources.NAME.timeout_s limits a backup here")
+    pin = requested_pin("made by hand", label or "", pinned)
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
@@ -56,16 +83,6 @@ def backup_command(
         for report in reports:
             _print(report)
     sys.exit(worst_exit(reports))
-
-
-def _pin_request(label: str | None, *, pinned: bool | None) -> PinRequest | None:
-    """Return how the generation is pinned. Raises UsageError."""
-    text = read_label(label)
-    if pinned is not False:
-        return PinRequest("made by hand", None if pinned else _BY_HAND_STAYS, text)
-    if text:
-        raise UsageError("--label and --no-pin do not go together: a label is part of a pin", "give one of the two")
-    return None
 
 
 def _print(report: RunReport[BackupDetails]) -> None:

@@ -37,6 +37,8 @@ _OF_CLICK: Final = (click.ClickException, click.Abort, click.exceptions.Exit)
 _REPORT: Final = "report this with backup.log"
 
 Body = Callable[..., None]
+# Gets the arguments of a command, and returns whether it has done the work by a backupd somewhere else.
+Elsewhere = Callable[..., bool]
 # The paths of the secrets that a command with these arguments needs.
 Secrets = Callable[[Config, Mapping[str, Any]], Iterable[KeyPath]]
 
@@ -88,6 +90,7 @@ def command(
     secrets: Secrets | None = of_store,
     pings: bool = False,
     without_sources: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Callable[[Body], Command]:
     """Make a function a `Command`, of `group` where there is one; it gets the effective `config`, and `as_json`.
 
@@ -96,7 +99,7 @@ def command(
 
     def decorate(body: Body) -> Command:
         make = click.command(name, cls=Command, example=example, exits=exits or {}, group=group is not None)
-        made = make(with_config(body, secrets, pings=pings, without_sources=without_sources))
+        made = make(with_config(body, secrets, pings=pings, without_sources=without_sources, elsewhere=elsewhere))
         made.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print facts as JSON, for machines."))
         if group:
             group.add_command(made)
@@ -105,12 +108,20 @@ def command(
     return decorate
 
 
-def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False, without_sources: bool = False) -> Body:
+def with_config(
+    body: Body,
+    secrets: Secrets | None,
+    *,
+    pings: bool = False,
+    without_sources: bool = False,
+    elsewhere: Elsewhere | None = None,
+) -> Body:
     """Return `body` with the configuration of `config_file` as its first argument, and with readable errors.
 
     A command that reads or writes what an app can change has only the secrets whose paths `secrets` returns; with
     `pings` another process pings its runs. `None` is for one that only looks at the configuration. A configuration for
-    the gate alone is an error, except to a command that works `without_sources`.
+    the gate alone is an error, except to a command that works `without_sources`. Where `elsewhere` does the work, no
+    configuration is read.
     """
 
     @functools.wraps(body)
@@ -118,6 +129,8 @@ def with_config(body: Body, secrets: Secrets | None, *, pings: bool = False, wit
         as_json = bool(arguments.get("as_json"))
         try:
             try:
+                if elsewhere is not None and elsewhere(config_file, **arguments):
+                    return
                 config = handed_config() or _read_config(config_file, secrets, arguments, pings=pings)
                 mask_output(mask_of(config))
                 if config.skipped:

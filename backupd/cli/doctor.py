@@ -10,9 +10,8 @@ from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import all_secrets, command, open_context
-from backupd.cli.output import echo, print_json
+from backupd.cli.output import print_finding, print_json
 from backupd.config import Config
-from backupd.formatting import printable
 from backupd.notifications.delivery import examine_app
 from backupd.privileges import ROOT_HINT, runs_as_root
 from backupd.tasks.doctor import Finding
@@ -39,7 +38,7 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
         print_json(findings)
     else:
         for finding in findings:
-            _print(finding)
+            print_finding(finding)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -47,12 +46,3 @@ def _user() -> Iterator[Finding]:
     """Yield that a container runs as root; that is well where it was asked for."""
     if as_root := runs_as_root(os.environ):
         yield Finding("user", ok=True, detail=f"backupd runs as root, {as_root}", hint=ROOT_HINT)
-
-
-def _print(finding: Finding) -> None:
-    mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
-    if finding.warning:
-        mark = click.style("warn ", fg="yellow", bold=True)
-    echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
-    if finding.hint:
-        echo(f"         {printable(finding.hint)}")

@@ -24,7 +24,7 @@ _COLOURS: Final = {"WARNING": "yellow", "ERROR": "red"}
 _TAIL: Final = 10  # as tail(1) shows before it follows
 
 
-@command("log", "backupd log --since 2d --level warning", {130: "Ctrl-C ended --follow"})
+@command("log", "backupd log --since 2d --level warning", {130: "Ctrl-C ended --follow"}, without_sources=True)
 @click.option("--follow", "-f", is_flag=True, help=f"Show the last {_TAIL} lines, then each new one.")
 @click.option("--since", metavar="TIME", help='Since then: "2h", "3d", "2026-11-20", "2026-11-20 14:00".')
 @click.option(

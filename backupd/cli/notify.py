@@ -22,6 +22,7 @@ from backupd.tasks.context import TaskContext
     "backupd notify --test",
     {0: "success; with --test: all accepted it", 1: "with --test: one did not"},
     secrets=all_secrets,
+    without_sources=True,
 )
 @click.option("--test", is_flag=True, help="Send to every URL under [notify] and [pings] now.")
 def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
@@ -34,6 +35,8 @@ def notify_command(config: Config, *, test: bool, as_json: bool) -> None:
             "no channel and no monitor is configured",
             "set urls under [notify] (BACKUPD_NOTIFY__URLS), or [pings]: docs/messages.md, docs/monitoring.md",
         )
+    if not test and not config.sources:
+        raise UsageError("a gate keeps no record of notifications", "add --test; backupd log shows what was sent")
     context = open_context(config, writing=False)
     if not test:
         _print_delivery(config, context, as_json=as_json)

@@ -20,6 +20,7 @@ from backupd.masking import Mask
 from backupd.model import NoProgress, Progress
 from backupd.report import AnyReport
 from backupd.sqlite.history import KEPT_FOR
+from backupd.tasks.doctor import Finding
 from backupd.tasks.restore import RestoreResult
 
 if TYPE_CHECKING:
@@ -87,6 +88,16 @@ def print_problems(report: AnyReport) -> None:
         print_warning(warning)
     if report.outcome == "failed":
         print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
+
+
+def print_finding(finding: Finding) -> None:
+    """Print the result of one check, and what to do about it."""
+    mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
+    if finding.warning:
+        mark = click.style("warn ", fg="yellow", bold=True)
+    echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
+    if finding.hint:
+        echo(f"         {printable(finding.hint)}")
 
 
 def print_notes(notes: Sequence[str]) -> None:

@@ -6,13 +6,10 @@ from backupd.cli import complete
 from backupd.cli.common import command, label_option, open_context, opened, require_store, store_option
 from backupd.cli.output import echo, minute_text, print_json
 from backupd.config import Config
-from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.model import LOCAL_STORE, Pin
 from backupd.tasks.prune import pin_all, unpin_all
-from backupd.tasks.requests import PinRequest
-
-_MOST_CHARACTERS = 200
+from backupd.tasks.requests import PinRequest, read_label
 
 
 @command("pin", 'backupd pin tasks-20261123-0400 --label "before the migration to v2"', {75: ""})
@@ -49,16 +46,6 @@ def unpin_command(config: Config, ids: tuple[str, ...], *, as_json: bool) -> Non
         return
     for key in ids:
         echo(f"{printable(key)}: {'released' if key in released else 'was not pinned'}")
-
-
-def read_label(text: str | None) -> str:
-    """Return a label without outer spaces, empty for none. Raises UsageError for one that a list cannot show."""
-    label = (text or "").strip()
-    if printable(label) != label or len(label) > _MOST_CHARACTERS:
-        raise UsageError(
-            f"the label {label[:60]!r} cannot be shown in a list", f"one line, {_MOST_CHARACTERS} characters at most"
-        )
-    return label
 
 
 def pin_facts(pin: Pin | None) -> dict[str, object]:

@@ -26,6 +26,7 @@ PREFIX = "BACKUPD_"
 DELIMITER = "__"
 CONFIG = "BACKUPD_CONFIG"
 DATABASE = "BACKUPD_DATABASE"
+REMOTE_TOKEN = "BACKUPD_REMOTE_TOKEN"  # noqa: S105 - the name of a variable, of `backupd backup --remote`
 FILE_SUFFIX = "_FILE"
 _LONGEST_PATH = 1024
 _MOST_SECRET_BYTES = 1 << 16
@@ -100,6 +101,22 @@ def config_file_of(environ: Mapping[str, str]) -> str:
         raise ConfigError(f"environment {CONFIG}: {problem}") from None
 
 
+def secret_of(name: str, environ: Mapping[str, str], directory: Path) -> str:
+    """Return the secret in the variable `name`, or in the file that `…_FILE` names; empty where neither is set.
+
+    Raises ConfigError, which does not quote it.
+    """
+    of_file = name + FILE_SUFFIX
+    try:
+        secret, file = _plain_value(environ.get(name, ""), is_secret=True), _plain_value(environ.get(of_file, ""))
+        content = _content(file, directory) if file else secret
+    except _Unusable as problem:
+        raise ConfigError(f"environment {of_file if environ.get(of_file) else name}: {problem}") from None
+    if secret and file:
+        raise ConfigError(f"environment {of_file}: sets the same as {name}: keep one of them")
+    return content
+
+
 def read_environment(
     environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]], backups: Path | None = None
 ) -> Environment:
@@ -134,7 +151,7 @@ def read_environment(
 def _setting(
     name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None
 ) -> Setting | None:
-    if name == CONFIG:
+    if name in (CONFIG, REMOTE_TOKEN, REMOTE_TOKEN + FILE_SUFFIX):
         return None
     if name == DATABASE:
         value = _plain_value(value)
@@ -194,7 +211,7 @@ def _candidates(path: KeyPath) -> Iterator[str]:
     """List all known names, with the name that was chosen in `path` where the schema accepts one."""
     from difflib import get_close_matches
 
-    yield from (CONFIG, DATABASE)
+    yield from (CONFIG, DATABASE, REMOTE_TOKEN, REMOTE_TOKEN + FILE_SUFFIX)
     for key in all_keys():
         is_close = len(path) == len(key.path) > 1 and path[1] and get_close_matches(path[0], key.path[:1])
         chosen = path[1] if is_close else "NAME"

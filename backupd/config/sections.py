@@ -286,7 +286,7 @@ class DrillSection(Table):
 
 
 class HttpSection(Table):
-    """The daemon's health endpoint, metrics and status page."""
+    """The daemon's health endpoint, metrics and status page, and requests for backups."""
 
     listen: kinds.ListenAddress = Field("127.0.0.1:8080", description="HOST:PORT to listen on.")
     token: kinds.Token | None = Field(
@@ -295,6 +295,32 @@ class HttpSection(Table):
         "at least 16 characters. Unset: they answer on loopback only.",
         examples=["change me: openssl rand -hex 24"],
     )
+    actions: bool = Field(
+        default=False,
+        description="Accept requests for backups over HTTP (POST /api/backups), before a deploy for example. "
+        "Needs backup_token.",
+    )
+    backup_token: kinds.Token | None = Field(
+        None,
+        description="Allows to request backups and to see how these end, and nothing else; as a bearer token, from "
+        "any host.",
+        examples=["change me as well: openssl rand -hex 24"],
+    )
+    download_token: kinds.Token | None = Field(
+        None,
+        description="Allows to download archives of verified generations, which contain all data of the app, and "
+        "nothing else; as a bearer token, where actions are accepted. Unset: no archive can be downloaded.",
+        examples=["a third one: openssl rand -hex 24"],
+    )
+
+    @model_validator(mode="after")
+    def _tokens_differ(self) -> Self:
+        if self.actions and self.backup_token is None:
+            raise ValueError("actions = true needs backup_token: openssl rand -hex 24 makes one")
+        given = [token for token in (self.token, self.backup_token, self.download_token) if token is not None]
+        if len({token.get_secret_value() for token in given}) < len(given):
+            raise ValueError("token, backup_token and download_token must differ, since each allows something else")
+        return self
 
 
 class NotifySection(Table):

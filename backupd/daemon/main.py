@@ -1,11 +1,9 @@
 """`backupd serve`: builds the daemon, runs it, and stops it."""
 
 import os
-import signal
 import sys
 import threading
-import time
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
@@ -14,9 +12,11 @@ from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, reten
 from backupd.config import Config
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
+from backupd.daemon.requested import RequestedBackups
 from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.log import Event, EventLog
+from backupd.model import Manifest
 from backupd.privileges import (
     ROOT_HINT,
     become_owner_of_backups,
@@ -31,12 +31,12 @@ from backupd.status.history import StatusService
 from backupd.status.model import Instance
 from backupd.status.text import status_lines
 from backupd.system.container import exec_prefix
-from backupd.system.signals import exit_on_signals
+from backupd.system.signals import StopSignals, exit_on_signals
 from backupd.tasks.context import TaskContext
+from backupd.web.door import Door
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _HTTP_STOP_S = 1.0
 _EXIT_S = 7.5
 
@@ -64,7 +64,8 @@ def serve(config: Config) -> NoReturn:
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
-    server = _server(config, StatusService(scope, daemon.alive), context)
+    requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
+    server = _server(config, StatusService(scope, daemon.alive), requested, context)
     options = notification_options(config)
     notifier = Notifier(
         options,
@@ -93,37 +94,6 @@ def serve(config: Config) -> NoReturn:
         if not signals.came:
             relaunch_with(handover.config, os.environ)
     os._exit(0)
-
-
-class StopSignals:
-    """SIGTERM, SIGHUP and SIGINT, noticed by a thread: it sets the event `stop`, and exits 1 after so many seconds.
-
-    A handler runs inside whatever the main thread is doing, such as the wait for `stop`, whose lock it may hold: a
-    handler that took that lock would wait for ever. The interpreter writes each signal that has a handler to a pipe as
-    it arrives (signal.set_wakeup_fd), which the thread reads.
-    """
-
-    def __init__(self, exit_within_s: float) -> None:
-        self.stop = threading.Event()
-        self.came: list[int] = []
-        self._exit_within_s = exit_within_s
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
-
-    def take_over(self) -> None:
-        """Let the signals no longer end the main thread by an exception; `came` has each before it goes on."""
-        for end in _ENDS:
-            if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
-                signal.signal(end, lambda number, _frame: self.came.append(number))
-
-    def _watch(self, reader: int) -> None:
-        while os.read(reader, 1)[0] not in _ENDS:
-            pass
-        self.stop.set()
-        time.sleep(self._exit_within_s)
-        os._exit(1)
 
 
 class OwnerHandover:
@@ -166,9 +136,19 @@ class OwnerHandover:
         return True
 
 
-def _server(config: Config, status: StatusService, context: TaskContext) -> HttpServer:
+def _server(config: Config, status: StatusService, requested: RequestedBackups, context: TaskContext) -> HttpServer:
     def on_error(what: str) -> None:
         context.log.error(Event.HTTP_FAILED, what)
 
-    token = config.http.token.get_secret_value() if config.http.token else None
-    return HttpServer(config.http.listen, make_app(status, token, on_error), on_error)
+    http = config.http
+    token, backup_token, download_token = (
+        secret.get_secret_value() if secret else None for secret in (http.token, http.backup_token, http.download_token)
+    )
+
+    def open_archive(generation: str) -> tuple[Manifest, BinaryIO]:
+        from backupd.tasks.verify import open_verified  # few daemons ever need it, and all are to stay small
+
+        return open_verified(generation, context)
+
+    door = Door(requested, open_archive, backup_token, download_token) if http.actions and backup_token else None
+    return HttpServer(http.listen, make_app(status, token, on_error, door=door), on_error)

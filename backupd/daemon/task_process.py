@@ -1,14 +1,17 @@
-"""One run by schedule, in a process of its own: `python -m backupd.daemon.task_process TASK [SOURCE]`.
+"""One run of the daemon, in a process of its own: `python -m backupd.daemon.task_process TASK [SOURCE]`.
 
 The daemon stays small and alive whatever a run needs or does, and stops a run by a signal, which cleans up as a command
 in a terminal does. The configuration comes through standard input, as the daemon read it when it had the rights; when
 that closes, the daemon is gone, and the run ends too.
 """
 
+import json
 import os
 import pickle
 import signal
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
 from backupd.config import Config
@@ -16,46 +19,57 @@ from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import drop_privileges
-from backupd.report import AnyReport
+from backupd.report import AnyReport, failed_backup, report_facts
 from backupd.system.process import call_when_parent_ends
 from backupd.system.resources import lower_priority
 from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
-def main(request: TaskRequest, config: Config) -> int:
-    """Run `request` and return its exit code; events go to `backup.log` and, as plain lines, to standard output."""
+def main(request: TaskRequest, config: Config, report_to: int | None = None) -> int:
+    """Run `request` and return its exit code; events go to `backup.log` and, as plain lines, to standard output.
+
+    The report of a run goes to the file `report_to`.
+    """
     log = deferred_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         drop_privileges(config, os.environ)  # a database that was missing when the daemon started may have an owner now
-        return _run(request, config, build_context(config, console=sys.stdout))
+        return _run(request, config, build_context(config, console=sys.stdout), report_to)
     except BackupdError as error:
-        _log_failure(request, error, log)
-        return error.exit_code
+        return _failed(request, error, log, report_to)
     except Exception as error:  # noqa: BLE001 - a defect belongs into the log
-        _log_failure(request, UnexpectedError.of(error, "report this with backup.log"), log)
-        return UnexpectedError.exit_code
+        return _failed(request, UnexpectedError.of(error, "report this with backup.log"), log, report_to)
 
 
-def _log_failure(request: TaskRequest, error: BackupdError, log: EventLog) -> None:
+def _failed(request: TaskRequest, error: BackupdError, log: EventLog, report_to: int | None) -> int:
     log.error(Event.RUN_FAILED, f"the {request} failed: {error.message}", hint=error.hint, **request.fields())
+    _deliver(failed_backup(request.source, datetime.now(UTC), error), report_to)
+    return error.exit_code
 
 
-def _run(request: TaskRequest, config: Config, context: TaskContext) -> int:
+def _deliver(report: AnyReport, report_to: int | None) -> None:
+    if report_to is not None:
+        os.write(report_to, json.dumps(report_facts(report)).encode())
+
+
+def _run(request: TaskRequest, config: Config, context: TaskContext, report_to: int | None) -> int:
     if request.task == DOCTOR:
         return _doctor(config, context)
     if request.task == REBUILD:
         rebuild_catalog(context)
         return 0
-    return _run_task(request.task, request.source, config, context).exit_code
+    report = _run_task(request, config, context)
+    _deliver(report, report_to)
+    return report.exit_code
 
 
-def _run_task(task: str, source: str, config: Config, context: TaskContext) -> AnyReport:
+def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> AnyReport:
+    task, source = request.task, request.source
     if task == "backup":
         from backupd.tasks.backup import backup
 
-        return backup(backup_request(config, source), context)
+        return backup(replace(backup_request(config, source), pin=request.pin), context)
     lower_priority(priority(config))  # a backup lowers its own priority, once it no longer holds the app's snapshot
     if task == "replicate":
         from backupd.bootstrap import replicas
@@ -69,9 +83,9 @@ def _run_task(task: str, source: str, config: Config, context: TaskContext) -> A
         from backupd.bootstrap.tasks import drill_request
         from backupd.tasks.drill import drill
 
-        request = drill_request(config, source)
-        opener = replicas.store_opener(config, request.store, context)
-        return drill(request, opener, replicas.replica_retry(config, request.store, context), context)
+        drilled = drill_request(config, source)
+        opener = replicas.store_opener(config, drilled.store, context)
+        return drill(drilled, opener, replicas.replica_retry(config, drilled.store, context), context)
     if task == "prune":
         from backupd.tasks.prune import prune
 
@@ -95,7 +109,7 @@ def _doctor(config: Config, context: TaskContext) -> int:
 
 if __name__ == "__main__":
     exit_on_signals()
-    config = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon, through a pipe that no other process has
-    code = main(TaskRequest(*sys.argv[1:]), config)
+    config, pin, report_to = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon, by a pipe of its own
+    code = main(TaskRequest(sys.argv[1], sys.argv[2], pin=pin), config, report_to)
     ignore_signals()
     sys.exit(code)

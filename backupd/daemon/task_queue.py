@@ -10,16 +10,18 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from backupd.bootstrap.launch import monitors_of_runs, secrets_of_task
 from backupd.config import Config, mask_of, withhold_secrets
-from backupd.errors import ProcessRefused, TemporaryError
+from backupd.errors import BackupdError, ProcessRefused, TemporaryError, Terminated, WorkerFailed, WorkerHung
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
 from backupd.pings import start_ping_helper
+from backupd.report import AnyReport, BackupDetails, failed_backup, report_from_json
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.system.process import close_input, send, start_module
+from backupd.tasks.requests import PinRequest
 
 # Beside the tasks of a schedule; neither has a source.
 DOCTOR: Final = "doctor"
@@ -29,6 +31,7 @@ STOP_GRACE_S: Final = 4.0
 _REMOTE: Final = ("replicate", "drill")
 _SUCCESSES: Final = (0, 3)
 _RESULTS_KEPT: Final = 20
+_REPORT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,16 @@ class TaskRequest:
 
     task: str
     source: str = ""
+    run_id: str = ""  # of a backup that a client has requested, which is another one than that of the schedule
+    pin: PinRequest | None = None
 
     def __str__(self) -> str:
         return f"{self.task} of {self.source}" if self.source else self.task
+
+    @property
+    def scheduled(self) -> "TaskRequest":
+        """The request of the schedule that this one makes superfluous."""
+        return TaskRequest(self.task, self.source)
 
     def fields(self) -> dict[str, str | None]:
         """Return the fields of its log lines."""
@@ -53,11 +63,25 @@ class TaskResult:
     began_at: datetime
     ended_at: datetime
     exit_code: int
+    report: AnyReport | None = None  # of a backup that a client has requested
 
     @property
     def succeeded(self) -> bool:
         """Whether it succeeded, with or without warnings."""
         return self.exit_code in _SUCCESSES
+
+
+class RunObserver(Protocol):
+    """Learns what becomes of a request, in the thread of the queue or of who stops it; must be quick and not raise."""
+
+    def began(self, request: TaskRequest) -> None:
+        """Learn that its run begins."""
+
+    def ended(self, request: TaskRequest, result: TaskResult) -> None:
+        """Learn how its run has ended."""
+
+    def dropped(self, request: TaskRequest) -> None:
+        """Learn that it will not run: the queue stops."""
 
 
 class TaskQueue:
@@ -72,6 +96,7 @@ class TaskQueue:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._results: dict[TaskRequest, tuple[TaskResult, ...]] = {}
+        self._observers: dict[TaskRequest, RunObserver] = {}
         self._on_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="tasks", daemon=True)
 
@@ -80,12 +105,24 @@ class TaskQueue:
         self._on_end = on_end
         self._thread.start()
 
-    def submit(self, request: TaskRequest) -> bool:
-        """Queue `request`, unless it waits or runs already; return whether it was queued."""
+    def submit(self, request: TaskRequest, observer: RunObserver | None = None) -> bool:
+        """Queue `request`, and return whether it was queued.
+
+        Not where it waits or runs already, nor one of the schedule where a client has requested the same. What a client
+        has requested precedes the schedule, and replaces the same that waits: none of them loses its pin.
+        """
         with self._changed:
-            if self._stopping or request == self._current or request in self._waiting:
+            known = [*self._waiting, *filter(None, [self._current])]
+            if self._stopping or request in known or request in (one.scheduled for one in known):
                 return False
-            self._waiting.append(request)
+            if request.run_id:
+                others = [one for one in self._waiting if one != request.scheduled]
+                first = sum(bool(one.run_id) for one in others)
+                self._waiting = deque([*others[:first], request, *others[first:]])
+            else:
+                self._waiting.append(request)
+            if observer is not None:
+                self._observers[request] = observer
             self._changed.notify_all()
             return True
 
@@ -104,19 +141,26 @@ class TaskQueue:
             self._stopping = True
             self._changed.notify_all()
             request, process = self._current, self._process
+            dropped = [(one, self._observers.pop(one)) for one in self._waiting if one in self._observers]
+        for one, observer in dropped:
+            observer.dropped(one)
         if request is not None and process is not None:
             self._end(request, process, "the daemon stops")
         self._thread.join(1)
 
     def _work(self) -> None:
         while (request := self._next()) is not None:
-            began_at = self._clock()
-            exit_code = self._run(request)
+            began_at, observer = self._clock(), self._observers.pop(request, None)
+            if observer is not None:
+                observer.began(request)
+            exit_code, report = self._run(request, began_at)
+            result = TaskResult(began_at, self._clock(), exit_code, report)
             with self._changed:
                 self._current = self._process = None
-                result = TaskResult(began_at, self._clock(), exit_code)
-                earlier = () if result.succeeded else self._results.get(request, ())
-                self._results[request] = (*earlier, result)[-_RESULTS_KEPT:]
+                earlier = () if result.succeeded else self._results.get(request.scheduled, ())
+                self._results[request.scheduled] = (*earlier, result)[-_RESULTS_KEPT:]
+            if observer is not None:
+                observer.ended(request, result)
             if request.source:  # after a rebuild that fails, the next attempt has to wait for the next minute
                 self._on_end()
 
@@ -127,14 +171,23 @@ class TaskQueue:
             self._current = None if self._stopping else self._waiting.popleft()
             return self._current
 
-    def _run(self, request: TaskRequest) -> int:
-        """Run `request` in a process and return its exit code; a failure to start is logged, and has a code as well."""
-        with ExitStack() as stack:
-            return self._watch(request, stack)
+    def _run(self, request: TaskRequest, began_at: datetime) -> tuple[int, AnyReport | None]:
+        """Run `request` in a process; return its exit code, and, where a client has requested it, its report.
 
-    def _watch(self, request: TaskRequest, stack: ExitStack) -> int:
+        A failure to start is logged, and has both as well.
+        """
+        with ExitStack() as stack:
+            exit_code, outcome = self._watch(request, stack)
+        if not request.run_id:
+            return exit_code, None
+        if isinstance(outcome, BackupdError):
+            return exit_code, failed_backup(request.source, began_at, outcome)
+        return exit_code, outcome
+
+    def _watch(self, request: TaskRequest, stack: ExitStack) -> tuple[int, AnyReport | BackupdError]:
+        """Run the process; return its exit code, and its report, or why there is none."""
         try:
-            process = self._start(request, stack)
+            process, report_to = self._start(request, stack)
         except ProcessRefused as error:
             return self._failed_to_start(request, error.message, error.hint)
         except OSError as error:
@@ -143,39 +196,52 @@ class TaskQueue:
             self._process, stopping = process, self._stopping
         if stopping:
             self._end(request, process, "the daemon stops")
+        failure: BackupdError = WorkerFailed(f"the {request} ended without a report", "see backup.log")
         try:
             process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
-            self._end(request, process, f"it did not end within {human_duration(self._timeout_s)}", signal.SIGALRM)
+            why = f"it did not end within {human_duration(self._timeout_s)}"
+            failure = WorkerHung(f"the {request} was stopped: {why}", "see backup.log; a hung disk or mount is likely")
+            self._end(request, process, why, signal.SIGALRM)
         finally:
             close_input(process)
-        if process.returncode is None:
-            return TemporaryError.exit_code  # it hangs in the kernel, where not even SIGKILL ends it
-        if process.returncode < 0 and not self._stopping:
-            what = f"the {request} was killed by {signal.Signals(-process.returncode).name}"
-            hint = "see dmesg: too little memory is likely"
-            self._log.error(Event.RUN_FAILED, what, hint=hint, **request.fields())
-        return process.returncode
+        code = process.returncode
+        if code is None:  # it hangs in the kernel, where not even SIGKILL ends it
+            return TemporaryError.exit_code, failure
+        if self._stopping:
+            failure = Terminated(f"the {request} was cut off: the daemon stops", "request it again")
+        elif code < 0:
+            what = f"the {request} was killed by {signal.Signals(-code).name}"
+            failure = WorkerFailed(what, "see dmesg: too little memory is likely")
+            self._log.error(Event.RUN_FAILED, failure.message, hint=failure.hint, **request.fields())
+        return code, _report_in(report_to, request) or failure
 
-    def _start(self, request: TaskRequest, stack: ExitStack) -> subprocess.Popen[bytes]:
+    def _start(self, request: TaskRequest, stack: ExitStack) -> tuple[subprocess.Popen[bytes], int | None]:
         """Start the process of a run, with the secrets that it needs, and the process that sends its pings.
 
-        The ping process ends with `stack`.
+        Returns the file in memory that gets the report of a run that a client has requested, too: what is in it is not
+        lost where the process ends first. File and ping process end with `stack`.
         """
         config = withhold_secrets(self._config, secrets_of_task(self._config, request.task, request.source))
         descriptors: tuple[int, ...] = ()
+        report_to = None
+        if request.run_id:
+            report_to = os.memfd_create("report")
+            stack.callback(os.close, report_to)
+            descriptors = (report_to,)
         if request.source and (monitors := monitors_of_runs(self._config)):
             helper, pinging = start_ping_helper(monitors, mask_of(self._config), os.environ)
             stack.callback(_end_helper, pinging)
-            config, descriptors = config.with_ping_helper(helper), (helper.to, helper.back)
+            config, descriptors = config.with_ping_helper(helper), (*descriptors, helper.to, helper.back)
         arguments = ("backupd.daemon.task_process", request.task, request.source)
         process = start_module(*arguments, stdout=None, descriptors=descriptors)
-        send(process, pickle.dumps(config))
-        return process
+        send(process, pickle.dumps((config, request.pin, report_to)))
+        return process, report_to
 
-    def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> int:
-        self._log.error(Event.RUN_FAILED, f"the {request} could not start: {why}", hint=hint, **request.fields())
-        return TemporaryError.exit_code
+    def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> tuple[int, BackupdError]:
+        error = ProcessRefused(f"the {request} could not start: {why}", hint)
+        self._log.error(Event.RUN_FAILED, error.message, hint=hint, **request.fields())
+        return error.exit_code, error
 
     def _end(
         self, request: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
@@ -188,6 +254,18 @@ class TaskQueue:
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
+
+
+def _report_in(descriptor: int | None, request: TaskRequest) -> AnyReport | None:
+    """Return the report that the process of `request` left, None where it left none, or that of something else."""
+    if descriptor is None:
+        return None
+    try:
+        found = report_from_json(os.pread(descriptor, _REPORT_BYTES, 0).decode())
+    except (ValueError, OSError):
+        return None
+    is_its_own = (found.task, found.subject) == (request.task, request.source)
+    return found if is_its_own and isinstance(found.details, BackupDetails) else None
 
 
 def _end_helper(helper: subprocess.Popen[bytes]) -> None:
@@ -208,9 +286,9 @@ class TaskQueues:
         self.local.start(on_end)
         self.remote.start(on_end)
 
-    def submit(self, request: TaskRequest) -> bool:
+    def submit(self, request: TaskRequest, observer: RunObserver | None = None) -> bool:
         """Queue `request`, unless it waits or runs already; return whether it was queued."""
-        return self._queue(request).submit(request)
+        return self._queue(request).submit(request, observer)
 
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""

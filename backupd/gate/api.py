@@ -9,7 +9,7 @@ from typing import Any
 from backupd import __version__
 from backupd.formatting import printable
 from backupd.gate.model import CapRover, Deploy, Gate, Step
-from backupd.gate.outcome import commit_url, duration_s, last_lines, newest_first, public_url
+from backupd.gate.outcome import commit_url, duration_s, newest_first, public_url, shown_output
 from backupd.web.responses import WebResponse
 
 
@@ -25,7 +25,12 @@ def deploys_response(
         "taken_at": now.isoformat(),
         "gates": [
             _gate(gate)
-            | {"deploys": [_deploy(one, gate, outputs or {}, now) for one in newest_first(deploys, gate.name)]}
+            | {
+                "deploys": [
+                    _deploy(one, gate, now) | {"test_output": shown_output(one, outputs or {}, newest=number == 0)}
+                    for number, one in enumerate(newest_first(deploys, gate.name))
+                ]
+            }
             for gate in gates
         ],
     }
@@ -51,7 +56,7 @@ def _gate(gate: Gate) -> dict[str, Any]:
     }
 
 
-def _deploy(deploy: Deploy, gate: Gate, outputs: Mapping[str, str], now: datetime) -> dict[str, Any]:
+def _deploy(deploy: Deploy, gate: Gate, now: datetime) -> dict[str, Any]:
     push = deploy.push
     return {
         "id": deploy.id,
@@ -67,7 +72,6 @@ def _deploy(deploy: Deploy, gate: Gate, outputs: Mapping[str, str], now: datetim
         "generations": deploy.generations,
         "version_before": None if deploy.version_before is None else printable(deploy.version_before),
         "steps": [_step(step, now) for step in deploy.steps],
-        "test_output": last_lines(outputs.get(deploy.id, "")),
     }
 
 

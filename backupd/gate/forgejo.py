@@ -108,7 +108,7 @@ class Reported:
 def open_verdicts(found: tuple[Reported, ...], contexts: tuple[str, ...]) -> tuple[str, ...]:
     """Return what has not passed yet, empty once all has. Raises GateStepFailed when something has failed."""
     others = [one for one in found if one.context != CONTEXT and not one.context.startswith(f"{CONTEXT}/")]
-    asked = [one for one in others if not contexts or any(fnmatchcase(one.context, pattern) for pattern in contexts)]
+    asked = [one for one in others if not contexts or any(_is_named(one, pattern) for pattern in contexts)]
     failed = [str(one) for one in asked if one.state not in (*_PASSED, "pending")]
     if failed:
         raise GateStepFailed(
@@ -117,9 +117,13 @@ def open_verdicts(found: tuple[Reported, ...], contexts: tuple[str, ...]) -> tup
     missing = [
         f"{one_line(pattern)} is not reported"
         for pattern in contexts or ("*",)
-        if not any(fnmatchcase(one.context, pattern) for one in asked)
+        if not any(_is_named(one, pattern) for one in asked)
     ]
     return (*missing, *(str(one) for one in asked if one.state == "pending"))
+
+
+def _is_named(one: Reported, pattern: str) -> bool:
+    return pattern in (one.context, "*") or fnmatchcase(one.context, pattern)  # a name may have [ ] of its own
 
 
 def await_status(

@@ -69,7 +69,7 @@ def compose_deploy(
         next_step="; ".join(filter(None, (hint, _NEXT_STEPS.get(deploy.state)))),
         topic="deploy" if failed else None,
         lines=(
-            *_facts(deploy),
+            *_facts(deploy, gate),
             *(f"{number}. {line}" for number, line in enumerate(way_back(deploy, gate, before, localizer), start=1)),
             *_output(deploy, output),
         ),
@@ -168,7 +168,7 @@ class _Pending:
     due_at: float
 
 
-def _facts(deploy: Deploy) -> Iterator[str]:
+def _facts(deploy: Deploy, gate: Gate) -> Iterator[str]:
     push = deploy.push
     yield f"pushed: by {push.pusher[:_MAX_NAME]} to {push.ref[:_MAX_REF]}, commit {push.commit[:10]}"
     if deploy.version_before:
@@ -176,6 +176,8 @@ def _facts(deploy: Deploy) -> Iterator[str]:
     if deploy.generations:
         backup = next((step.detail for step in deploy.steps if step.name == "backup"), "")
         yield f"backup: {', '.join(deploy.generations)} kept{f' ({backup})' if backup else ''}"
+    if gate.page_url:
+        yield f"page: {gate.page_url}"
 
 
 def _output(deploy: Deploy, output: str) -> Iterator[str]:

@@ -81,20 +81,29 @@ def last_lines(output: str, most: int = MOST_LINES) -> tuple[str, ...]:
     return tuple(printable(line.expandtabs(4).rstrip())[:_MOST_COLUMNS] for line in lines)
 
 
+def shown_output(deploy: Deploy, outputs: Mapping[str, str], *, newest: bool) -> tuple[str, ...]:
+    """Return the end of what the tests of a deploy printed: of the newest, and of one that failed."""
+    return last_lines(outputs.get(deploy.id, "")) if newest or deploy.failure else ()
+
+
 def way_back(deploy: Deploy, gate: Gate, before: Deploy | None, localizer: Localizer) -> tuple[str, ...]:
     """Return what goes back from a deploy that did not come up, in order, with commands between backticks.
 
-    `before` is the last deploy that came up. The version goes back first, while the app is stopped: the new one would
-    change the restored data again.
+    `before` is the last deploy that came up. The app is stopped until version and data fit together: the new version
+    would change the restored data again.
     """
     translate, new = localizer.translate, without_backticks(deploy.push.version)
     if deploy.state != "unhealthy":
         return ()
     app = gate.target.app if isinstance(gate.target, CapRover) else translate("back.the-app")
-    version = translate("back.version", app=app, version=_version_before(deploy, before, localizer))
     generations = [one for one in deploy.generations if is_generation_id(one)]
     data = [translate("back.restore", version=new, generation=one) for one in generations]
-    return (version, *(data or [translate("back.no-backup", version=new)]), translate("back.start"))
+    return (
+        translate("back.stop", app=app),
+        *(data or [translate("back.no-backup", version=new)]),
+        translate("back.version", app=app, version=_version_before(deploy, before, localizer)),
+        translate("back.start", app=app),
+    )
 
 
 def without_backticks(text: str) -> str:

@@ -50,7 +50,7 @@ def page_response(
         refresh_s=every_s if refreshing else None,
         taken_at=now,
         timezone=str(zone),
-        instance=localizer.quote(name, _MOST_NAME),
+        instance="" if name == ", ".join(gate.name for gate in gates) else localizer.quote(name, _MOST_NAME),
         json_path="api/deploys",
         runbook=lambda topic: runbook_address(topic, language, docs_url),
         to_dos=to_dos(gates, deploys, localizer),

@@ -14,10 +14,10 @@ from backupd.gate.outcome import (
     current,
     deployed_before,
     duration_s,
-    last_lines,
     newest_first,
     public_url,
     repository_url,
+    shown_output,
     way_back,
     without_backticks,
 )
@@ -91,7 +91,10 @@ def gate_view(
         settings=tuple(_settings(gate, localizer)),
         repository_url=repository_url(gate),
         deploys=tuple(
-            _deploy_view(one, gate, deployed_before(one, own), outputs.get(one.id, ""), localizer, now) for one in shown
+            _deploy_view(
+                one, gate, deployed_before(one, own), shown_output(one, outputs, newest=one is own[0]), localizer, now
+            )
+            for one in shown
         ),
         more=len(own) - len(shown),
         connect=() if own else _connect(gate, localizer),
@@ -144,7 +147,7 @@ def _sentence(deploy: Deploy, localizer: Localizer) -> str:
 
 
 def _deploy_view(
-    deploy: Deploy, gate: Gate, before: Deploy | None, output: str, localizer: Localizer, now: datetime
+    deploy: Deploy, gate: Gate, before: Deploy | None, output: tuple[str, ...], localizer: Localizer, now: datetime
 ) -> DeployView:
     push, translate = deploy.push, localizer.translate
     took = human_duration(duration_s(deploy, now))
@@ -162,7 +165,7 @@ def _deploy_view(
         pushed=translate("deploy.pushed", pusher=pusher, ref=ref, at=localizer.second(deploy.received_at)),
         facts=tuple(facts),
         steps=tuple(_step_view(step, localizer, now) for step in deploy.steps),
-        output=last_lines(output),
+        output=output,
         generations=tuple(localizer.quote(one, _MOST_REF) for one in deploy.generations),
         back=way_back(deploy, gate, before, localizer),
         ended=deploy.ended,

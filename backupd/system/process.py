@@ -117,7 +117,7 @@ def start_refusal(error: BaseException) -> ProcessRefused | None:
 
 
 def _hint(number: int | None) -> str:
-    used, limit = _pids()
+    used, limit = container_processes()
     if limit and used + _NEAR >= limit:
         return f"{_PIDS}: {used} of {limit} are in use"
     if number in (errno.EPERM, errno.ENOSYS):
@@ -128,7 +128,7 @@ def _hint(number: int | None) -> str:
     return limits if number else f"{_SECCOMP}; or {limits}"
 
 
-def _pids() -> tuple[int, int]:
+def container_processes() -> tuple[int, int]:
     """Return how many processes and threads there are and may be in this container, 0 and 0 where it has no limit."""
     for directory in _CGROUPS:
         with suppress(OSError, ValueError):

@@ -31,7 +31,8 @@ def is_first_process() -> bool:
 def relaunch(handed_over: bytes, environ: Mapping[str, str], descriptors: Iterable[int] = ()) -> NoReturn:
     """Run this command again with `environ`; `take_handed_over` returns the bytes there, `descriptors` stay open.
 
-    A signal that arrives during that waits until then. Raises OSError where that cannot be done; nothing has changed.
+    A signal that arrives during that waits for `exit_on_signals` there. Raises OSError where that cannot be done;
+    nothing has changed.
     """
     memory = os.memfd_create("handed-over", 0)
     try:
@@ -62,6 +63,5 @@ def take_handed_over() -> bytes | None:
     with suppress(OSError), open(int(number), "r+b") as memory:
         data = memory.read(_MOST_BYTES)
         memory.truncate(0)  # tini keeps it open
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         return data
     return None

@@ -1,8 +1,10 @@
 """Signals that end a process early: through all cleanup, as any other exit."""
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +13,7 @@ TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 _AGAIN_S = 0.01
 ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM)
+_STOPS = ENDS[:3]
 
 
 class TimeLimitReached(SystemExit):
@@ -20,13 +23,15 @@ class TimeLimitReached(SystemExit):
 def exit_on_signals() -> None:
     """Let signals end the main thread, once, by an exception.
 
-    SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached.
+    SIGTERM and a lost terminal raise SystemExit, Ctrl-C KeyboardInterrupt, and SIGALRM TimeLimitReached. A signal that
+    came while it was blocked does so now; any other that came to a first process (PID 1), the kernel has dropped.
     """
     for end in ENDS:
         # nohup and background jobs of a shell set the other two to be ignored
         if end == signal.SIGTERM or signal.getsignal(end) is not signal.SIG_IGN:
             signal.signal(end, _unwind)
     sys.unraisablehook = _raise_again
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
 
 
 def ignore_signals() -> None:
@@ -56,6 +61,37 @@ def defer_signals() -> Iterator[None]:
         raise
     if held:
         ignore_signals()
+
+
+class StopSignals:
+    """SIGTERM, SIGHUP and SIGINT, noticed by a thread: it sets the event `stop`, and exits 1 after so many seconds.
+
+    A handler runs inside whatever the main thread is doing, such as the wait for `stop`, whose lock it may hold: a
+    handler that took that lock would wait for ever. The interpreter writes each signal that has a handler to a pipe as
+    it arrives (signal.set_wakeup_fd), which the thread reads.
+    """
+
+    def __init__(self, exit_within_s: float) -> None:
+        self.stop = threading.Event()
+        self.came: list[int] = []
+        self._exit_within_s = exit_within_s
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
+
+    def take_over(self) -> None:
+        """Let the signals no longer end the main thread by an exception; `came` has each before it goes on."""
+        for end in _STOPS:
+            if signal.getsignal(end) is not signal.SIG_IGN:  # inherited: see `exit_on_signals`
+                signal.signal(end, lambda number, _frame: self.came.append(number))
+
+    def _watch(self, reader: int) -> None:
+        while os.read(reader, 1)[0] not in _STOPS:
+            pass
+        self.stop.set()
+        time.sleep(self._exit_within_s)
+        os._exit(1)
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:

@@ -3,10 +3,17 @@
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
+from typing import Final
 
+from backupd.errors import UsageError
+from backupd.formatting import printable
 from backupd.model import RetentionPolicy
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.system.resources import NORMAL, Priority
+
+# For which a generation is pinned that was not taken by schedule, unless the request says otherwise.
+REQUESTED_STAYS: Final = timedelta(days=30)
+_LONGEST_LABEL: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,31 @@ class PinRequest:
     reason: str
     duration: timedelta | None = None  # None: until an operator releases it
     label: str = ""
+
+
+def requested_pin(reason: str, label: str, pin: bool | timedelta | None) -> PinRequest | None:  # noqa: FBT001 - of two kinds
+    """Return how the generation of a backup is pinned that was not taken by schedule; None where it is not.
+
+    `pin` is whether, or for how long; None: for `REQUESTED_STAYS`. Raises UsageError for a label that a list cannot
+    show, and for one without a pin.
+    """
+    text = read_label(label)
+    if pin is not False:
+        duration = REQUESTED_STAYS if pin is None else None if pin is True else pin
+        return PinRequest(reason, duration, text)
+    if text:
+        raise UsageError("a label is part of a pin, and this backup is not to be pinned", "give one of the two")
+    return None
+
+
+def read_label(text: str | None) -> str:
+    """Return a label without outer spaces, empty for none. Raises UsageError for one that a list cannot show."""
+    label = (text or "").strip()
+    if printable(label) != label or len(label) > _LONGEST_LABEL:
+        raise UsageError(
+            f"the label {label[:60]!r} cannot be shown in a list", f"one line, {_LONGEST_LABEL} characters at most"
+        )
+    return label
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
 from pathlib import Path
+from typing import BinaryIO
 
 from backupd.archive.archive import digest_of
+from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
 from backupd.model import LOCAL_STORE, Generation, Manifest
 from backupd.report import RunDetails, RunReport
@@ -49,6 +51,21 @@ def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
         )
     what = "its archive is damaged: the SHA-256 is not the one in its manifest"
     return ArchiveCheck(sound=False, damaged=True, detail=what)
+
+
+def open_verified(generation_id: str, context: TaskContext) -> tuple[Manifest, BinaryIO]:
+    """Open the archive of a verified generation of the local store, and return its manifest too.
+
+    Raises GenerationMissing, CopyCorrupt for one that is damaged, ManifestInvalid, OSError.
+    """
+    manifest = decode_manifest(context.store.manifest(generation_id), generation_id)
+    if manifest.verdict.level == "corrupt" or generation_id in context.marks.ids():
+        raise CopyCorrupt(f"{generation_id} is damaged", "take another generation: backupd list")
+    stream = context.store.open(generation_id)
+    if os.fstat(stream.fileno()).st_size != manifest.archive.size_bytes:
+        stream.close()
+        raise CopyCorrupt(f"the archive of {generation_id} has another size than its manifest", "run backupd verify")
+    return manifest, stream
 
 
 def record_verification(

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
-from backupd.web.responses import WebResponse, text_response
+from backupd.web.responses import WebResponse, error_response, text_response
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -17,6 +17,13 @@ _UNAUTHORIZED = text_response(
     HTTPStatus.UNAUTHORIZED,
     "This requires the token of backupd, as a bearer token or as the password of any user.",
     headers={"WWW-Authenticate": 'Basic realm="backupd", charset="UTF-8", Bearer realm="backupd"'},
+)
+# No "Basic": a browser would send a password that it was given by itself, also for the form of another site.
+_NO_BEARER = error_response(
+    HTTPStatus.UNAUTHORIZED,
+    "this requires its own token",
+    "send Authorization: Bearer with http.backup_token to request backups, with http.download_token to download",
+    {"WWW-Authenticate": 'Bearer realm="backupd"'},
 )
 _SET_A_TOKEN = (
     "To read it from another host, set a token (BACKUPD_HTTP__TOKEN, BACKUPD_HTTP__TOKEN_FILE, or token under [http]),",
@@ -90,6 +97,12 @@ def refusal(client: str | None, headers: Headers, token: str | None) -> WebRespo
     return None
 
 
+def bearer_refusal(headers: Headers, token: str) -> WebResponse | None:
+    """Return the response that refuses a request without `token` as a bearer token, `None` where it has it."""
+    scheme, given = _credentials(_only(list(headers), b"authorization"))
+    return None if scheme == b"bearer" and _equal(given, token) else _NO_BEARER
+
+
 def is_loopback(address: str | None) -> bool:
     """Return whether `address` is of this host: 127.0.0.0/8, also mapped to IPv6, or ::1."""
     try:
@@ -101,15 +114,25 @@ def is_loopback(address: str | None) -> bool:
 
 
 def _has_token(token: str, credentials: bytes) -> bool:
-    scheme, _, rest = credentials.partition(b" ")
-    given = rest.strip()
-    if scheme.lower() == b"basic":
+    scheme, given = _credentials(credentials)
+    if scheme == b"basic":
         try:
             given = b64decode(given, validate=True).partition(b":")[2]  # the password, of any user
         except binascii.Error:
             return False
-    elif scheme.lower() != b"bearer":
+    elif scheme != b"bearer":
         return False
+    return _equal(given, token)
+
+
+def _credentials(header: bytes) -> tuple[bytes, bytes]:
+    """Return the scheme in lower case, and what follows it."""
+    scheme, _, given = header.partition(b" ")
+    return scheme.lower(), given.strip()
+
+
+def _equal(given: bytes, token: str) -> bool:
+    """Compare in a time that does not depend on how much of it is right."""
     return hmac.compare_digest(given, token.encode("utf-8", "surrogateescape"))
 
 

@@ -40,24 +40,26 @@ GATE: Final[Mapping[str, Phrase]] = {
     ),
     # How to go back.
     "back": Phrase("How to go back", "Cómo volver atrás"),
-    "back.version": Phrase(
-        "In CapRover, {app}: App Configs → Instance Count 0; then Deployment → Version History: deploy {version} "
-        "again.",
-        "En CapRover, {app}: App Configs → Instance Count 0; después, Deployment → Version History: vuelva a desplegar "
-        "{version}.",
+    "back.stop": Phrase(
+        "In CapRover, {app} → App Configs: Instance Count 0, even if the old version answers.",
+        "En CapRover, {app} → App Configs: Instance Count 0, aunque responda la versión anterior.",
     ),
     "back.restore": Phrase(
         "If {version} changed the data, in the container of backupd beside the app: `backupd restore {generation}`. "
-        "What was written since that backup is lost.",
+        "What was written since is not in it; the replaced database stays beside it.",
         "Si {version} cambió los datos, en el contenedor de backupd junto a la aplicación: `backupd restore "
-        "{generation}`. Se pierde lo escrito desde esa copia.",
+        "{generation}`. No contiene lo escrito desde entonces; la base reemplazada queda al lado.",
     ),
     "back.no-backup": Phrase(
         "No backup was taken for this deploy: if {version} changed the data, find an earlier one with `backupd list`.",
         "No se hizo ninguna copia para este despliegue: si {version} cambió los datos, busque una anterior con "
         "`backupd list`.",
     ),
-    "back.start": Phrase("Instance Count 1: the app starts.", "Instance Count 1: la aplicación arranca."),
+    "back.version": Phrase(
+        "{app} → Deployment → Version History: roll back to {version}, which does not start yet.",
+        "{app} → Deployment → Version History: vuelva a {version}, que aún no arranca.",
+    ),
+    "back.start": Phrase("{app} → App Configs: Instance Count 1.", "{app} → App Configs: Instance Count 1."),
     "back.the-app": Phrase("the app", "la aplicación"),
     "back.version-before": Phrase("the version before", "la versión anterior"),
     "back.commit": Phrase("{version} (commit {commit})", "{version} (commit {commit})"),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from backupd.web.gate_hint_translations import GATE_HINTS
+
 HINTS: Final[Mapping[str, str]] = {
     # Damaged copies.
     "test the disk (smartctl)": "pruebe el disco (smartctl)",
@@ -388,4 +390,5 @@ HINTS: Final[Mapping[str, str]] = {
     "create it": "créelo",
     "mount its volume": "monte su volumen",
     "choose another directory, which is not mounted from there": "elija otro directorio, que no esté montado desde ahí",
+    **GATE_HINTS,
 }

@@ -6,7 +6,7 @@ docs/status.schema.json explains each field of /api/status.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -36,9 +36,14 @@ def text_response(status: HTTPStatus, *lines: str, headers: Mapping[str, str] | 
     return WebResponse(status, _TEXT, "".join(f"{line}\n" for line in lines).encode(), headers or {})
 
 
+def error_response(status: HTTPStatus, error: str, hint: str, headers: Mapping[str, str] | None = None) -> WebResponse:
+    """Return an error as JSON: what is wrong, and what to do next."""
+    return replace(json_response(status, {"error": error, "hint": hint}), headers=headers or {})
+
+
 def livez_response(reasons: tuple[str, ...]) -> WebResponse:
     """Return 200 while `reasons`, why the daemon does not work, are empty, else 503."""
-    return _json(
+    return json_response(
         HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, {"alive": not reasons, "reasons": reasons}
     )
 
@@ -53,7 +58,7 @@ def health_response(health: Health) -> WebResponse:
         "problems": [problem_facts(problem) for problem in health.problems],
         "freshness": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
     }
-    return _json(HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts)
+    return json_response(HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts)
 
 
 def problem_facts(problem: Problem) -> dict[str, object]:
@@ -85,12 +90,12 @@ def freshness_facts(freshness: Freshness, now: datetime) -> dict[str, object]:
 
 def timeout_response(key: str, timeout_s: float) -> WebResponse:
     """Return 503, because no status was available within `timeout_s`; `key` is the field that is false."""
-    return _json(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {timeout_s:g} s"]})
+    return json_response(HTTPStatus.SERVICE_UNAVAILABLE, {key: False, "reasons": [f"no answer within {timeout_s:g} s"]})
 
 
 def internal_error_response() -> WebResponse:
     """Return 500 without details, because anyone may read it; the log has them."""
-    return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error; see the log of backupd"})
+    return json_response(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error; see the log of backupd"})
 
 
 def status_response(history: History) -> WebResponse:
@@ -167,7 +172,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - values of any type become value
     return value.isoformat() if isinstance(value, date) else value  # a datetime is a date
 
 
-def _json(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:
+def json_response(status: HTTPStatus, facts: Mapping[str, object]) -> WebResponse:
+    """Return facts as JSON."""
     return WebResponse(status, _JSON, json.dumps(facts, indent=2).encode() + b"\n")
 
 

@@ -1,10 +1,10 @@
 """The HTTP server of the daemon: a thread that sleeps until a client connects, and a connection for each request.
 
-A connection has one request, ten seconds and 64 KiB in all. h11 reads the request and writes the response. When there
-are too many connections, one is closed: of other hosts rather than of this one (which requests /livez to check the
-daemon), of the address that has the most of them, without a complete request rather than one that waits for its
-response, and then the oldest. So neither clients that send nothing nor a flood of them can starve a probe, or an
-operator at another address.
+A connection has one request with a limited body, and ten seconds unless the app extends them. h11 reads the request and
+writes the response. When there are too many connections, one is closed: of other hosts rather than of this one (which
+requests /livez to check the daemon), of the address that has the most of them, without a complete request rather than
+one that waits for its response, and then the oldest. So neither clients that send nothing nor a flood of them can
+starve a probe, or an operator at another address.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import h11
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope
 
 from backupd.errors import ListenFailed
 from backupd.web.access import address_of, is_loopback
@@ -28,9 +28,12 @@ from backupd.web.cached_response import describe_error
 
 LIFETIME_S = 10.0
 MOST_CONNECTIONS = 64
-MOST_BYTES = 64 << 10
+MOST_BODY_BYTES = 64 << 10
 _HEADER_BYTES: Final = 16 << 10
+_UNREAD_BYTES: Final = 64 << 10
 _INVALID: Final = b"Invalid HTTP request received."
+_TOO_LARGE: Final = b"The body of the request is too large."
+_LIFETIME: Final = "backupd.lifetime"
 _HINTS = {
     errno.EADDRINUSE: "another program or another backupd uses this port: choose another with BACKUPD_HTTP__LISTEN",
     errno.EADDRNOTAVAIL: "this host has no such address: BACKUPD_HTTP__LISTEN=0.0.0.0:8080 listens on all addresses",
@@ -40,18 +43,52 @@ _HINT = "check BACKUPD_HTTP__LISTEN (HOST:PORT)"
 _BACKLOG = 128
 _GRACE_S = 0.5
 _START_S = 10.0
+_LINGER_S = 1.0
+
+
+class BodyTooLarge(Exception):
+    """The body of a request has more bytes than its route accepts."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """Return the body of a request, empty if it has none. Raises BodyTooLarge, as early as that is known."""
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    body, more = b"", int(announced) <= limit_bytes
+    if not more:
+        raise BodyTooLarge
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit_bytes:
+            raise BodyTooLarge
+    return body
+
+
+def extend_lifetime(scope: Scope, seconds: float) -> None:
+    """Let the connection of a request live for `seconds` from now on, in the place of what was left of its lifetime."""
+    scope["extensions"][_LIFETIME](seconds)
 
 
 class HttpServer:
     """Serves `app` on `listen` (HOST:PORT, `[::]:8080` for IPv6; port 0 lets the system choose).
 
-    `on_error` is called with one line for each error outside the app, in the server's thread.
+    `on_error` is called with one line for each error outside the app, in the server's thread. A request with more than
+    `most_body_bytes` is refused.
     """
 
-    def __init__(self, listen: str, app: ASGIApp, on_error: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        listen: str,
+        app: ASGIApp,
+        on_error: Callable[[str], None] = lambda _: None,
+        *,
+        most_body_bytes: int = MOST_BODY_BYTES,
+    ) -> None:
         self._listen = listen
         self._app = app
         self._on_error = on_error
+        self._most_body_bytes = most_body_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._open: set[Connection] = set()
@@ -96,10 +133,11 @@ class HttpServer:
     async def _serve(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         end = asyncio.Event()
-        servers = [
-            await loop.create_server(lambda: Connection(self._app, self._open, end), sock=one, backlog=_BACKLOG)
-            for one in sockets
-        ]
+
+        def accept() -> Connection:
+            return Connection(self._app, self._open, end, self._most_body_bytes)
+
+        servers = [await loop.create_server(accept, sock=one, backlog=_BACKLOG) for one in sockets]
         self._loop, self._end = loop, end
         self._started.set()
         await end.wait()
@@ -125,20 +163,28 @@ class HttpServer:
 class Connection(asyncio.Protocol):
     """Reads one request, lets `app` (ASGI 3) respond, and closes.
 
-    `open_connections` holds this one and its kind while they are open; once `end` is set, a new one is closed.
-    The app gets no request body.
+    `open_connections` holds this one and its kind while they are open; once `end` is set, a new one is closed. The app
+    reads the body as it wants, at most `most_body_bytes`; what it has not taken yet is buffered up to 64 KiB. A part of
+    a response is sent before the next one is asked for.
     """
 
     _transport: asyncio.Transport
     _expiry: asyncio.TimerHandle
 
-    def __init__(self, app: ASGIApp, open_connections: "set[Connection]", end: asyncio.Event) -> None:
+    def __init__(
+        self, app: ASGIApp, open_connections: "set[Connection]", end: asyncio.Event, most_body_bytes: int
+    ) -> None:
         self._app = app
         self._open = open_connections
         self._end = end
+        self._most_bytes = _HEADER_BYTES + most_body_bytes
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
         self._received_bytes = 0
+        self._unread = deque[bytes]()  # parts of the body
+        self._arrived, self._writable = asyncio.Event(), asyncio.Event()
+        self._writable.set()
+        self._has_read_all = False
         self._method = b""
         self._response: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -170,14 +216,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Start the response once the head of the request is complete; too much or invalid data ends the connection."""
+        if self._transport.is_closing() or self._has_responded:
+            return
         self._received_bytes += len(data)
-        if self._received_bytes > MOST_BYTES:
-            self.abort()
+        if self._received_bytes > self._most_bytes and self._response is not None:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
             return
         try:
             self._read(data)
         except h11.RemoteProtocolError:
-            self._refuse()
+            self._refuse(HTTPStatus.BAD_REQUEST, _INVALID)
+
+    def pause_writing(self) -> None:
+        """Let the app wait: the client reads more slowly than it sends."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let the app send on."""
+        self._writable.set()
 
     def close_if_idle(self) -> None:
         """Close where no request is waiting for its response."""
@@ -196,48 +252,94 @@ class Connection(asyncio.Protocol):
 
     def dispensability(self, crowd: int) -> tuple[bool, int, bool, float]:
         """Return a key, for one of a `crowd` from one address: the connection with the greatest is least important."""
-        return (not is_loopback(self._client[0]), crowd, self._response is None, -self._began)
+        return (not is_loopback(self._client[0]), crowd, not self._is_complete, -self._began)
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the whole request has arrived."""
+        return self._http.their_state not in (h11.IDLE, h11.SEND_BODY)
+
+    @property
+    def _has_responded(self) -> bool:
+        return self._http.our_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
     def _read(self, data: bytes) -> None:
         """Take in the one request; raises RemoteProtocolError where it, or its body, is invalid."""
         self._http.receive_data(data)
-        while self._http.their_state in (h11.IDLE, h11.SEND_BODY):
+        while not self._is_complete:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
-                return
+                break
             if isinstance(event, h11.Request):
+                _require_plain(event)
                 self._method = event.method
                 self._response = self._loop.create_task(self._respond(self._scope(event)))
+            elif isinstance(event, h11.Data):
+                self._unread.append(bytes(event.data))
+        self._arrived.set()
+        if sum(map(len, self._unread)) > _UNREAD_BYTES:
+            self._transport.pause_reading()
+
+    async def _receive(self) -> Message:
+        """Return the next part of the body; after its end, wait for the end of the connection."""
+        if self._http.they_are_waiting_for_100_continue and self._http.our_state is h11.SEND_RESPONSE:
+            self._write(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[]))
+        while not self._unread and not self._is_complete:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._has_read_all:
+            await asyncio.shield(self.closed)
+            return {"type": "http.disconnect"}
+        body = b"".join(self._unread)
+        self._unread.clear()
+        self._transport.resume_reading()
+        self._has_read_all = self._is_complete
+        return {"type": "http.request", "body": body, "more_body": not self._has_read_all}
 
     async def _respond(self, scope: Scope) -> None:
         try:
-            await self._app(scope, _no_body, self._send)
+            await self._app(scope, self._receive, self._send)
         finally:
-            self._transport.close()  # what was written is sent before
+            self._close()
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start_response(message["status"], list(message["headers"]))
+            return
+        body = b"" if self._method == b"HEAD" else message.get("body", b"")
+        self._write(h11.Data(data=body))
+        if message.get("more_body", False):
+            await self._writable.wait()
         else:
-            body = b"" if self._method == b"HEAD" else message.get("body", b"")
-            self._write(h11.Data(data=body))
-            if not message.get("more_body", False):
-                self._write(h11.EndOfMessage())
+            self._write(h11.EndOfMessage())
 
-    def _refuse(self) -> None:
-        """Respond 400, unless another response has begun."""
+    def _refuse(self, status: HTTPStatus, why: bytes) -> None:
+        """Respond with an error, unless another response has begun."""
         if self._response is not None:
             self._response.cancel()
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            self._start_response(HTTPStatus.BAD_REQUEST, [*headers, (b"content-length", b"%d" % len(_INVALID))])
-            self._write(h11.Data(data=_INVALID), h11.EndOfMessage())
-        self._transport.close()
+            self._start_response(status, [*headers, (b"content-length", b"%d" % len(why))])
+            self._write(h11.Data(data=why), h11.EndOfMessage())
+        self._close()
+
+    def _close(self) -> None:
+        """Close once all is sent; a client that is still sending first reads the response, which a reset would drop."""
+        if self._http.their_state is not h11.SEND_BODY or self._transport.is_closing():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._extend(min(_LINGER_S, self._expiry.when() - self._loop.time()))
+        self._transport.resume_reading()
+
+    def _extend(self, seconds: float) -> None:
+        self._expiry.cancel()
+        self._expiry = self._loop.call_later(seconds, self._transport.abort)
 
     def _start_response(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._write(h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()))
 
-    def _write(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    def _write(self, *events: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:
         for event in events:
             self._transport.write(self._http.send(event) or b"")
 
@@ -256,11 +358,19 @@ class Connection(asyncio.Protocol):
             "headers": list(request.headers),
             "client": self._client,
             "server": None,
+            "extensions": {_LIFETIME: self._extend},
         }
 
 
-async def _no_body() -> dict[str, Any]:
-    return {"type": "http.disconnect"}
+def _require_plain(request: h11.Request) -> None:
+    """Refuse a large head, which h11 accepts in one piece, and a length that is given in two ways.
+
+    In the latter a proxy may have seen another request (RFC 9112 §6.1). Raises RemoteProtocolError.
+    """
+    size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+    names = {name for name, _ in request.headers}
+    if size > _HEADER_BYTES or {b"transfer-encoding", b"content-length"} <= names:
+        raise h11.RemoteProtocolError("a large head, or both Transfer-Encoding and Content-Length")
 
 
 def listening_sockets(listen: str) -> list[socket.socket]:

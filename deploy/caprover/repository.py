@@ -13,23 +13,25 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-NAME = "backupd"
+NAMES = ("backupd", "backupd-gate")
 
 
 def build(out: Path, image: str = "") -> None:
     """Write both trees below `out`; earlier files of the same names are replaced."""
-    text = (HERE / "backupd.yml").read_text(encoding="utf-8")
-    default = next(v["defaultValue"] for v in _app(text)["variables"] if v["id"] == "$$cap_image")
-    text = text.replace(f"defaultValue: {default}\n", f"defaultValue: {image or default}\n")
-    _write(out / "public" / "v4" / "apps" / f"{NAME}.yml", text)
-    _write(out / "dist" / "v4" / "apps" / NAME, json.dumps(yaml.safe_load(text), ensure_ascii=False) + "\n")
-    listed = {key: _app(text)[key] for key in ("displayName", "description", "isOfficial")}
-    listing = {"oneClickApps": [{"name": NAME, **listed, "logoUrl": f"{NAME}.png"}]}
-    _write(out / "dist" / "v4" / "list", json.dumps(listing, ensure_ascii=False) + "\n")
-    for tree in ("public", "dist"):
-        logo = out / tree / "v4" / "logos" / f"{NAME}.png"
-        logo.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(HERE / "logo.png", logo)
+    listing = []
+    for name in NAMES:
+        text = (HERE / f"{name}.yml").read_text(encoding="utf-8")
+        default = next(v["defaultValue"] for v in _app(text)["variables"] if v["id"] == "$$cap_image")
+        text = text.replace(f"defaultValue: {default}\n", f"defaultValue: {image or default}\n")
+        _write(out / "public" / "v4" / "apps" / f"{name}.yml", text)
+        _write(out / "dist" / "v4" / "apps" / name, json.dumps(yaml.safe_load(text), ensure_ascii=False) + "\n")
+        listed = {key: _app(text)[key] for key in ("displayName", "description", "isOfficial")}
+        listing.append({"name": name, **listed, "logoUrl": f"{name}.png"})
+        for tree in ("public", "dist"):
+            logo = out / tree / "v4" / "logos" / f"{name}.png"
+            logo.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(HERE / "logo.png", logo)
+    _write(out / "dist" / "v4" / "list", json.dumps({"oneClickApps": listing}, ensure_ascii=False) + "\n")
 
 
 def _app(text: str) -> dict[str, Any]:

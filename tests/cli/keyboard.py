@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.command import Backupd, CommandResult
+from support.command import Backupd, CommandResult, borrowed_fork_server
 from support.in_process import run_here
 
 
@@ -75,22 +76,13 @@ def on_terminal(backupd: Backupd, *arguments: str, columns: int = 160, typing: s
     environ = {name: value for name, value in outside.items() if name not in told}
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "backupd", *arguments],
-        env=environ,
-        cwd=backupd.cwd,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
     os.write(ours, typing.encode())
     said = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            said += chunk
-    except OSError:  # EIO: nobody has the other end open any more
-        pass
-    finally:
-        os.close(ours)
-    return process.wait(60), said.decode()
+    with borrowed_fork_server() as fork_server:
+        run = fork_server.start(arguments, environ, backupd.cwd, terminal=os.ttyname(theirs))
+        while run.poll() is None or select.select([ours], [], [], 0)[0]:
+            if ours in select.select([ours, run.ended], [], [])[0]:
+                said += os.read(ours, 65536)
+    os.close(ours)
+    os.close(theirs)
+    return run.wait(), said.decode()

@@ -58,7 +58,10 @@ def test_command_summary_is_first_line_of_help_of_each_command() -> None:
 
 EXITS = {
     **{key: {0, 1, 2, 3, 75, 78} for key in ("backup", "prune", "replicate", "drill", "restore", "trust")},
-    **{key: {0, 1, 2, 75, 78} for key in ("list", "verify", "pin", "unpin", "remove", "clean", "catalog rebuild")},
+    **{
+        key: {0, 1, 2, 75, 78}
+        for key in ("list", "verify", "pin", "unpin", "remove", "clean", "gate", "catalog rebuild")
+    },
     **{key: {0, 1, 2, 78} for key in ("serve", "show", "doctor", "status", "notify", "health")},
     **{key: {0, 1, 2, 78} for key in ("config show", "config check")},
     "log": {0, 1, 2, 78, 130},

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -174,9 +172,7 @@ def test_owner_that_cannot_be_set_is_reported_before_download(
         database.unlink()
     before = beside(database)
     for dry_run in ([], ["--dry-run"]):
-        command = [*NO_CAPABILITIES, sys.executable, "-m", "backupd", "restore", "--app-is-stopped", *dry_run]
-        environ = backupd.environment()
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-        assert (done.returncode, beside(database)) == (1, before)
-        assert "cannot be given to 1234:4321" in done.stderr
-        assert "PUID=1234" in done.stderr
+        done = replace(backupd, rights=NO_CAPABILITIES)("restore", "--app-is-stopped", *dry_run)
+        assert (done.code, beside(database)) == (1, before)
+        assert "cannot be given to 1234:4321" in done.err
+        assert "PUID=1234" in done.err

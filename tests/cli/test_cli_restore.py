@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +15,11 @@ from keyboard import Keyboard, Pair
 
 from backupd.model import Manifest
 from backupd.tasks.context import TaskContext
+from support.backup_runs import NO_CAPABILITIES
 from support.bank import is_balanced
 from support.command import Backupd, log_lines
 from support.generations import backdated, flip_byte, manifest_of, rewritten
+from support.rights import Rights
 
 
 def names(directory: Path) -> set[str]:
@@ -106,15 +107,9 @@ def test_file_restored_by_root_without_chown_capability_belongs_to_root_with_not
     backupd: Backupd, backups: Path, generation: str, target: Path
 ) -> None:
     rewritten(backups, generation, of_another)
-    powerless = ["setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown"]
-    done = subprocess.run(
-        [*powerless, sys.executable, "-m", "backupd", "restore", "--to", str(target)],
-        env=backupd.environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "owner is you" in done.stdout
+    powerless = replace(backupd, rights=Rights(("dac_override", "dac_read_search", "setuid", "setgid")))
+    done = powerless("restore", "--to", target)
+    assert (done.code, "owner is you" in done.out) == (0, True), done
     assert target.stat().st_uid == 0
     assert is_balanced(target)
 
@@ -206,16 +201,9 @@ def test_unwritable_target_is_reported_with_hint_about_permissions(
     backupd: Backupd, generation: str, target: Path
 ) -> None:
     target.parent.chmod(0o555)
-    powerless = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
-    done = subprocess.run(
-        [*powerless, sys.executable, "-m", "backupd", "restore", generation, "--to", str(target)],
-        env=backupd.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert f"what to do: user {os.geteuid()}:{os.getegid()} lacks the rights to {target.parent}" in done.stderr
+    done = replace(backupd, rights=NO_CAPABILITIES)("restore", generation, "--to", target)
+    assert done.code == 1
+    assert f"what to do: user {os.geteuid()}:{os.getegid()} lacks the rights to {target.parent}" in done.err
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])

@@ -12,7 +12,6 @@ from support.command import Backupd
 from support.directories import beside, sha256
 from support.generations import backdated
 
-pytestmark = pytest.mark.cover_processes
 QUESTION = "Restore it? Type yes to continue:"
 
 

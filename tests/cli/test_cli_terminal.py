@@ -11,7 +11,6 @@ from backupd.model import MANIFEST_SUFFIX
 from support.command import Backupd
 from support.generations import backdated
 
-pytestmark = pytest.mark.cover_processes
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 

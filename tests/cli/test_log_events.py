@@ -29,7 +29,9 @@ from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
 from support.bank import make_bank
 from support.command import log_lines
+from support.daemon import wait_until
 from support.drills import drilled
+from support.gate import deployment
 from support.generations import backdated, flip_byte, rewritten
 from support.held import held
 
@@ -65,6 +67,7 @@ OF_A_REPORT = {
 }
 OF_THE_DAEMON = {
     Event.RUN_DUE,
+    Event.RUN_REQUESTED,
     Event.RUN_STOPPED,
     Event.RUN_FAILED,
     Event.DAEMON_STARTED,
@@ -81,6 +84,7 @@ OF_THE_DAEMON = {
     Event.MESSAGE_DROPPED,
     Event.NOTIFICATION_FAILED,
 }
+OF_THE_GATE = {event for event in Event if event.startswith(("gate.", "push.", "deploy.", "step.", "commit_status."))}
 ENVELOPE = {"@timestamp", "log.level", "message", "event.action", "service.name", "log.logger", "ecs.version"}
 
 
@@ -146,7 +150,7 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     backup(order, context)
     lines = log_lines(context.store.directory)
     assert {name for line in lines for name in undocumented(line)} == set()
-    assert set(Event) - OF_THE_DAEMON - {line["event.action"] for line in lines} == {
+    assert set(Event) - OF_THE_DAEMON - OF_THE_GATE - {line["event.action"] for line in lines} == {
         Event.RUN_INTERRUPTED,
         Event.LOCK_WAITING,
         Event.LOCK_TAKEN_OVER,
@@ -303,3 +307,19 @@ def test_backup_with_log_replaced_by_directory_is_published(order: BackupRequest
     path.unlink()
     path.mkdir()
     assert backup(order, context).outcome == "published"
+
+
+def test_gate_logs_documented_events(tmp_path: Path) -> None:
+    with (
+        deployment(tmp_path) as deploying,
+        deploying.running(HEALTH_URL="", FORGEJO_TOKEN="a wrong token") as gate,
+    ):
+        deploying.push(gate, deploying.commit(), event="create")
+        deploying.push(gate, "0" * 39 + "1", headers={"X-Gitea-Signature": "0" * 64})
+        deploying.push(gate, deploying.commit("other"))
+        deploying.wait_for("stopped")
+        wait_until(lambda: "commit_status.failed" in (tmp_path / "state" / "backup.log").read_text(), "the status")
+    lines = log_lines(tmp_path / "state")
+    assert [(line["event.action"], undocumented(line)) for line in lines if undocumented(line)] == []
+    seen = {line["event.action"] for line in lines}
+    assert OF_THE_GATE - seen == {Event.DEPLOY_RESUMED, Event.DEPLOY_RECORD_FAILED}

@@ -30,6 +30,8 @@ SECRETS = {
     "REPLICAS__NAS__PRIVATE_KEY": "hunter2-key\nsecond line",
     "REPLICAS__NAS__PASSPHRASE": "hunter2-phrase",
     "HTTP__TOKEN": "hunter2-token-of-16",
+    "HTTP__BACKUP_TOKEN": "hunter2-token-to-back-up",
+    "HTTP__DOWNLOAD_TOKEN": "hunter2-token-to-download",
     "PINGS__BACKUP": "https://ping.example/hunter2-ping",
 }
 

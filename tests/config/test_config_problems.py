@@ -107,6 +107,16 @@ def test_all_problems_are_reported_at_once_with_line_and_origin(tmp_path: Path) 
         (SOURCE + '[http]\nlisten = "8080"', "4: http.listen: must be HOST:PORT"),
         (SOURCE + '[http]\nlisten = "::1:80"', "4: http.listen: must be HOST:PORT"),
         (SOURCE + '[http]\nlisten = "localhost:65536"', "4: http.listen: must be HOST:PORT"),
+        (SOURCE + "[http]\nactions = true", "3: http: actions = true needs backup_token"),
+        (SOURCE + '[http]\nactions = 1\nbackup_token = "short"', "5: http.backup_token: must have at least 16"),
+        (
+            SOURCE + '[http]\ntoken = "one-token-for-all"\nbackup_token = "one-token-for-all"',
+            "3: http: token, backup_token and download_token must differ",
+        ),
+        (
+            SOURCE + '[http]\nbackup_token = "one-token-for-two"\ndownload_token = "one-token-for-two"',
+            "3: http: token, backup_token and download_token must differ",
+        ),
         (SOURCE + "[notify]\nurls = 5", "4: notify.urls: must be a list of texts"),
         (
             SOURCE + '[replicas.local]\nurl = "/mnt"',

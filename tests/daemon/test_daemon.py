@@ -37,6 +37,7 @@ def at_work(backups: Path) -> None:
     wait_until(lambda: any((backups / ".backupd" / "staging").glob("run-*/copy/snapshot.sqlite3")), "a staged copy")
 
 
+@pytest.mark.cover_processes
 def test_daemon_with_only_a_database_takes_its_first_backup_at_once(
     backupd: Backupd, database: Path, backups: Path
 ) -> None:
@@ -100,7 +101,7 @@ def test_missing_database_makes_status_unhealthy_at_once(backupd: Backupd, datab
 def test_daemon_ignores_an_interrupt_that_its_parent_ignores(backupd: Backupd) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with running_daemon(backupd) as daemon:
+        with running_daemon(backupd, program=("-m", "backupd")) as daemon:
             daemon.wait_until_alive()
             ignored = re.search(
                 r"^SigIgn:\t(\w+)", Path(f"/proc/{daemon.process.pid}/status").read_text(), re.MULTILINE
@@ -268,6 +269,7 @@ def test_second_daemon_on_the_store_stands_by(backupd: Backupd) -> None:
     assert second.said().count("standing by") == 1
 
 
+@pytest.mark.cover_processes
 def test_damaged_catalog_is_rebuilt_automatically(backupd: Backupd, backups: Path) -> None:
     assert backupd("backup").code == 0
     (backups / ".backupd" / "catalog.sqlite3").write_bytes(b"rubbish" * 1000)

@@ -26,7 +26,7 @@ main.main()
 # Sends itself a signal before the first instruction of a wait, in another wait before the second one, and so on.
 AT_EACH_INSTRUCTION = """
 import itertools, os, signal, sys, threading
-from backupd.daemon.main import StopSignals
+from backupd.system.signals import StopSignals
 
 def step(frame, event, _argument):
     global left

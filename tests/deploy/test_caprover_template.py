@@ -31,7 +31,7 @@ OPTIONAL = {
     *("$$cap_backup_schedule", "$$cap_offsite_schedule"),
     *("$$cap_keep_daily", "$$cap_keep_weekly", "$$cap_keep_monthly"),
     *("$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"),
-    *("$$cap_notify_urls", "$$cap_daily_ping"),
+    *("$$cap_notify_urls", "$$cap_daily_ping", "$$cap_actions", "$$cap_backup_token"),
 }
 REQUIRED = {"$$cap_source_path": "/var/lib/docker/volumes/x/_data"}  # without a default
 KEY = Ed25519PrivateKey.generate()
@@ -51,6 +51,8 @@ FILLED = {
     "$$cap_keep_monthly": "12",
     "$$cap_timezone": "Europe/Berlin",
     "$$cap_token": "s3cret/+~=s3cret",
+    "$$cap_actions": "true",
+    "$$cap_backup_token": "an0ther/+~=s3cret",
     "$$cap_notify_urls": "tgram://123456:A-b_c/987,mailtos://me%40home:p%21@smtp.example.com?to=a@b.c",
     "$$cap_daily_ping": "https://kuma.example.com/api/push/t0ken?status=up&msg=OK&ping=",
     "$$cap_puid": "1000",
@@ -61,6 +63,17 @@ FILLED = {
 @pytest.fixture
 def template() -> Any:
     return template_of(FILE)
+
+
+@pytest.fixture(params=["backupd", "backupd-gate"])
+def file(request: pytest.FixtureRequest) -> Path:
+    """Each template: of backupd, and of the gate."""
+    return HERE / f"{request.param}.yml"
+
+
+@pytest.fixture
+def each(file: Path) -> Any:
+    return template_of(file)
 
 
 @pytest.fixture
@@ -89,14 +102,14 @@ def config_of(template: Any) -> Config:
 # --- CapRover's own rules ---
 
 
-def test_validator_finds_its_errors(template: Any) -> None:
-    app = template["caproverOneClickApp"]
-    assert template["captainVersion"] == 4
-    assert set(template) == {"captainVersion", "services", "caproverOneClickApp"}
+def test_validator_finds_its_errors(each: Any) -> None:
+    app = each["caproverOneClickApp"]
+    assert each["captainVersion"] == 4
+    assert set(each) == {"captainVersion", "services", "caproverOneClickApp"}
     assert 0 < len(app["description"]) <= 200
     assert app["instructions"]["start"]
     assert app["instructions"]["end"]
-    assert app["displayName"] == "backupd"
+    assert app["displayName"].startswith("backupd")
     assert app["isOfficial"] is False
     assert app["documentation"]
 
@@ -108,8 +121,8 @@ def test_logo_is_small() -> None:
     assert len(png) < 20_000
 
 
-def test_template_has_no_setting_that_caprover_ignores(template: Any) -> None:
-    service = service_of(template, "$$cap_appname")
+def test_template_has_no_setting_that_caprover_ignores(each: Any) -> None:
+    service = service_of(each, "$$cap_appname")
     read = {"image", "environment", "ports", "volumes", "depends_on", "hostname", "command", "cap_add"}
     assert set(service) - {"caproverExtra"} <= read
     assert set(service["caproverExtra"]) == {"containerHttpPort"}
@@ -117,8 +130,8 @@ def test_template_has_no_setting_that_caprover_ignores(template: Any) -> None:
     assert f"EXPOSE {service['caproverExtra']['containerHttpPort']}\n" in dockerfile
 
 
-def test_environment_maps_names_to_strings(template: Any) -> None:
-    environment = service_of(template, "$$cap_appname")["environment"]
+def test_environment_maps_names_to_strings(each: Any) -> None:
+    environment = service_of(each, "$$cap_appname")["environment"]
     assert isinstance(environment, dict)
     assert all(isinstance(value, str) for value in environment.values())
 
@@ -134,14 +147,14 @@ def test_volumes_have_no_option_that_caprover_drops(template: Any) -> None:
     assert "--" not in label
 
 
-def test_default_version_is_current_and_not_latest(variables: dict[str, dict[str, str]]) -> None:
+def test_default_version_is_current_and_not_latest(each: Any) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
-    assert variables["$$cap_app_version"]["defaultValue"] == version[1]
+    assert defaults(each)["$$cap_app_version"] == version[1]
 
 
-def test_template_is_formatted_like_other_templates() -> None:
-    text = FILE.read_text()
+def test_template_is_formatted_like_other_templates(file: Path) -> None:
+    text = file.read_text()
     indents = {len(line) - len(line.lstrip(" -")) for line in text.split("    instructions:")[0].splitlines()}
     assert indents <= {0, 4, 8, 10, 12, 14}  # four spaces; a list item is two wider
     assert "\t" not in text
@@ -152,27 +165,27 @@ def test_template_is_formatted_like_other_templates() -> None:
 # --- Its traps ---
 
 
-def test_no_variable_is_prefix_of_later_one(template: Any) -> None:
-    ids = ids_in_order(template)
+def test_no_variable_is_prefix_of_later_one(each: Any) -> None:
+    ids = ids_in_order(each)
     assert len(set(ids)) == len(ids)
     clashes = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :] if b.startswith(a)]
     assert clashes == []
 
 
-def test_every_variable_is_used_and_defined(template: Any) -> None:
-    used = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", json.dumps([template["services"]])))
-    in_the_end = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", template["caproverOneClickApp"]["instructions"]["end"]))
-    ids = ids_in_order(template)
+def test_every_variable_is_used_and_defined(each: Any) -> None:
+    used = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", json.dumps([each["services"]])))
+    in_the_end = set(re.findall(r"\$\$cap_[a-z_]+[a-z]", each["caproverOneClickApp"]["instructions"]["end"]))
+    ids = ids_in_order(each)
     assert used | {ids[-1]} == set(ids)
     assert in_the_end <= set(ids)
 
 
-def test_first_instructions_have_no_variables(template: Any) -> None:
-    assert "$$cap" not in template["caproverOneClickApp"]["instructions"]["start"]
+def test_first_instructions_have_no_variables(each: Any) -> None:
+    assert "$$cap" not in each["caproverOneClickApp"]["instructions"]["start"]
 
 
-def test_each_field_has_description_and_pattern(variables: dict[str, dict[str, str]]) -> None:
-    for variable in variables.values():
+def test_each_field_has_description_and_pattern(each: Any) -> None:
+    for variable in each["caproverOneClickApp"]["variables"]:
         assert set(variable) <= {"id", "label", "defaultValue", "description", "validRegex"}
         assert all(isinstance(value, str) and value for value in variable.values()), variable["id"]
         assert {"label", "description", "validRegex"} <= set(variable)
@@ -231,6 +244,9 @@ def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     assert config.schedule.timezone == "Europe/Berlin"
     assert config.http.token is not None
     assert config.http.token.get_secret_value() == FILLED["$$cap_token"]
+    assert config.http.actions
+    assert config.http.backup_token is not None
+    assert config.http.backup_token.get_secret_value() == FILLED["$$cap_backup_token"]
     assert len(config.notify.urls) == 2
     assert list(config.pings) == ["daily"]
     assert running_as(made) == (1000, 100)
@@ -275,14 +291,16 @@ def test_commands_find_container_before_and_after_caprover_1_15(template: Any, s
 def test_repository_has_the_layout_that_caprover_fetches(tmp_path: Path) -> None:
     command = [sys.executable, HERE / "repository.py", tmp_path, "ghcr.io/example/backupd"]
     subprocess.run(command, check=True, timeout=60)
-    app = json.loads((tmp_path / "dist/v4/apps/backupd").read_text())
-    assert app == yaml.safe_load((tmp_path / "public/v4/apps/backupd.yml").read_text())
-    assert defaults(app)["$$cap_image"] == "ghcr.io/example/backupd"
-    (listed,) = json.loads((tmp_path / "dist/v4/list").read_text())["oneClickApps"]
-    assert set(listed) == {"name", "displayName", "description", "isOfficial", "logoUrl"}
-    assert (listed["name"], listed["logoUrl"], listed["isOfficial"]) == ("backupd", "backupd.png", False)
-    for tree in ("public", "dist"):
-        assert (tmp_path / tree / "v4/logos/backupd.png").read_bytes() == (HERE / "logo.png").read_bytes()
+    listed = {one["name"]: one for one in json.loads((tmp_path / "dist/v4/list").read_text())["oneClickApps"]}
+    assert list(listed) == ["backupd", "backupd-gate"]
+    for name, facts in listed.items():
+        app = json.loads((tmp_path / "dist/v4/apps" / name).read_text())
+        assert app == yaml.safe_load((tmp_path / f"public/v4/apps/{name}.yml").read_text())
+        assert defaults(app)["$$cap_image"] == "ghcr.io/example/backupd"
+        assert set(facts) == {"name", "displayName", "description", "isOfficial", "logoUrl"}
+        assert (facts["logoUrl"], facts["isOfficial"]) == (f"{name}.png", False)
+        for tree in ("public", "dist"):
+            assert (tmp_path / tree / f"v4/logos/{name}.png").read_bytes() == (HERE / "logo.png").read_bytes()
 
 
 def test_template_runs_as_owner_of_database(template: Any) -> None:

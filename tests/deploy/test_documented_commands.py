@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.no_cover, pytest.mark.real_clock]  # doctor compares t
 
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 TOMORROW = f"{datetime.now(UTC) + timedelta(days=1):%F}"
+DOWNLOAD_TOKEN = "fetched-by-the-tests"
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 
@@ -125,6 +126,25 @@ def test_commands_for_monitoring_show_status_metrics_and_page(desk: Desk) -> Non
     assert status.startswith("healthy\n")
     assert "backupd_healthy 1" in page
     assert "</html>" in page
+
+
+def test_commands_for_requests_back_up_and_download(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    tokens = {"BACKUPD_HTTP__BACKUP_TOKEN": TOKEN, "BACKUPD_HTTP__DOWNLOAD_TOKEN": DOWNLOAD_TOKEN}
+    environ = {**os.environ, "TOKEN": TOKEN, "DOWNLOAD_TOKEN": DOWNLOAD_TOKEN}
+    with running_daemon(desk.backupd, BACKUPD_HTTP__ACTIONS="true", **tokens) as daemon:
+        daemon.wait_for("is due: ")  # from then on it owns its sources
+        names = {
+            **desk.names,
+            "http://backupd:8080": f"http://127.0.0.1:{daemon.port}",
+            "/run/secrets/backup_token": str(tmp_path / "token"),
+        }
+        by_command, *by_curl = blocks_run_by(__file__, "docs/api.md")
+        assert desk.run_block(by_command, **names).startswith("tasks: unchanged tasks-")
+        asked, download = (run_commands(renamed(one.commands, names), environ, tmp_path).out for one in by_curl)
+    assert asked.startswith("true\ntasks: unchanged tasks-")
+    assert download == "copy.sqlite3.gz: OK\n"
+    assert is_balanced(tmp_path / "copy.sqlite3")
 
 
 def test_commands_for_replicas_succeed(desk: Desk, database: Path, tmp_path: Path) -> None:

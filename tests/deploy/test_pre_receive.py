@@ -4,15 +4,17 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from support.command import CommandResult
-from support.documents import ROOT
+from support.command import Backupd, CommandResult
+from support.daemon import running_daemon
+from support.documents import ROOT, blocks_run_by, renamed, run_commands
 from support.git import Repositories, make_repositories
 from support.processes import is_gone, wait_until
 from support.recording_server import HANG_UP, CannedResponse, ReceivedRequest, RecordingServer, recording_server
@@ -55,6 +57,13 @@ class Server(Repositories):
         """Set settings of the hook."""
         for name, value in settings.items():
             self.git("config", f"backupd.{name}", value, cwd=self.bare)
+
+    def write_tree(self, *entries: tuple[str, str, str]) -> str:
+        """Write a tree that git itself would not make; return its id."""
+        tree = b"".join(f"{mode} {name}".encode() + b"\0" + bytes.fromhex(found) for mode, name, found in entries)
+        path = self.bare.parent / "tree"
+        path.write_bytes(tree)
+        return self.git("hash-object", "-w", "--literally", "-t", "tree", str(path))
 
     def refuses(self, pushed: CommandResult, *words: str) -> None:
         """Require that a push was refused with these words, and that nothing is left of it."""
@@ -105,19 +114,55 @@ def test_hook_of_bare_repository_accepts_commit_that_passes_its_tests_and_refuse
 
 
 @pytest.mark.parametrize("shell", shells(), ids=lambda shell: Path(shell).name)
-def test_hook_called_by_forgejo_works_with_each_shell(server: Server, shell: str) -> None:
+@pytest.mark.usefixtures("door")
+def test_hook_called_by_forgejo_works_with_each_shell(server: Server, tmp_path: Path, shell: str) -> None:
+    path = server.environ["PATH"]
+    if "busybox" in shell:  # with its own commands too, as in Forgejo's image
+        (tmp_path / "bin").mkdir()
+        subprocess.run([shell.split(maxsplit=1)[0], "--install", "-s", tmp_path / "bin"], check=True)
+        path = f"{tmp_path}/bin:{path}"
     (server.bare / "hooks" / "pre-receive").write_text(FORGEJO)
     server.install(shell, "hooks/pre-receive.d/backupd")
     server.commit(GOOD)
-    server.accepts(server.push("main"), "tests passed")
+    server.accepts(server.push("main", PATH=path), "tests passed", "verified backup")
     server.commit(BAD)
-    server.refuses(server.push("main"), "the tests failed with exit code 1", "| 1 test failed")
+    server.refuses(server.push("main", PATH=path), "the tests failed with exit code 1", "| 1 test failed")
+    pid = tmp_path / "pid"
+    server.set(limit="1")
+    server.commit({"run": f"setsid sh -c 'echo $$ >{pid}; sleep 600' & until [ -s {pid} ]; do :; done; sleep 600"})
+    server.refuses(server.push("main", PATH=path), "did not end within 1 s")
+    assert is_gone(int(pid.read_text()))
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run(["shellcheck", "--shell=sh", HOOK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_tests_run_on_pushed_commit_with_files_that_archives_leave_out(server: Server) -> None:
     server.commit({"run": "ls -A >../seen; exit 1", ".gitattributes": "checks export-ignore\n", "checks": ""})
     server.set(test="ls -A | tr '\\n' ' '; exit 1")
     server.refuses(server.push("main"), "| .gitattributes checks run")
+
+
+@pytest.mark.parametrize("name", ["..", ".git", "../x", "/x"])
+def test_commit_with_path_that_leaves_the_tree_is_refused(server: Server, name: str) -> None:
+    blob = server.git("hash-object", "-w", __file__)
+    inner = server.write_tree(("100644", "file", blob))
+    commit = server.git("commit-tree", "-m", "hostile", server.write_tree(("40000", name, inner)))
+    server.refuses(server.push(f"{commit}:refs/heads/main"), "cannot be unpacked", "invalid path")
+
+
+def test_link_with_directory_of_the_same_name_is_not_followed(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "target").write_text(str(tmp_path / "outside"))
+    blob, link = (server.git("hash-object", "-w", path) for path in (__file__, str(tmp_path / "target")))
+    inner = server.write_tree(("100644", "file", blob))
+    tree = server.write_tree(("120000", "a", link), ("40000", "a", inner))
+    server.set(test="exit 1")
+    server.refuses(server.push(f"{server.git('commit-tree', '-m', 'hostile', tree)}:refs/heads/main"), "exit code 1")
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 def test_environment_of_tests_has_nothing_of_server_or_git(server: Server) -> None:
@@ -401,6 +446,29 @@ def test_push_whose_tests_pass_waits_for_verified_backup(server: Server, door: t
     assert [request.method for request in door[1].requests] == ["POST", "GET", "GET"]
 
 
+@pytest.mark.parametrize("page", ["docs/deploy-guard.md", "docs/deploy-guard.es.md"])
+def test_documented_commands_install_the_hook_with_tests_and_backup(
+    server: Server, door: tuple[Door, RecordingServer], page: str
+) -> None:
+    (server.bare / "hooks" / "pre-receive").write_text(FORGEJO)
+    (server.bare / "hooks" / "pre-receive.d").mkdir()
+    token = server.bare.parent / "new-token"
+    names = {
+        "/data/git/repositories/me/tasks.git": str(server.bare),
+        "npm ci && npm test": "sh ./run",
+        "/data/git/backupd-token": str(token),
+        "http://srv-captain--my-backup:8080": door[1].url(),
+    }
+    for name in ("test", "url", "tokenFile"):
+        server.git("config", "--unset", f"backupd.{name}", cwd=server.bare)
+    commands = "".join(block.commands for block in blocks_run_by(__file__, page))
+    run_commands(renamed(commands, names), {**server.environ, "BACKUP_TOKEN": TOKEN}, HOOK.parent)
+    server.commit(GOOD)
+    server.accepts(server.push("main"), "tests passed", "backup tasks-20261130-1200 made")
+    server.commit(BAD)
+    server.refuses(server.push("main"))
+
+
 def test_push_whose_tests_fail_asks_for_no_backup(server: Server, door: tuple[Door, RecordingServer]) -> None:
     server.commit(BAD)
     server.refuses(server.push("main"))
@@ -485,3 +553,25 @@ def test_token_file_that_is_unfit_refuses_the_push(server: Server, content: str,
     token.chmod(mode)
     server.commit(GOOD)
     server.refuses(server.push("main"), words)
+
+
+def test_push_is_backed_up_by_real_daemon_and_refused_after_data_were_lost(
+    server: Server, backupd: Backupd, database: Path
+) -> None:
+    token = server.bare.parent / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    with running_daemon(backupd, BACKUPD_HTTP__ACTIONS="true", BACKUPD_HTTP__BACKUP_TOKEN=TOKEN) as daemon:
+        daemon.wait_for("is due: ")
+        server.set(url=f"http://127.0.0.1:{daemon.port}", tokenFile=str(token))
+        commit = server.commit(GOOD)
+        server.accepts(server.push("main"), "verified backup tasks-")
+        (generation,) = backupd("list", "--json").json
+        assert (generation["pinned"], generation["label"]) == (True, f"deploy {commit[:12]}")
+
+        with closing(sqlite3.connect(database)) as app:
+            app.execute("DELETE FROM account WHERE id > 10")
+            app.commit()
+        server.commit({**GOOD, "more": ""})
+        server.refuses(server.push("main"), "pruning is held", "| source: tasks", "| hold: ")
+    assert server.refs() == {"refs/heads/main": commit}

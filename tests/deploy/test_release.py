@@ -22,7 +22,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # Each file with the schema that its platform publishes.
 SCHEMAS = {
-    "github-workflows": [".github/workflows/*.yml", ".forgejo/workflows/*.yml"],
+    "github-workflows": [".github/workflows/*.yml", ".forgejo/workflows/*.yml", "deploy/forgejo/*.yml"],
     "github-issue-forms": [".github/ISSUE_TEMPLATE/*.yml", ".forgejo/issue_template/*.yml"],
     "renovate": ["renovate.json"],
     "compose-spec": ["deploy/compose.yml", "deploy/swarm.yml", "deploy/coolify.yml"],

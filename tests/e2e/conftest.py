@@ -70,9 +70,7 @@ def seed(images: tuple[str, str]) -> Iterator[str]:
 @pytest.fixture
 def volume(lab: ContainerLab, seed: str) -> str:
     """A volume with 20 tasks in the sample app's database, owned by its user 1000; the app does not run."""
-    name = lab.volume()
-    lab.shell(name, "cp -a /seed/. .", f"--volume={seed}:/seed")
-    return name
+    return lab.copy(seed)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from support.caprover import TEMPLATE, defaults, deployed, form_accepts, template_of
-from support.containers import Container, ContainerLab, docker, docker_program, wait_until
+from support.containers import Container, ContainerLab, docker, docker_program
 from support.sftp_host import FILES, SftpHost
 
 APP = "my-backup"
@@ -50,12 +50,12 @@ def service(lab: ContainerLab, host: SftpHost, network: str, volume: str) -> Ite
             *(f"--env={key}={value}" for key, value in form["environment"].items()),
             form["image"],
         )
-        wait_until(lambda: container.get("http://127.0.0.1:8080/livez")[0] == 200, container.logs())
+        container.answers("http://127.0.0.1:8080/livez")
         yield container
 
 
 def test_filled_form_backs_up_and_replicates_as_its_end_text_says(service: Container, host: SftpHost) -> None:
-    wait_until(lambda: service.get(HEALTH)[0] == 200, f"health: {service.get(HEALTH)} {service.logs()}", 120)
+    service.answers(HEALTH, 120)
     assert "backs up tasks as user 1000:1000 (the owner of /app/data/tasks.db)" in service.logs()
     template = template_of(TEMPLATE)
     name = service.name.removeprefix("srv-captain--").partition(".")[0]

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,6 @@ def grown(lab: ContainerLab, volume: str, mib: int = 200) -> str:
     """Let the database on `volume` grow until a backup of it takes seconds; return the volume."""
     lab.shell(volume, f"python -c '{GROW}' {mib} && chown 1000:1000 tasks.db")
     return volume
-
-
-def said(sidecar: Container, text: str, timeout_s: float = 60) -> None:
-    """Wait until `text` is in what `docker logs` shows."""
-    wait_until(lambda: text in sidecar.logs(), f"{text!r} in the logs", timeout_s)
 
 
 def healthy(sidecar: Container, timeout_s: float = 60) -> None:
@@ -132,7 +128,7 @@ def test_restore_command_of_page_runs_on_host_of_container(lab: ContainerLab, vo
 
 def test_daemon_is_not_root_and_small(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
-    said(sidecar, "scrub of tasks: done")
+    sidecar.said("scrub of tasks: done")
     status = status_of_daemon(sidecar)
     assert status["Uid"].split() == status["Gid"].split() == ["1000"] * 4
     assert status["Groups"] == ""
@@ -151,7 +147,7 @@ def test_healthcheck_fails_while_daemon_is_stuck_and_recovers(lab: ContainerLab,
 
 def test_healthcheck_fails_while_catalog_is_unreachable_and_recovers(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=(*HARDENED, *SHORT_TIMEOUTS, "--health-timeout=20s"))
-    said(sidecar, "scrub of tasks: done")
+    sidecar.said("scrub of tasks: done")
     holder = lab.start(
         lab.image,
         "-c",
@@ -185,27 +181,27 @@ def test_docker_kill_during_large_backup_is_recovered_at_next_start(lab: Contain
     wait_until(lambda: not sidecar.is_running(), "the end")
     assert unfinished(lab, volume)
     docker("start", sidecar.name)
-    said(sidecar, "backup of tasks: published", 120)
+    sidecar.said("backup of tasks: published", 120)
     assert "was cut short" in sidecar.logs()
     assert [name for name in unfinished(lab, volume) if "staging" in name] == []
 
 
 def test_second_sidecar_on_one_volume_is_on_standby_and_takes_over(lab: ContainerLab, volume: str) -> None:
     first = lab.sidecar(volume, options=HARDENED)
-    said(first, "scrub of tasks: done")
+    first.said("scrub of tasks: done")
     second = lab.sidecar(volume, options=HARDENED)
-    said(second, "standing by")
+    second.said("standing by")
     assert second.get(LIVEZ)[0] == second.get(HEALTH)[0] == 200
     first.stop()
     sh(second, f"rm -r {DATA}/backups/*.* {DATA}/backups/.backupd/catalog*")  # so that there is something to do
-    said(second, "backup of tasks: published", 100)
+    second.said("backup of tasks: published", 100)
     assert len(archives(second)) == 1
 
 
 def test_backup_to_full_volume_fails_and_leaves_no_partial_files(lab: ContainerLab, volume: str) -> None:
     small = f"--mount=type=tmpfs,destination={BACKUPS},tmpfs-size={16 << 20},tmpfs-mode=1777"
     sidecar = lab.sidecar(grown(lab, volume, 20), options=(*HARDENED, small), BACKUPD_BACKUPS_DIR=BACKUPS)
-    said(sidecar, "backup of tasks: failed")
+    sidecar.said("backup of tasks: failed")
     assert f"at {BACKUPS}, where" in sidecar.logs()
     assert "what to do: free space" in sidecar.logs()
     status, body = sidecar.get(HEALTH)
@@ -216,7 +212,7 @@ def test_backup_to_full_volume_fails_and_leaves_no_partial_files(lab: ContainerL
 
 def test_backup_of_emptied_database_fails_and_keeps_old_generation(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED)
-    said(sidecar, "scrub of tasks: done")
+    sidecar.said("scrub of tasks: done")
     kept = archives(sidecar)
     lab.shell(volume, "rm tasks.db* && touch tasks.db && chown 1000:1000 tasks.db")
     answer = sidecar.exec("backupd", "backup", "--json")
@@ -228,7 +224,7 @@ def test_backup_of_emptied_database_fails_and_keeps_old_generation(lab: Containe
 def test_wrong_volume_fails_runs_and_daemon_continues(lab: ContainerLab) -> None:
     empty, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(empty, backups=backups, options=(*HARDENED, *SHORT_TIMEOUTS))
-    said(sidecar, f"backup of tasks: failed: no database at {DATA}/tasks.db")
+    sidecar.said(f"backup of tasks: failed: no database at {DATA}/tasks.db")
     assert "an unmounted one is an empty directory" in sidecar.logs()
     assert json.loads(sidecar.get(HEALTH)[1])["reasons"] == [
         "the database of tasks is missing: no backup can be made",
@@ -240,7 +236,7 @@ def test_wrong_volume_fails_runs_and_daemon_continues(lab: ContainerLab) -> None
 
 def test_days_follow_time_zone_in_tz(lab: ContainerLab, volume: str) -> None:
     sidecar = lab.sidecar(volume, options=HARDENED, TZ="America/New_York")
-    said(sidecar, "days are counted in America/New_York")
+    sidecar.said("days are counted in America/New_York")
     answer = lab.backupd(volume, "config", "check", options=HARDENED, TZ="Mars/Olympus_Mons")
     assert answer.code == 0
     assert "TZ='Mars/Olympus_Mons' is not an IANA time zone" in answer.err
@@ -270,7 +266,7 @@ def test_container_processes_never_show_a_secret(lab: ContainerLab, volume: str,
     options = ("--user=1000:1000", "--cap-drop=ALL", "--read-only", "--tmpfs=/tmp", "--no-healthcheck")
     secrets = {"BACKUPD_HTTP__TOKEN": "t0ken-0f-the-page", "BACKUPD_NOTIFY__URLS": "json://127.0.0.1/ch4nnel"}
     sidecar = lab.sidecar(volume, "serve", options=options, **secrets)
-    said(sidecar, "backup of tasks: published")
+    sidecar.said("backup of tasks: published")
     if command == "restore":  # by `docker exec`, which brings the environment of the container again
         taken = sidecar.exec("backupd", "restore", "--to", f"{DATA}/backups/restored.db")
         assert taken.code == 0, taken.err
@@ -284,8 +280,19 @@ def test_container_processes_never_show_a_secret(lab: ContainerLab, volume: str,
     assert (code, seconds < 8) == (0, True)
 
 
-def test_stop_right_after_start_is_handled(lab: ContainerLab, volume: str) -> None:
-    sidecar = lab.sidecar(volume, options=HARDENED, BACKUPD_HTTP__TOKEN="t0ken-0f-the-page")
-    code, seconds = sidecar.stop()
-    assert code in (0, 143)
-    assert seconds < 8
+@pytest.mark.parametrize("options", [(), ("--init",)], ids=["first", "below-another"])
+def test_stop_at_any_instant_of_slow_start_is_handled(lab: ContainerLab, volume: str, options: tuple[str, ...]) -> None:
+    options = (*HARDENED, "--cpus=0.1", *options)
+    sidecar = lab.sidecar(volume, options=options, BACKUPD_HTTP__TOKEN="t0ken-0f-the-page")
+    for tenths in range(6):
+        wait_until(lambda: programs(sidecar) & {"backupd", "python", "tini"}, "the program of the image")
+        time.sleep(tenths / 10)  # the instant, not a wait for something
+        code, seconds = sidecar.stop()
+        assert code in (0, 143), f"stopped {tenths} tenths of a second after its start"
+        assert seconds < 8
+        docker("start", sidecar.name)
+
+
+def programs(sidecar: Container) -> set[str]:
+    """Return the names of the programs that run in it, nothing before the engine has started them."""
+    return set(docker("top", sidecar.name, "-o", "pid,comm", check=False).out.split())

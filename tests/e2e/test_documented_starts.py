@@ -42,8 +42,7 @@ class Host:
 
     def wait_for_backup(self) -> None:
         """Wait until the first backup is there."""
-        listed = ("backupd", "list", "--json")
-        wait_until(lambda: '"id"' in self.backupd.exec(*listed).out, f"a backup: {self.backupd.logs()}", 120)
+        self.backupd.said("backup of tasks: published", 120)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from support.command import CommandResult
-from support.containers import HARDENED, ROOT, Container, ContainerLab, wait_until
+from support.containers import HARDENED, ROOT, ContainerLab, wait_until
 
 PAGE = (ROOT / "docs" / "drill.md").read_text()
 HEALTH = "http://127.0.0.1:8080/health"
@@ -63,10 +63,6 @@ def drilled(lab: ContainerLab, volume: str) -> Drilled:
     return Drilled(lab, volume)
 
 
-def said(sidecar: Container, text: str, timeout_s: float = 120) -> None:
-    wait_until(lambda: text in sidecar.logs(), f"{text!r} in the logs", timeout_s)
-
-
 def failure(answer: CommandResult) -> str:
     """Return why a drill failed."""
     (report,) = answer.json
@@ -78,7 +74,7 @@ def test_daemon_drills_replica_with_app_and_reports_failure(
     drilled: Drilled,
 ) -> None:
     sidecar = drilled.sidecar
-    said(sidecar, "drill of tasks: done")
+    sidecar.said("drill of tasks: done", 120)
     sidecar.answers(HEALTH)
     status = json.loads(sidecar.exec("backupd", "status", "--json").out)
     (figures,) = [task for task in status["tasks"] if task["task"] == "drill"]

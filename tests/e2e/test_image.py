@@ -54,7 +54,7 @@ def test_image_healthcheck_can_fail(facts: Any) -> None:
 
 def test_image_starts_the_daemon(facts: Any) -> None:
     config = facts["Config"]
-    assert config["Entrypoint"] == ["backupd"]
+    assert config["Entrypoint"] == ["env", "--block-signal=TERM,INT,HUP", "backupd"]
     assert config["Cmd"] == ["serve"]
     assert config["ExposedPorts"] == {"8080/tcp": {}}
     assert config.get("Volumes") is None, "a volume that nobody named is one that nobody finds"

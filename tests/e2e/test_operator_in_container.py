@@ -1,6 +1,6 @@
 """Commands of an operator beside the daemon in its container, and changes that the daemon notices later."""
 
-from support.containers import BACKUPS, HARDENED, ContainerLab, wait_until
+from support.containers import BACKUPS, HARDENED, ContainerLab
 
 APP = "1000:1000"
 COUNT = """
@@ -25,9 +25,9 @@ def test_backup_restore_and_status_by_docker_exec_succeed(lab: ContainerLab, vol
 def test_daemon_becomes_owner_of_database_that_is_created_later(lab: ContainerLab) -> None:
     volume, backups = lab.volume(), lab.volume()
     sidecar = lab.sidecar(volume, backups=backups, options=(*HARDENED, "--cap-add=CHOWN"))
-    wait_until(lambda: "no database" in sidecar.logs(), "the log names the trouble", 60)
+    sidecar.said("no database")
     lab.app(volume)
-    wait_until(lambda: "backs up tasks as user 1000:1000" in sidecar.logs(), "it begins anew", 120)
+    sidecar.said("backs up tasks as user 1000:1000", 120)
     sidecar.answers("http://127.0.0.1:8080/livez")
     answer = sidecar.exec("backupd", "backup", "--json")
     assert answer.code == 0, answer.out + answer.err

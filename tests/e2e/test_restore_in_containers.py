@@ -32,7 +32,7 @@ def test_restore_with_idle_app_in_another_container_is_refused_until_app_stops(
     wait_until(lambda: sidecar.exec("backupd", "backup").code == 0, "a backup", 60)
     idle = ("--entrypoint=python", f"--volume={volume}:{DATA}")
     app = lab.start(lab.app_image, "-uc", IDLE % mode, options=idle)
-    wait_until(lambda: "idle" in app.logs(), "it is open")
+    app.said("idle")
     refused = sidecar.exec("backupd", "restore")
     assert refused.code == 75, refused.out + refused.err
     assert "here or in another container" in refused.err
@@ -66,8 +66,8 @@ def test_lost_volume_with_backups_and_catalog_is_restored_from_sftp_host(
 ) -> None:
     options = (*HARDENED, f"--network={network}")
     first = lab.sidecar(volume, options=options, **host.environ)
-    stored = ("backupd", "list", "--store", "offsite", "--json")
-    wait_until(lambda: first.exec(*stored).out.count('"id"') == 1, f"a copy: {first.logs()}", 120)
+    first.said("replicate to offsite: done", 120)
+    assert first.exec("backupd", "list", "--store", "offsite", "--json").out.count('"id"') == 1
     first.kill()
     fresh = lab.volume()
     new = lab.sidecar(fresh, options=options, **host.environ)
@@ -86,8 +86,8 @@ def test_init_container_restores_lost_volume_and_keeps_existing_one(
     options = (*HARDENED, f"--network={network}")
     at_start = ("restore", "--if-missing", "--from", "offsite")
     first = lab.sidecar(volume, options=options, **host.environ)
-    stored = ("backupd", "list", "--store", "offsite", "--json")
-    wait_until(lambda: first.exec(*stored).out.count('"id"') == 1, f"a copy: {first.logs()}", 120)
+    first.said("replicate to offsite: done", 120)
+    assert first.exec("backupd", "list", "--store", "offsite", "--json").out.count('"id"') == 1
     first.kill()
     there = lab.backupd(volume, *at_start, options=HARDENED, **host.environ)  # with no way to the host
     assert there.code == 0, there.err

@@ -40,7 +40,8 @@ class Host:
 
     def wait_for_offsite_copy(self) -> None:
         """Wait until the first backup has been sent."""
-        wait_until(lambda: self.learn_newest("offsite"), f"a copy: {self.backupd.logs()}", 120)
+        self.backupd.said("replicate to offsite: done", 120)
+        assert self.learn_newest("offsite")
 
     def learn_newest(self, store: str) -> bool:
         """Take the newest generation of a store for the one that the runbook names, if there is one."""

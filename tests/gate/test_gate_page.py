@@ -77,14 +77,16 @@ def test_deploy_shows_who_when_how_long_and_each_step() -> None:
     assert 'href="https://git.example.com/ada/tasks/commit/10c0ffee' in html_of((deployed(),))
 
 
-def test_unhealthy_deploy_says_how_to_go_back_version_first() -> None:
+def test_unhealthy_deploy_says_how_to_go_back_in_order_of_runbook() -> None:
     text = text_of(STATES["unhealthy"])
     back = text[text.index("How to go back Runbook") :]
-    version = back.index(
-        "tasks: App Configs → Instance Count 0; then Deployment → Version History: deploy v1.1 (commit 1"
-    )
-    data = back.index("If v1.2 changed the data, in the container of backupd beside the app: backupd restore tasks-2")
-    assert version < data < back.index("Instance Count 1")
+    steps = [
+        "In CapRover, tasks → App Configs: Instance Count 0",
+        "If v1.2 changed the data, in the container of backupd beside the app: backupd restore tasks-20261124-1200",
+        "Version History: roll back to v1.1 (commit 10c0ffee10)",
+        "Instance Count 1",
+    ]
+    assert sorted(steps, key=back.index) == steps
     assert f'href="{runbook_address("deploy")}"' in html_of(STATES["unhealthy"])
     assert "How to go back" not in text_of(STATES["stopped"]), "production is as it was"
 
@@ -92,7 +94,8 @@ def test_unhealthy_deploy_says_how_to_go_back_version_first() -> None:
 def test_way_back_without_backup_or_known_version_still_says_what_to_do() -> None:
     alone = replace(unhealthy(), generations=("tasks; rm -rf /",), version_before=None)
     text = text_of((alone,), gates=(replace(TASKS, target=NOTES.target),))
-    assert "In CapRover, the app: App Configs → Instance Count 0; then Deployment → Version History: deploy the" in text
+    assert "In CapRover, the app → App Configs: Instance Count 0" in text
+    assert "the app → Deployment → Version History: roll back to the version before" in text
     assert "No backup was taken for this deploy: if v1.2 changed the data, find an earlier one" in text
     assert "backupd restore tasks;" not in text
 
@@ -102,6 +105,8 @@ def test_output_of_tests_is_folded_and_without_colours() -> None:
     assert page.tags.count("pre") == 1
     assert "✓ saves a task\n✗ moves the column\n    expected 3, got 2\n" in page.text
     assert "End of the tests' output" not in Reader(html_of((stopped(),), output="\n")).text
+    assert Reader(html_of((stopped(), deployed()))).tags.count("pre") == 1, "not of one that passed before"
+    assert Reader(html_of((deployed(),))).tags.count("pre") == 1, "of the newest in any case"
 
 
 def test_last_lines_are_bounded_in_number_and_length() -> None:
@@ -168,7 +173,7 @@ def test_page_is_in_spanish() -> None:
     for words in (
         "tasks: v1.2 no arrancó bien",
         "Cómo volver atrás",
-        "vuelva a desplegar v1.1",
+        "Version History: vuelva a v1.1",
         "push de ada a refs/tags/v1.2",
         "salud de la aplicación 2026-11-25 08:42",
         "Añadir webhook",

@@ -1,9 +1,8 @@
 """A replica that stalls, refuses, hides or damages manifests: no older copy is used silently, and nothing is lost."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,19 +231,18 @@ def test_directory_that_refuses_manifest_is_unreachable(
     backupd: Backupd, context: TaskContext, newest: str, older: str, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
-    environ = {**backupd.environ, "BACKUPD_REPLICAS__OFFSITE__URL": f"file:{there}"}
-    assert run_here(environ, "replicate").code == 0
+    environ = {"BACKUPD_REPLICAS__OFFSITE__URL": f"file:{there}"}
+    assert backupd("replicate", **environ).code == 0
     (there / f"{newest}{MANIFEST_SUFFIX}").chmod(0)
-    who = NO_CAPABILITIES if os.geteuid() == 0 else ()
+    powerless = replace(backupd, rights=NO_CAPABILITIES if os.geteuid() == 0 else None)
     for command in (
         ("restore", "latest", "--from", "offsite", "--to", str(tmp_path / "restored.db")),
         ("verify", "--all", "--store", "offsite"),
         ("drill", "--from", "offsite"),
     ):
-        line = [*who, sys.executable, "-m", "backupd", *command]
-        done = subprocess.run(line, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
-        assert (done.returncode, newest in done.stdout + done.stderr) == (75, True), done
-        assert not any(word in done.stdout + done.stderr for word in SUSPICIONS), done
+        done = powerless(*command, **environ)
+        assert (done.code, newest in done.out + done.err) == (75, True), done
+        assert not any(word in done.out + done.err for word in SUSPICIONS), done
     assert not (tmp_path / "restored.db").exists()
     assert known_damage(context) == set()
     assert older

@@ -43,7 +43,7 @@ def app() -> Iterator[Volumes]:
     """An app with backups in its volume, where root has a secret, and directories with one."""
     with volumes(mode=0o755) as made:
         backups = made.data / "backups"
-        app = Volumes(made.data, backups, {"PUID": "0"}, ",+dac_override")
+        app = Volumes(made.data, backups, {"PUID": "0"}, ("dac_override",))
         assert app.backupd("backup").code == 0
         for place in (made.data, made.data / "private", backups / ".backupd" / "own"):
             place.mkdir(mode=0o700, exist_ok=True)

@@ -22,6 +22,8 @@ from support.in_process import run_here
 from support.replicas import REPLICATE_ALL, over_sftp
 from support.sshd import Sshd
 
+pytestmark = pytest.mark.no_cover
+
 Forge = Callable[[str, str], None]
 
 

@@ -18,7 +18,10 @@ from support.sshd import Sshd
 
 pytestmark = pytest.mark.no_cover
 
+REAL = ("-m", "backupd")  # a process with an environment of its own from the start
 TOKEN = "t0ken-0f-the-page-7f3a91"
+BACKUP_TOKEN = "t0ken-t0-request-backups-5c08d1"
+DOWNLOAD_TOKEN = "t0ken-t0-fetch-archives-e19b67"
 PASSWORD = "pa55word-0f-the-nas-4be2d0"
 CHANNEL = "ch4nnel-0f-the-messages-88c1e5"
 MONITOR = "m0nitor-0f-the-runs-2d94f7"
@@ -29,7 +32,15 @@ READER = "import os, sys, time; p = sys.argv[1]\nwhile not os.path.exists(p): ti
 def secrets(sshd: Sshd) -> dict[str, str]:
     """The secrets of this configuration by name; of the key a piece that no other file has."""
     key = sshd.key.read_text().splitlines()
-    return {"token": TOKEN, "password": PASSWORD, "channel": CHANNEL, "monitor": MONITOR, "key": key[len(key) // 2]}
+    return {
+        "token": TOKEN,
+        "backup token": BACKUP_TOKEN,
+        "download token": DOWNLOAD_TOKEN,
+        "password": PASSWORD,
+        "channel": CHANNEL,
+        "monitor": MONITOR,
+        "key": key[len(key) // 2],
+    }
 
 
 @contextmanager
@@ -39,6 +50,9 @@ def configured(sshd: Sshd, tmp_path: Path) -> Iterator[tuple[dict[str, str], Rec
         yield (
             {
                 "BACKUPD_HTTP__TOKEN": TOKEN,
+                "BACKUPD_HTTP__ACTIONS": "true",
+                "BACKUPD_HTTP__BACKUP_TOKEN": BACKUP_TOKEN,
+                "BACKUPD_HTTP__DOWNLOAD_TOKEN": DOWNLOAD_TOKEN,
                 "BACKUPD_NOTIFY__URLS": f"json://127.0.0.1:9/{CHANNEL}",
                 "BACKUPD_PINGS__BACKUP": monitor.url(f"/ping/{MONITOR}"),
                 "BACKUPD_REPLICAS__OFFSITE__URL": f"sftp://{sshd.user}@127.0.0.1:{sshd.port}{tmp_path / 'there'}",
@@ -67,7 +81,7 @@ def test_daemon_processes_show_no_secret_and_packing_process_has_none(
     done = tmp_path / "seen"
     with configured(sshd, tmp_path) as (environ, monitor):
         environ["BACKUPD_DRILL__COMMAND"] = shlex.join(["python3", "-c", READER, str(done)])
-        with watched_for(secrets) as found, running_daemon(backupd, **environ) as daemon:
+        with watched_for(secrets) as found, running_daemon(backupd, program=REAL, **environ) as daemon:
             wait_until(lambda: "python3" in found.seen, "the command of the drill", 180)
             done.touch()
             wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
@@ -84,11 +98,13 @@ def test_daemon_processes_show_no_secret_and_packing_process_has_none(
 
 
 def test_running_daemon_has_no_secret_in_environment(backupd: Backupd, sshd: Sshd, tmp_path: Path) -> None:
-    with configured(sshd, tmp_path) as (environ, _), running_daemon(backupd, **environ) as daemon:
+    with configured(sshd, tmp_path) as (environ, _), running_daemon(backupd, program=REAL, **environ) as daemon:
         daemon.wait_until_alive()
         block = Path(f"/proc/{daemon.process.pid}/environ").read_bytes()
         assert b"PATH=" in block
-        assert not any(secret.encode() in block for secret in (TOKEN, PASSWORD, CHANNEL, MONITOR))
+        assert not any(
+            secret.encode() in block for secret in (TOKEN, BACKUP_TOKEN, DOWNLOAD_TOKEN, PASSWORD, CHANNEL, MONITOR)
+        )
         assert b"BACKUPD_" not in block.replace(b"_BACKUPD_HANDED_OVER", b"")
         assert daemon.stop() < 8
         assert daemon.process.returncode == 0

@@ -3,21 +3,25 @@
 import gzip
 import os
 import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from support.app import running_app
-from support.backup_runs import APP, FOREIGN, NO_CAPABILITIES, SETUID_ONLY, STRANGER, backupd_as, backupd_process
+from support.backup_runs import APP, FOREIGN, NO_CAPABILITIES, SETUID_ONLY, backupd_as
 from support.bank import is_balanced, make_bank
 from support.directories import contents, rows, state
 from support.processes import children_of, die_in_a_transaction, has_open, is_gone, wait_until
+from support.rights import Rights
 
 pytestmark = pytest.mark.root
 helpless = pytest.mark.parametrize(
-    "who", [SETUID_ONLY, (*SETUID_ONLY[:-1], f"{SETUID_ONLY[-1]},+chown")], ids=["may not chown", "may chown"]
+    "who", [SETUID_ONLY, Rights(("setuid", "setgid", "chown"))], ids=["may not chown", "may chown"]
 )
-AS_THE_APP = tuple(word.replace(str(STRANGER), str(APP)) for word in FOREIGN)
+AS_THE_APP = replace(FOREIGN, uid=APP)
 
 
 @pytest.fixture
@@ -43,18 +47,18 @@ def restored(store: Path, tmp_path: Path) -> Path:
     ids=["closed", "WAL alone", "shared memory alone", "powerless root"],
 )
 def test_idle_wal_database_of_another_user_is_refused_unchanged(
-    data: Path, store: Path, who: tuple[str, ...], side_files: tuple[str, ...]
+    data: Path, store: Path, who: Rights, side_files: tuple[str, ...]
 ) -> None:
     data.chmod(0o777)
     for suffix in side_files:
         (data / f"tasks.db{suffix}").touch()
         os.chown(data / f"tasks.db{suffix}", APP, APP)
     before = state(data)
-    done = backupd_as(who, data / "tasks.db", store)
-    assert done.returncode == 1
-    assert f"is an idle WAL database of uid {APP}" in done.stderr
-    assert f"run backupd as uid {APP}" in done.stderr
-    assert "or as root with the capabilities SETUID and SETGID" in done.stderr
+    done = backupd_as(who, data / "tasks.db", store)("backup")
+    assert done.code == 1
+    assert f"is an idle WAL database of uid {APP}" in done.err
+    assert f"run backupd as uid {APP}" in done.err
+    assert "or as root with the capabilities SETUID and SETGID" in done.err
     assert state(data) == before
     with running_app(data / "tasks.db", uid=APP) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
@@ -66,7 +70,7 @@ def test_idle_wal_database_of_another_user_is_refused_unchanged(
     ids=["reader", "writer by group", "powerless root"],
 )
 def test_open_database_of_another_user_is_copied(
-    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], directory_mode: int, mode: int
+    data: Path, store: Path, tmp_path: Path, who: Rights, directory_mode: int, mode: int
 ) -> None:
     data.chmod(directory_mode)
     (data / "tasks.db").chmod(mode)
@@ -74,8 +78,8 @@ def test_open_database_of_another_user_is_copied(
         app.sql("CREATE TABLE late AS SELECT 7 AS a")
         before = state(data)
         assert len(before) == 3
-        done = backupd_as(who, data / "tasks.db", store)
-        assert done.returncode == 0, done.stderr
+        done = backupd_as(who, data / "tasks.db", store)("backup")
+        assert done.code == 0, done.err
         assert state(data) == before
         app.sql("INSERT INTO late VALUES (8)")
     assert rows(restored(store, tmp_path), "SELECT a FROM late") == [(7,)]
@@ -88,8 +92,8 @@ def test_wal_of_killed_app_of_another_user_is_copied(data: Path, store: Path, tm
         app.sql("CREATE TABLE late AS SELECT 7 AS a")
         app.kill()
     before = state(data)
-    done = backupd_as(FOREIGN, data / "tasks.db", store)
-    assert done.returncode == 0, done.stderr
+    done = backupd_as(FOREIGN, data / "tasks.db", store)("backup")
+    assert done.code == 0, done.err
     assert state(data) == before
     assert rows(restored(store, tmp_path), "SELECT a FROM late") == [(7,)]
     with running_app(data / "tasks.db", uid=APP) as app:
@@ -100,26 +104,26 @@ def test_rollback_database_of_another_user_is_copied_without_new_files(data: Pat
     data.chmod(0o777)
     make_bank(data / "plain.db", "delete")
     before = state(data)
-    done = backupd_as(FOREIGN, data / "plain.db", store)
-    assert done.returncode == 0, done.stderr
+    done = backupd_as(FOREIGN, data / "plain.db", store)("backup")
+    assert done.code == 0, done.err
     assert is_balanced(restored(store, tmp_path))
     assert state(data) == before
 
 
 def test_idle_wal_database_is_backed_up_by_user_of_app(data: Path, store: Path, tmp_path: Path) -> None:
-    done = backupd_as(AS_THE_APP, data / "tasks.db", store)
-    assert done.returncode == 0, done.stderr
+    done = backupd_as(AS_THE_APP, data / "tasks.db", store)("backup")
+    assert done.code == 0, done.err
     assert is_balanced(restored(store, tmp_path))
     assert {path.stat().st_uid for path in data.iterdir()} == {APP}
 
 
 @helpless
 def test_root_without_dac_override_becomes_owner_and_can_use_its_copy(
-    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
+    data: Path, store: Path, tmp_path: Path, who: Rights
 ) -> None:
     (data / "tasks.db").chmod(0o600)
-    done = backupd_as(who, data / "tasks.db", store)
-    assert done.returncode == 0, done.stderr
+    done = backupd_as(who, data / "tasks.db", store)("backup")
+    assert done.code == 0, done.err
     assert is_balanced(restored(store, tmp_path))
     assert {path.stat().st_uid for path in data.iterdir()} == {APP}
 
@@ -127,15 +131,15 @@ def test_root_without_dac_override_becomes_owner_and_can_use_its_copy(
 @pytest.mark.parametrize("method", ["backup", "vacuum"])
 @helpless
 def test_root_without_dac_override_recovers_hot_copy(
-    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...], method: str
+    data: Path, store: Path, tmp_path: Path, who: Rights, method: str
 ) -> None:
     make_bank(data / "hot.db", "delete")
     os.chown(data / "hot.db", APP, APP)
     die_in_a_transaction(data / "hot.db", uid=APP)
     before = contents(data)
-    options = (f"BACKUPD_SOURCES__HOT__METHOD={method}", "BACKUPD_SOURCES__HOT__HOT_JOURNAL_WAIT_S=0")
-    done = backupd_as((*who, "env", *options), data / "hot.db", store)
-    assert done.returncode == 3, done.stderr
+    options = {"BACKUPD_SOURCES__HOT__METHOD": method, "BACKUPD_SOURCES__HOT__HOT_JOURNAL_WAIT_S": "0"}
+    done = backupd_as(who, data / "hot.db", store, **options)("backup")
+    assert done.code == 3, done.err
     assert is_balanced(restored(store, tmp_path))
     assert contents(data) == before
 
@@ -143,13 +147,14 @@ def test_root_without_dac_override_recovers_hot_copy(
 @helpless
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=str)
 def test_root_without_kill_capability_leaves_no_child_and_no_permanent_files(
-    data: Path, store: Path, who: tuple[str, ...], sent: signal.Signals, code: int
+    data: Path, store: Path, who: Rights, sent: signal.Signals, code: int
 ) -> None:
     path = data / "tasks.db"
     with running_app(path, uid=APP) as app:
         app.sql("PRAGMA journal_mode=DELETE")
         app.sql("BEGIN EXCLUSIVE")
-        with backupd_process(who, path, store) as parent:
+        command = [*who.command, sys.executable, "-m", "backupd", "backup"]
+        with subprocess.Popen(command, env=backupd_as(who, path, store).environment()) as parent:
             wait_until(lambda: any(has_open(pid, path) for pid in children_of(parent.pid)))
             (child,) = children_of(parent.pid)
             assert Path(f"/proc/{child}").stat().st_uid == APP
@@ -157,28 +162,29 @@ def test_root_without_kill_capability_leaves_no_child_and_no_permanent_files(
             assert parent.wait(20) == code
         wait_until(lambda: is_gone(child))
         app.sql("COMMIT")
-    done = backupd_as(who, path, store)
-    assert done.returncode == 0, done.stderr
+    done = backupd_as(who, path, store)("backup")
+    assert done.code == 0, done.err
     assert [*(store / ".backupd" / "staging").iterdir()] == []
 
 
 @helpless
 def test_directory_closed_to_root_is_reported_with_missing_capability(
-    data: Path, store: Path, tmp_path: Path, who: tuple[str, ...]
+    data: Path, store: Path, tmp_path: Path, who: Rights
 ) -> None:
     data.chmod(0o700)
-    refused = backupd_as(who, data / "tasks.db", store)
-    assert refused.returncode == 1
-    assert f"uid 0 may not access {data / 'tasks.db'}" in refused.stderr
-    assert "with the capability DAC_READ_SEARCH" in refused.stderr
-    done = backupd_as((*who[:-1], f"{who[-1]},+dac_read_search"), data / "tasks.db", store)
-    assert done.returncode == 0, done.stderr
+    refused = backupd_as(who, data / "tasks.db", store)("backup")
+    assert refused.code == 1
+    assert f"uid 0 may not access {data / 'tasks.db'}" in refused.err
+    assert "with the capability DAC_READ_SEARCH" in refused.err
+    searching = replace(who, capabilities=(*who.capabilities, "dac_read_search"))
+    done = backupd_as(searching, data / "tasks.db", store)("backup")
+    assert done.code == 0, done.err
     assert is_balanced(restored(store, tmp_path))
 
 
 def test_unreadable_file_is_reported_with_user_to_run_as(data: Path, store: Path) -> None:
     (data / "tasks.db").chmod(0o600)
-    done = backupd_as(NO_CAPABILITIES, data / "tasks.db", store)
-    assert done.returncode == 1
-    assert "may not read" in done.stderr
-    assert f"run backupd as the owner of the file (uid {APP}), or as root with the capabilities SETUID" in done.stderr
+    done = backupd_as(NO_CAPABILITIES, data / "tasks.db", store)("backup")
+    assert done.code == 1
+    assert "may not read" in done.err
+    assert f"run backupd as the owner of the file (uid {APP}), or as root with the capabilities SETUID" in done.err

@@ -16,8 +16,10 @@ from backupd.sqlite.database_files import side_files
 from support.app import running_app
 from support.backup_runs import APP
 from support.bank import is_balanced
+from support.command import Backupd
 from support.directories import state
-from support.user_namespace import IN_USER_NAMESPACE
+from support.fork_server import CommandResult
+from support.user_namespace import IN_USER_NAMESPACE, enter
 
 pytestmark = pytest.mark.root
 UNMAPPED, SHOWN = 70000, 65534
@@ -48,7 +50,7 @@ def owned(data: Path, uid: int, gid: int, mode: int = 0o644) -> Path:
     return data / "tasks.db"
 
 
-def backupd(data: Path, *arguments: object, puid: str = "0", inside: bool = True) -> subprocess.CompletedProcess[str]:
+def backupd(data: Path, *arguments: str | Path, puid: str = "0", inside: bool = True) -> CommandResult:
     """Run `backupd ARGUMENTS` as root, in a user namespace of its own or outside."""
     environ = {
         "BACKUPD_DATABASE": str(data / "tasks.db"),
@@ -56,14 +58,7 @@ def backupd(data: Path, *arguments: object, puid: str = "0", inside: bool = True
         "BACKUPD_SPACE__RESERVE": "0",
         "PUID": puid,
     }
-    return subprocess.run(
-        [*(IN_USER_NAMESPACE if inside else ()), sys.executable, "-m", "backupd", *map(str, arguments)],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return Backupd(environ, Path.cwd(), enter=enter if inside else None)(*arguments, timeout_s=60)
 
 
 def origin(store: Path) -> dict[str, Any]:
@@ -82,9 +77,9 @@ def test_idle_wal_database_of_unmapped_owner_is_refused_with_any_puid(data: Path
     owned(data, UNMAPPED, UNMAPPED)
     before = state(data)
     done = backupd(data, "backup", puid=puid)
-    assert (done.returncode, WAY_OUT in done.stderr) == (1 if puid == "0" else 78, True), done.stderr
-    assert "chown" not in done.stderr
-    assert f"PUID={SHOWN}" not in done.stderr
+    assert (done.code, WAY_OUT in done.err) == (1 if puid == "0" else 78, True), done.err
+    assert "chown" not in done.err
+    assert f"PUID={SHOWN}" not in done.err
     assert state(data) == before
     assert [*store.glob("tasks-*")] == []
     assert_app_can_write(data, UNMAPPED)
@@ -95,19 +90,19 @@ def test_open_database_of_unmapped_owner_is_copied_without_owner_in_manifest(dat
     with running_app(data / "tasks.db", uid=UNMAPPED) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
         before = state(data)
-        assert backupd(data, "backup").returncode == 0
+        assert backupd(data, "backup").code == 0
         assert state(data) == before
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
         examined = backupd(data, "doctor")
     assert (origin(store)["uid"], origin(store)["gid"]) == (None, None)
-    assert examined.returncode == 1
-    assert f"{WAY_OUT}" in examined.stdout + examined.stderr
+    assert examined.code == 1
+    assert f"{WAY_OUT}" in examined.out + examined.err
 
 
 def test_database_of_overflow_user_is_backed_up(data: Path, store: Path) -> None:
     owned(data, SHOWN, SHOWN, 0o600)
     done = backupd(data, "backup")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert (origin(store)["uid"], origin(store)["gid"]) == (SHOWN, SHOWN)
     assert {path.stat().st_uid for path in data.iterdir()} == {SHOWN}
     assert_app_can_write(data, SHOWN)
@@ -117,9 +112,9 @@ def test_private_directory_of_unmapped_owner_is_reported_as_such(data: Path, sto
     owned(data, UNMAPPED, UNMAPPED)
     data.chmod(0o700)
     done = backupd(data, "backup", puid="auto")
-    assert done.returncode == 78
-    assert f"{data} belongs to a user that is not mapped in this user namespace" in done.stderr
-    assert WAY_OUT in done.stderr
+    assert done.code == 78
+    assert f"{data} belongs to a user that is not mapped in this user namespace" in done.err
+    assert WAY_OUT in done.err
     assert [*store.iterdir()] == []
 
 
@@ -144,9 +139,9 @@ def test_unmapped_group_matters_only_where_mode_grants_group_access(
 ) -> None:
     owned(data, APP, UNMAPPED, mode)
     done = backupd(data, "backup")
-    assert done.returncode == code, done.stderr
+    assert done.code == code, done.err
     if code:
-        assert "idle WAL database of a group that is not mapped" in done.stderr
+        assert "idle WAL database of a group that is not mapped" in done.err
     else:
         assert (origin(store)["uid"], origin(store)["gid"]) == (APP, None)
         assert_app_can_write(data, APP)
@@ -154,16 +149,16 @@ def test_unmapped_group_matters_only_where_mode_grants_group_access(
 
 def test_restore_over_database_of_unmapped_owner_is_refused_and_to_path_succeeds(data: Path, store: Path) -> None:
     owned(data, APP, APP)
-    assert backupd(data, "backup").returncode == 0
+    assert backupd(data, "backup").code == 0
     owned(data, UNMAPPED, UNMAPPED)
     before = state(data)
     for arguments in (["--dry-run"], [], ["--online"]):
         refused = backupd(data, "restore", *arguments)
-        assert refused.returncode == 1
-        assert "belongs to a user that is not mapped in this user namespace" in refused.stderr
-        assert WAY_OUT in refused.stderr
+        assert refused.code == 1
+        assert "belongs to a user that is not mapped in this user namespace" in refused.err
+        assert WAY_OUT in refused.err
     assert state(data) == before
-    assert backupd(data, "restore", "--to", store / "new.db").returncode == 0
+    assert backupd(data, "restore", "--to", store / "new.db").code == 0
     assert is_balanced(store / "new.db")
 
 
@@ -173,45 +168,45 @@ def of_nobody_known(data: Path, store: Path) -> Path:
     database = owned(data, UNMAPPED, UNMAPPED)
     with running_app(database, uid=UNMAPPED) as app:
         app.sql("INSERT INTO ledger(amount) VALUES (0)")
-        assert backupd(data, "backup").returncode == 0
+        assert backupd(data, "backup").code == 0
     database.unlink()
     return store
 
 
 def test_generation_without_owner_is_restored_with_owner_of_directory(data: Path, of_nobody_known: Path) -> None:
-    assert "tasks.db (owner unknown, mode" in backupd(data, "show", "latest", inside=False).stdout
+    assert "tasks.db (owner unknown, mode" in backupd(data, "show", "latest", inside=False).out
     os.chown(data, APP, APP)
     data.chmod(0o755)
     done = backupd(data, "restore", inside=False)
-    assert done.returncode == 0, done.stderr
-    assert f"owner {APP}:{APP}" in done.stdout
+    assert done.code == 0, done.err
+    assert f"owner {APP}:{APP}" in done.out
     assert_app_can_write(data, APP)
-    assert "owner is you" in backupd(data, "restore", "--to", of_nobody_known / "new.db", inside=False).stdout
+    assert "owner is you" in backupd(data, "restore", "--to", of_nobody_known / "new.db", inside=False).out
 
 
 def test_owner_unmapped_at_restore_is_reported_as_such(data: Path, store: Path) -> None:
     database = owned(data, UNMAPPED, UNMAPPED)
-    assert backupd(data, "backup", inside=False).returncode == 0
+    assert backupd(data, "backup", inside=False).code == 0
     assert origin(store)["uid"] == UNMAPPED
     for path in (database, *side_files(database)):
         path.unlink(missing_ok=True)
     refused = backupd(data, "restore")
-    assert refused.returncode == 1
-    assert f"cannot be given to {UNMAPPED}:{UNMAPPED}" in refused.stderr
-    assert WAY_OUT in refused.stderr
+    assert refused.code == 1
+    assert f"cannot be given to {UNMAPPED}:{UNMAPPED}" in refused.err
+    assert WAY_OUT in refused.err
     beside = backupd(data, "restore", "--to", store / "new.db")
-    assert beside.returncode == 0, beside.stderr
-    assert "owner is you" in beside.stdout
-    assert f"note     files in {store} cannot be given to {UNMAPPED}:{UNMAPPED} (Invalid argument)" in beside.stdout
+    assert beside.code == 0, beside.err
+    assert "owner is you" in beside.out
+    assert f"note     files in {store} cannot be given to {UNMAPPED}:{UNMAPPED} (Invalid argument)" in beside.out
 
 
 def test_backups_directory_of_unmapped_owner_is_refused_and_not_given_away(data: Path, store: Path) -> None:
     owned(data, APP, APP)
     os.chown(store, UNMAPPED, UNMAPPED)
     refused = backupd(data, "backup")
-    assert refused.returncode == 1
-    assert f"{store} belongs to a user that is not mapped here: {WAY_OUT}" in refused.stderr
+    assert refused.code == 1
+    assert f"{store} belongs to a user that is not mapped here: {WAY_OUT}" in refused.err
     store.chmod(0o777)
     done = backupd(data, "backup")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert {path.stat().st_uid for path in store.rglob("*")} == {0}

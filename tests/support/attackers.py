@@ -5,7 +5,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Self
 
 from support.command import borrowed_fork_server
 from support.fork_server import CommandResult, environment
-from support.processes import children_of, state_of, wait_until
+from support.processes import state_of, wait_until
 
 # Runs a program of the attacker for each line of its input, and answers each; it is the app's user from the start.
 _SHELL = """
@@ -68,27 +67,16 @@ def attacked(
 
     Files that it only reads are steps as well, where `reads` is in their name.
     """
-    answers: list[CommandResult] = []
     with borrowed_fork_server() as fork_server:
-        served = fork_server._process.pid
-
-        def run() -> None:
-            answers.append(
-                fork_server.run(arguments, environment(environ), scratch, at=at, send=signal.SIGSTOP, reads=reads)
-            )
-
-        thread = threading.Thread(target=run)
-        thread.start()
+        run = fork_server.start(arguments, environment(environ), scratch, at=at, send=signal.SIGSTOP, reads=reads)
         try:
-            wait_until(lambda: bool(answers) or any(map(_stands_still, children_of(served))))
-            if not answers:
+            wait_until(lambda: run.poll() is not None or _stands_still(run.pid))
+            if run.returncode is None:
                 attack()
         finally:
-            for pid in children_of(served):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-            thread.join()
-    return answers[0]
+            run.send_signal(signal.SIGCONT)
+            answer = fork_server.result(run)
+    return answer
 
 
 def _stands_still(pid: int) -> bool:

@@ -1,30 +1,21 @@
 """Backups as an operator runs them, in this process or as another user."""
 
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from backupd.report import BackupDetails, RunReport
 from backupd.tasks.context import TaskContext
-from support.command import log_lines
+from support.command import Backupd, log_lines
+from support.rights import Rights
 
 APP, STRANGER = 1234, 2345
-NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root in a container with cap-drop ALL
-SETUID_ONLY = ("setpriv", "--bounding-set=-all,+setuid,+setgid")  # root that may not pass over rights
+NO_CAPABILITIES = Rights()  # root in a container with cap-drop ALL
+SETUID_ONLY = Rights(("setuid", "setgid"))  # root that may not pass over rights
 # A user who is not the app's, but in its group. He may search every directory, since the interpreter may lie anywhere,
 # and write no more than others.
-FOREIGN = (
-    "setpriv",
-    f"--reuid={STRANGER}",
-    f"--regid={APP}",
-    "--clear-groups",
-    "--inh-caps=-all,+dac_read_search",
-    "--ambient-caps=+dac_read_search",
-    "--bounding-set=-all,+dac_read_search",
-)
+FOREIGN = Rights(("dac_read_search",), STRANGER, APP)
 
 BackUp = Callable[..., "BackupResult"]
 
@@ -76,19 +67,7 @@ class BackupResult:
         return path
 
 
-def backupd_process(who: Sequence[str], path: Path, backups: Path) -> subprocess.Popen[str]:
-    """Begin `backupd backup` of the database at `path` through the command `who`."""
-    environ = {"BACKUPD_DATABASE": str(path), "BACKUPD_BACKUPS_DIR": str(backups), "BACKUPD_SPACE__RESERVE": "0"}
-    command = [*who, sys.executable, "-m", "backupd", "backup"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env={**os.environ, **environ}, stdout=pipe, stderr=pipe, text=True)
-
-
-def backupd_as(who: Sequence[str], path: Path, backups: Path) -> subprocess.CompletedProcess[str]:
-    """Run `backupd backup` of the database at `path` through the command `who`."""
-    with backupd_process(who, path, backups) as process:
-        try:
-            out, error = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+def backupd_as(who: Rights, path: Path, backups: Path, **environ: str) -> Backupd:
+    """Return the command with the database at `path` and the rights of `who`."""
+    settings = {"BACKUPD_DATABASE": str(path), "BACKUPD_BACKUPS_DIR": str(backups), "BACKUPD_SPACE__RESERVE": "0"}
+    return Backupd({**settings, **environ}, Path.cwd(), who)

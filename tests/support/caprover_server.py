@@ -165,7 +165,7 @@ def _answer(caprover: CapRoverServer, asked: ReceivedRequest) -> CannedResponse:
     upload = f"/api/v2/user/apps/appData/{caprover.app}"
     is_upload = asked.method == "POST" and asked.path.rstrip("/") == upload
     is_webhook = asked.path == "/api/v2/user/apps/webhooks/triggerbuild"
-    with_token = caprover.token is not None and asked.headers.get("x-captain-app-token") == caprover.token
+    with_token = caprover.token is not None and asked.header("x-captain-app-token") == caprover.token
     for_webhook = asked.query.get("token") == caprover.webhook_token and asked.query.get("namespace") == "captain"
     if not (is_upload and with_token) and not (is_webhook and for_webhook):
         return answer(NOT_AUTHORIZED, "The request is not authorized.")
@@ -176,7 +176,7 @@ def _answer(caprover: CapRoverServer, asked: ReceivedRequest) -> CannedResponse:
 
 
 def _unusual(asked: ReceivedRequest) -> CannedResponse | None:
-    kind = asked.headers.get("Content-Type", "").partition(";")[0]
+    kind = (asked.header("Content-Type") or "").partition(";")[0]
     if kind in ("application/json", "application/x-www-form-urlencoded") and len(asked.body) > BODY_LIMIT:
         return CannedResponse(500, b"Internal Server Error")  # the parser's error, which is none of CapRover's
     if asked.path.startswith("/api/v2/"):
@@ -196,8 +196,9 @@ def _upload(caprover: CapRoverServer, asked: ReceivedRequest) -> CannedResponse:
     def on_file(one: File) -> None:
         one.file_object.seek(0)
         files[(one.field_name or b"").decode()] = one.file_object.read()
+        one.close()
 
-    headers = {name: value.encode() for name, value in asked.headers.items()}
+    headers = {name: (asked.header(name) or "").encode() for name in ("Content-Type", "Content-Length")}
     parse_form(headers, io.BytesIO(asked.body), on_field, on_file)
     tar, content = files.get("sourceFile"), fields.get("captainDefinitionContent")
     if (tar is None) == (not content):
@@ -211,7 +212,7 @@ def _upload(caprover: CapRoverServer, asked: ReceivedRequest) -> CannedResponse:
 
 def _webhook(caprover: CapRoverServer, asked: ReceivedRequest) -> CannedResponse:
     """Answer before the decision: another branch is not built, nor a tag, which loses its first letter."""
-    if asked.headers.get("X-GitHub-Event") == "push":
+    if asked.header("X-GitHub-Event") == "push":
         form = parse_qs(asked.body.decode()).get("payload") if b"payload=" in asked.body[:8] else None
         payload = json.loads(form[0]) if form else asked.json
         if payload["ref"][11:] != caprover.branch:

@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG, CommandResult, ForkServer, environment
+from support.rights import Rights
 
 _fork_servers: defaultdict[bool, SimpleQueue[ForkServer]] = defaultdict(SimpleQueue)  # by whether coverage is measured
 _at_exit = ExitStack()
@@ -22,15 +23,24 @@ atexit.register(_at_exit.close)
 
 @dataclass(frozen=True)
 class Backupd:
-    """The `backupd` command with an environment of its own."""
+    """The `backupd` command with an environment of its own.
+
+    It calls `enter` first, a function of a module in tests/support. With that or other `rights` it is not measured,
+    since it may not be able to write what was covered.
+    """
 
     environ: Mapping[str, str]
     cwd: Path
+    rights: Rights | None = None
+    enter: Callable[[], None] | None = None
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        with borrowed_fork_server() as fork_server:
-            answer = fork_server.run(arguments, self.environment(**environ), self.cwd, after_s=timeout_s)
+        with borrowed_fork_server(measured=not (self.rights or self.enter)) as fork_server:
+            environ = self.environment(**environ)
+            answer = fork_server.run(
+                arguments, environ, self.cwd, after_s=timeout_s, rights=self.rights, enter=self.enter
+            )
         assert answer.code != -signal.SIGKILL, f"it did not end within {timeout_s} s: {answer}"
         return answer
 
@@ -40,14 +50,15 @@ class Backupd:
 
 
 @contextmanager
-def borrowed_fork_server() -> Iterator[ForkServer]:
+def borrowed_fork_server(*, measured: bool = True) -> Iterator[ForkServer]:
     """Lend a fork server, a new one if all are busy."""
-    free = _fork_servers[COVERAGE_CONFIG in os.environ or FORK_COVERAGE_CONFIG in os.environ]
+    measured &= COVERAGE_CONFIG in os.environ or FORK_COVERAGE_CONFIG in os.environ
+    free = _fork_servers[measured]
     try:
         fork_server = free.get_nowait()
     except Empty:
         scratch = _at_exit.enter_context(tempfile.TemporaryDirectory())
-        fork_server = _at_exit.enter_context(ForkServer(Path(scratch)))
+        fork_server = _at_exit.enter_context(ForkServer(Path(scratch), measured=measured))
     try:
         yield fork_server
     finally:

@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -89,6 +90,12 @@ def open_page(address: str, token: str) -> tuple[int, str]:
         return 0, ""
 
 
+def mountpoint(volume: str) -> Path | None:
+    """Return the directory of a volume, `None` where it is out of reach, as without root."""
+    path = Path(docker("volume", "inspect", "--format={{.Mountpoint}}", volume).out.strip())
+    return path if os.access(path, os.R_OK | os.W_OK | os.X_OK) else None
+
+
 def no_engine() -> str | None:
     """Say why there is no engine to test with, `None` where there is one."""
     if docker_program() is None:
@@ -150,6 +157,18 @@ class Container:
         """Return all that it wrote to standard output and error so far."""
         answer = docker("logs", self.name)
         return answer.out + answer.err
+
+    def said(self, text: str, timeout_s: float = 60) -> None:
+        """Wait until it has written `text` in a line. Raises AssertionError after `timeout_s`, or when it has ended."""
+        command = [docker_program() or "docker", "logs", "--follow", self.name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as following:
+            timer = threading.Timer(timeout_s, following.kill)
+            timer.start()
+            assert following.stdout is not None
+            found = any(text in line for line in following.stdout)
+            timer.cancel()
+            following.kill()
+        assert found, f"{text!r} is not in the logs within {timeout_s} s:\n{self.logs()}"
 
     def inspect(self) -> Any:
         """Return what the engine knows about it."""
@@ -252,8 +271,23 @@ class ContainerLab:
         options, environ = self._beside(volume, backups, options, environ)
         return self.run(self.image, *command, options=options, environ=environ)
 
+    def copy(self, volume: str) -> str:
+        """Return the name of a new volume with all that is in `volume`."""
+        name = self.volume()
+        if (source := mountpoint(volume)) and (target := mountpoint(name)):
+            subprocess.run(["cp", "-a", f"{source}/.", target], check=True)
+        else:
+            self.shell(name, "cp -a /source/. .", f"--volume={volume}:/source")
+        return name
+
     def files(self, volume: str) -> dict[str, str]:
         """Return "UID:GID MODE" of everything in `volume`, which itself is "." ."""
+        if root := mountpoint(volume):
+            return {
+                str(path.relative_to(root)): f"{state.st_uid}:{state.st_gid} {state.st_mode & 0o7777:o}"
+                for path in (root, *root.rglob("*"))
+                if (state := path.lstat())
+            }
         find = ("find", "/volume", "-printf", "%P\\t%U:%G %m\n")
         answer = self.run(self.image, *find[1:], options=(f"--entrypoint={find[0]}", f"--volume={volume}:/volume"))
         assert answer.code == 0, answer.err

@@ -7,21 +7,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.command import Backupd
+from support.command import Backupd, borrowed_fork_server
+from support.fork_server import ForkedRun
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
-    """Poll until `holds()` is true; fails, saying `what` did not come, after `timeout_s`."""
-    give_up = time.monotonic() + timeout_s
+    """Poll until `holds()` is true, the more rarely the longer it lasts; fails, naming `what`, after `timeout_s`."""
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < give_up, f"{what} did not come within {timeout_s:.0f} s"
-        time.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, f"{what} did not come within {timeout_s:.0f} s"
+        time.sleep(min(0.05 + waited / 20, 0.3))
 
 
 def free_port() -> int:
@@ -40,9 +42,9 @@ def children_of(process: int) -> list[int]:
 
 @dataclass
 class Daemon:
-    """A running `backupd serve`, its port, and the file that its standard output goes to."""
+    """A running `backupd serve` or `backupd gate`, its port, and the file that its standard output goes to."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkedRun | subprocess.Popen[bytes]
     port: int
     output: Path
 
@@ -86,26 +88,27 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    backupd: Backupd, *, program: tuple[str, ...] = ("-m", "backupd"), **environ: str
+    backupd: Backupd, *, program: Sequence[str] = (), command: str = "serve", **environ: str
 ) -> Iterator[Daemon]:
     """Run `backupd serve` on a port of its own while the block runs; keyword arguments are more of the environment.
 
-    With `program`, Python runs that in place of the module.
+    It is a fork, which begins without the second of imports of a new process; with `program` Python runs that. With
+    `command` it is another command.
     """
     port = free_port()
+    environ = backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ)
     output = backupd.cwd / f"daemon-{port}.txt"
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *program, "serve"],
-            env=backupd.environment(BACKUPD_HTTP__LISTEN=f"127.0.0.1:{port}", **environ),
-            cwd=backupd.cwd,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
+    with borrowed_fork_server() as fork_server, output.open("wb") as stream:
+        process: ForkedRun | subprocess.Popen[bytes]
+        if program:
+            words = [sys.executable, *program, command]
+            process = subprocess.Popen(words, env=environ, cwd=backupd.cwd, stdout=stream, stderr=stream)
+        else:
+            process = fork_server.start((command,), environ, backupd.cwd, output=output)
         try:
             yield Daemon(process, port, output)
         finally:
             if process.poll() is None:
-                process.terminate()
+                process.send_signal(signal.SIGTERM)
                 process.wait(30)
     assert "Traceback" not in output.read_text(), output.read_text()

@@ -130,6 +130,7 @@ class ForgejoServer:
     name: str = "ana/app"
     token: str = "forgejo-token-0123456789"
     private: bool = True
+    may_push: bool = True
     scopes: frozenset[str] = frozenset({"read:repository", "write:repository"})
     prefix: str = "app/"  # empty where PREFIX_ARCHIVE_FILES is false
     archive: CannedResponse | bytes | None = None
@@ -268,12 +269,14 @@ def forgejo_server(directory: Path, **settings: Any) -> Iterator[ForgejoServer]:
         yield forgejo
 
 
-def _answer(forgejo: ForgejoServer, asked: ReceivedRequest) -> CannedResponse:
+def _answer(forgejo: ForgejoServer, asked: ReceivedRequest) -> CannedResponse:  # noqa: PLR0911 - one for each route
     base = f"/api/v1/repos/{forgejo.name}/"
     refused = forgejo.before_answer(asked) or _refusal(forgejo, asked, base)
     if refused is not None:
         return refused
-    match asked.method, asked.path.removeprefix(base).split("/"):
+    match asked.method, f"{asked.path}/".removeprefix(base).removesuffix("/").split("/"):
+        case "GET", [""]:
+            return _json(200, {"permissions": {"admin": False, "push": forgejo.may_push, "pull": True}})
         case "GET", ["archive", file] if file.endswith(".tar.gz"):
             return _archive(forgejo, file.removesuffix(".tar.gz"))
         case "GET", ["git", "tags", name]:
@@ -286,7 +289,7 @@ def _answer(forgejo: ForgejoServer, asked: ReceivedRequest) -> CannedResponse:
 
 
 def _refusal(forgejo: ForgejoServer, asked: ReceivedRequest, base: str) -> CannedResponse | None:
-    token = asked.headers.get("Authorization")
+    token = asked.header("Authorization")
     needed = "write:repository" if asked.method == "POST" else "read:repository"
     if token is None and asked.method == "POST":
         return _error(401, "token is required")
@@ -294,7 +297,7 @@ def _refusal(forgejo: ForgejoServer, asked: ReceivedRequest, base: str) -> Canne
         return _error(401, "user does not exist [uid: 0, name: ]")
     if token is not None and needed not in forgejo.scopes:
         return _error(403, f"token does not have at least one of required scope(s): [{needed}]")
-    if not asked.path.startswith(base) or (forgejo.private and token is None):
+    if not f"{asked.path}/".startswith(base) or (forgejo.private and token is None):
         return _error(404, "The target couldn't be found.")
     return None
 

@@ -3,11 +3,7 @@
 The fork server has made one backup before it forks, since half of the work of a short run happens once per process:
 classes are mapped, validators built, patterns compiled. Apart from that a run is what an operator starts: a process
 with arguments, an environment and a working directory.
-It can be killed just before its N-th *step*. A step is any visible effect: a file opened for writing, a rename, a
-write, an fsync, a process started, a request over SFTP. Python reports each beforehand, by audit events (PEP 578) and
-by its profiler, so production code contains nothing for it.
-
-Run as `python fork_server.py`, this file is the fork server itself.
+It can be killed just before its N-th step (see `support.steps`).
 """
 
 import atexit
@@ -26,42 +22,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
-from io import BytesIO
-from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn, Self
-
-from paramiko.sftp import CMD_EXTENDED, CMD_NAMES
-from paramiko.util import asbytes
+from typing import IO, Any, NoReturn, Self
 
 import backupd
 from backupd.system.relaunch import HANDED_OVER
+from support.rights import Rights, as_after_execve
+from support.steps import count_steps
 
-_AUDITED = frozenset(
-    {
-        "os.chmod",
-        "os.chown",
-        "os.link",
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-        "os.symlink",
-        "os.truncate",
-        "shutil.rmtree",
-        "sqlite3.connect",
-        "subprocess.Popen",
-    }
-)
-_READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
-_CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
-_OTHER_PROCESSES = ("backupd.daemon", "backupd.sqlite.worker", "backupd.notifications.apprise")
+_OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
 _STOPPED = "stopped\n"
-_WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
 
 
 @dataclass(frozen=True)
@@ -115,16 +90,19 @@ def _execve(_program: str, command: Sequence[str], environ: Mapping[str, str]) -
 
 
 class ForkServer:
-    """A fork server; forks one run at a time."""
+    """A fork server; forks one run at a time.
 
-    def __init__(self, scratch: Path) -> None:
+    Its runs are not measured unless coverage is `measured`.
+    """
+
+    def __init__(self, scratch: Path, *, measured: bool = True) -> None:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
+        environ = {key: value for key, value in os.environ.items() if key != COVERAGE_CONFIG}
+        config = os.environ.get(FORK_COVERAGE_CONFIG) or os.environ.get(COVERAGE_CONFIG)
         self._process = subprocess.Popen(
-            [sys.executable, "-B", __file__],
-            env={**os.environ, COVERAGE_CONFIG: os.environ[FORK_COVERAGE_CONFIG]}
-            if FORK_COVERAGE_CONFIG in os.environ
-            else None,
+            [sys.executable, "-BPc", _SERVE, str(Path(__file__).parents[1])],
+            env={**environ, COVERAGE_CONFIG: config} if measured and config else environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -143,55 +121,120 @@ class ForkServer:
         environ: Mapping[str, str],
         cwd: Path,
         *,
+        watch: Callable[[], object] | None = None,
+        **how: Any,
+    ) -> CommandResult:
+        """Run `backupd ARGUMENTS` in `cwd` to its end; for the rest see `start`.
+
+        It is stopped before each of its steps to call `watch`.
+        """
+        if watch is None:
+            return self.result(self.start(arguments, environ, cwd, **how))
+        run = self.start(arguments, environ, cwd, **how, at=0, send=signal.SIGSTOP, again=True, watched=True)
+        while (answer := run.ended.readline()) == _STOPPED:
+            watch()
+            print(file=self._process.stdin, flush=True)
+        run.returncode = int(answer)
+        return self.result(run)
+
+    def result(self, run: "ForkedRun") -> CommandResult:
+        """Wait for the end of a run, and return what became of it."""
+        code = run.wait()
+        out, err, steps = (path.read_text() for path in self._files.values())
+        assert "Traceback" not in err, err
+        return CommandResult(code, out, err, tuple(steps.splitlines()))
+
+    def start(
+        self,
+        arguments: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        *,
         at: int | None = None,
         send: signal.Signals = signal.SIGKILL,
         again: bool = False,
+        watched: bool = False,
         after_s: float | None = None,
         counted: bool = False,
         reads: str = "",
+        rights: Rights | None = None,
+        enter: Callable[[], None] | None = None,
         strace: Sequence[str | Path] = (),
-        watch: Callable[[], object] | None = None,
-    ) -> CommandResult:
-        """Run `backupd ARGUMENTS` in `cwd`; `send` it a signal before its step `at`, or `after_s`.
+        output: Path | None = None,
+        terminal: str | None = None,
+    ) -> "ForkedRun":
+        """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
-        With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
+        It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
+        With `again`, the signal is sent before each later step as well; `watched`, it reports that a signal stopped it,
+        and is continued by an empty line. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
-        With `strace`, strace(1) traces the run from its beginning, with these arguments. The run is stopped before each
-        step to call `watch`.
-        Coverage measures the run, and its children only if the test asks for that.
+        With `strace`, strace(1) traces the run from its beginning, with these arguments.
+        Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
+        `output`: its children are measured, and it restarts by a real execve(2). The standard streams of a run on a
+        `terminal` are that device.
         """
-        if watch is not None:
-            at, send, again = 0, signal.SIGSTOP, True
         request = {
             "arguments": [*map(str, arguments)],
             "environ": {
-                key: environ[key] for key in environ if key != COVERAGE_CONFIG or FORK_COVERAGE_CONFIG not in environ
+                key: environ[key]
+                for key in environ
+                if key != COVERAGE_CONFIG or output or FORK_COVERAGE_CONFIG not in environ
             },
             "cwd": str(cwd),
             "at": at,
             "signal": int(send),
             "again": again,
+            "watched": watched,
             "after_s": after_s,
             "counted": counted or at is not None,
-            "watched": watch is not None,
             "reads": reads,
+            "rights": rights and asdict(rights),
+            "enter": enter and (enter.__module__, enter.__name__),
+            "daemon": output is not None,
             "strace": [*map(str, strace)],
             **{name: str(path) for name, path in self._files.items()},
+            "in": terminal or os.devnull,
+            **(dict.fromkeys(("out", "err"), str(output or terminal)) if output or terminal else {}),
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        while (answer := self._process.stdout.readline()) == _STOPPED:
-            assert watch is not None
-            watch()
-            print(file=self._process.stdin, flush=True)
-        out, err, steps = (path.read_text() for path in self._files.values())
-        assert "Traceback" not in err, err
-        return CommandResult(int(answer), out, err, tuple(steps.splitlines()))
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return ForkedRun(int(self._process.stdout.readline()), self._process.stdout)
 
 
-def _serve() -> None:
-    """Fork a run for each request on stdin; reply with its exit code, negative for a signal."""
+@dataclass
+class ForkedRun:
+    """A process of a fork server, with what tests need of subprocess.Popen; `returncode` is None while it runs."""
+
+    pid: int
+    ended: IO[str]
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit code, `None` while it runs."""
+        if self.returncode is None and select.select([self.ended], [], [], 0)[0]:
+            self.returncode = int(self.ended.readline())
+        return self.returncode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end, and return its exit code. Raises AssertionError after `timeout_s`."""
+        if self.returncode is None:
+            select.select([self.ended], [], [], timeout_s)
+        code = self.poll()
+        assert code is not None, f"it did not end within {timeout_s} s"
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal if it still runs."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def serve() -> None:
+    """Fork a run for each request on stdin; reply with its id, and with its exit code, negative for a signal."""
     _import_all()
     _warm_up()
     _flush_coverage()
@@ -208,6 +251,7 @@ def _serve() -> None:
         with _tracer(process, request["strace"]):
             os.close(go)
             os.close(ready)
+            print(process, flush=True)
             if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
                 os.kill(process, request["signal"])
             status = _wait(process, watched=request["watched"])
@@ -215,7 +259,7 @@ def _serve() -> None:
 
 
 def _wait(process: int, *, watched: bool) -> int:
-    """Wait for the end of a run and return its status; let the tester look whenever it has stopped itself."""
+    """Wait for the end of a run and return its status; report and continue one that is `watched` when it is stopped."""
     while True:
         _, status = os.waitpid(process, os.WUNTRACED if watched else 0)
         if not os.WIFSTOPPED(status):
@@ -310,49 +354,27 @@ def _become(request: dict[str, Any]) -> NoReturn:
     """Be the run: `backupd.__main__.main()`, in an environment of its own and with its steps counted."""
     from backupd.__main__ import main
 
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+    os.dup2(os.open(request["in"], os.O_RDONLY | os.O_NOCTTY), 0)
     steps = os.open(request["steps"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOCTTY), number)
+    # Those of the template know whether it was on a terminal or a file.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     os.chdir(request["cwd"])
+    if request["enter"]:
+        module, function = request["enter"]
+        getattr(import_module(module), function)()
+    if request["rights"]:
+        Rights(**request["rights"]).assume()
     os.environ.clear()
     os.environ.update(request["environ"])
     time.tzset()
     sys.argv = ["backupd", *request["arguments"]]
     if request["counted"]:
-        _count_steps(steps, request)
-    _leave(main)
-
-
-def _count_steps(journal: int, request: Mapping[str, Any]) -> None:
-    """Write each step to come to `journal`, and send this process a signal before number `at`, and maybe `again`."""
-    numbers, at = count(), request["at"]
-
-    def step(what: str) -> None:
-        if ".coverage" in what:  # the measurement's own file is no step of a backup
-            return
-        os.writev(journal, [f"{what}\n".encode()])
-        number = next(numbers)
-        if number == 0:  # before a run opens its log it only reads, and to report each call takes long
-            sys.setprofile(profile)
-        if number == at or (request["again"] and at is not None and number > at):
-            os.kill(os.getpid(), request["signal"])
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        reads = bool(request["reads"]) and event in _READ and request["reads"] in str(arguments[0])
-        if event in _AUDITED or reads or (event == "open" and arguments[2] & _WRITABLE):
-            step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
-
-    def profile(frame: Any, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ in _CALLED and not isinstance(function.__self__, BytesIO):
-            step(f"{function.__name__} in {frame.f_code.co_name}")
-        elif event == "call" and frame.f_code.co_name == "_async_request":
-            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
-            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
-            step(f"sftp {name}")
-
-    sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
+        count_steps(steps, request)
+    _leave(main if request["daemon"] else lambda: _run(main))
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -361,6 +383,7 @@ def _run(main: Callable[[], None]) -> None:
         with noticed():
             main()
     except StartedAgain as again:
+        as_after_execve()
         os.environ.clear()
         os.environ.update(again.environ)
         sys.argv = ["backupd", *again.arguments]
@@ -371,7 +394,7 @@ def _leave(main: Callable[[], None]) -> NoReturn:
     """Run `main` and exit as the interpreter would, but for taking the template's modules apart, which takes long."""
     code: object = 0
     try:
-        _run(main)
+        main()
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # noqa: BLE001 - told and turned into an exit code, as the interpreter does
@@ -382,7 +405,3 @@ def _leave(main: Callable[[], None]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 1)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -40,6 +40,7 @@ TASKS = Gate(
     tests=AppTests(("sh", "-c", "npm ci && npm test"), rehearse=True),
     target=CapRover("https://captain.example.com", "tasks", SECRETS[4]),
     app=LiveApp(f"https://tasks.example.com/health?key={SECRETS[6]}"),
+    page_url="https://gate.example.com",
 )
 NOTES = Gate(
     name="notes",

@@ -4,18 +4,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from support.bank import make_bank
-from support.command import CommandResult
+from support.command import Backupd, CommandResult
 from support.fork_server import environment
+from support.rights import Rights, enter_mount_namespace
 
 APP, GROUP = 1234, 5678
-_CAPABILITIES = "-all,+setuid,+setgid,+kill,+chown"
-_APP = ("setpriv", f"--reuid={APP}", f"--regid={GROUP}", "--clear-groups")
+_CAPABILITIES = ("setuid", "setgid", "kill", "chown")
 _INTERPRETER = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
 
 
@@ -26,7 +27,7 @@ class Volumes:
     data: Path
     backups: Path
     environ: Mapping[str, str] = field(default_factory=dict)
-    capabilities: str = ""  # more of them, such as ",+dac_override"
+    capabilities: tuple[str, ...] = ()  # more of them
 
     @property
     def database(self) -> Path:
@@ -42,12 +43,21 @@ class Volumes:
             **self.environ,
             **environ,
         }
-        limits = ("setpriv", f"--bounding-set={_CAPABILITIES}{self.capabilities}", "--inh-caps=-all")
-        return _run([*limits, sys.executable, "-m", "backupd", *arguments], environment(settings))
+        rights = Rights((*_CAPABILITIES, *self.capabilities))
+        return Backupd(settings, Path.cwd(), rights, let_pass)(*arguments)
 
     def as_app(self, program: str) -> CommandResult:
         """Run a Python program as the app's user; `sys.argv[1]` is the path of its database."""
-        return _run([*_APP, sys.executable, "-c", program, str(self.database)], environment({}))
+        mounting = ("unshare", "--mount", "sh", "-euc", f'{_opening()}\nexec "$@"', "sh")
+        done = subprocess.run(
+            [*mounting, *Rights(uid=APP, gid=GROUP).command, sys.executable, "-c", program, self.database],
+            env=environment({}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
@@ -68,24 +78,20 @@ def volumes(mode: int = 0o750) -> Iterator[Volumes]:
         yield made
 
 
-def _run(command: Sequence[str], environ: dict[str, str]) -> CommandResult:
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-euc", _reachable(), "sh", *command],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return CommandResult(done.returncode, done.stdout, done.stderr)
+def let_pass() -> None:
+    """Let every user reach the interpreter, in a mount namespace of this process.
 
-
-def _reachable() -> str:
-    """Return the shell program that lets every user reach the interpreter, and then runs the command.
-
-    The interpreter may lie where only root may pass, and a process that has become the app's user starts more of them:
-    so such a directory is replaced, in a mount namespace of its own, by an open one.
+    It may lie where only root may pass, and a process that has become the app's user starts more of them: so such a
+    directory is replaced by an open one.
     """
+    if script := _opening():
+        enter_mount_namespace()
+        subprocess.run(["sh", "-euc", script], check=True)
+
+
+@cache
+def _opening() -> str:
+    """Return the shell script that opens the way to the interpreter; empty where it is open."""
     lines = []
     for hidden in {found for path in _INTERPRETER if (found := _closed(path)) is not None}:
         kept = sorted(path for path in _INTERPRETER if path.is_relative_to(hidden))
@@ -93,7 +99,7 @@ def _reachable() -> str:
         lines.append(f"mount -t tmpfs -o mode=755 tmpfs '{hidden}'")
         lines += [f"mkdir -p '{path}'; mount --move $keep{n} '{path}'" for n, path in enumerate(kept)]
         lines.append("rmdir " + " ".join(f"$keep{n}" for n in range(len(kept))))
-    return "\n".join([*lines, 'exec "$@"'])
+    return "\n".join(lines)
 
 
 def _closed(path: Path) -> Path | None:

@@ -8,9 +8,13 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "backupd"
-# What takes part in runs of the daemon: whose errors reach the page. Restores and the command line have another reader.
-ROOMS = ("archive", "catalog", "sqlite", "stores", "system", "tasks", "retention.py")
+# What takes part in runs of the daemon and in deploys: whose errors reach the page. Restores and the command line have
+# another reader.
+ROOMS = ("archive", "catalog", "gate", "remote.py", "sqlite", "stores", "system", "tasks", "retention.py")
 NOT_IN_RUNS = (
+    "gate/check.py",
+    "gate/main.py",
+    "gate/settings.py",
     "sqlite/discovery.py",
     "sqlite/history.py",
     "sqlite/swap.py",

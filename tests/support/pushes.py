@@ -2,15 +2,15 @@
 
 import hashlib
 import hmac
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from support.forgejo_server import webhook_headers
+
 SECRET = "0123456789abcdef-secret"
 ZEROS = "0" * 40
-_numbers = itertools.count(1)
 
 
 def commit(number: int) -> str:
@@ -52,13 +52,9 @@ class SignedRequest:
         return [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
 
 
-def signed(document: object, *, delivery: str = "", event: str = "push", secret: str = SECRET) -> SignedRequest:
+def signed(
+    document: object, *, delivery: str | None = None, event: str = "push", secret: str = SECRET
+) -> SignedRequest:
     """Return the request that reports `document`, or these bytes, with the headers of Forgejo."""
     body = document if isinstance(document, bytes) else json.dumps(document, indent=2).encode()
-    digits = signature(body, secret)
-    delivery = delivery or f"5f0c{next(_numbers):04x}-0000-4000-8000-000000000000"
-    headers = {"Content-Type": "application/json", "User-Agent": "Go-http-client/1.1"}
-    for sender in ("Forgejo", "Gitea", "Gogs"):
-        headers |= {f"X-{sender}-Delivery": delivery, f"X-{sender}-Event": event, f"X-{sender}-Signature": digits}
-    headers |= {"X-Hub-Signature-256": f"sha256={digits}", "X-GitHub-Delivery": delivery, "X-GitHub-Event": event}
-    return SignedRequest(body, headers)
+    return SignedRequest(body, webhook_headers(body, secret, event=event, delivery=delivery))

@@ -33,6 +33,10 @@ class ReceivedRequest:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    def header(self, name: str) -> str | None:
+        """Return a header, whose name may be written in any way."""
+        return next((value for one, value in self.headers.items() if one.lower() == name.lower()), None)
+
 
 @dataclass(frozen=True)
 class CannedResponse:

@@ -1,4 +1,4 @@
-"""Pictures of the status page: every state and error, wide and narrow, light and dark, in both languages.
+"""Pictures of the status page and the gate's: every state and error, wide and narrow, light and dark, both languages.
 
 scripts/screenshots            into screenshots/, which git ignores
 scripts/screenshots --docs     and two small ones into docs/
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from support.browser import DESK, PHONE, View, running_browser
+from support.gate_page import serving_gate_page
+from support.gate_states import STATES as GATE_STATES
 from support.page_states import STATES
 from support.web_site import FakeService, serving
 
@@ -36,6 +38,12 @@ def main(directory: Path, *, docs: bool) -> None:
                 picture = directory / f"{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
                 browser.look(url, view, picture)
                 print(picture)
+        for state, deploys in GATE_STATES.items():
+            with serving_gate_page(deploys) as gate_url:
+                for view in VIEWS:
+                    picture = directory / f"gate-{state}-{view.language[:2]}-{view.colours}-{view.width}.png"
+                    browser.look(gate_url, view, picture)
+                    print(picture)
         for name, page in ERRORS.items():
             with page() as site:
                 for view in (View(DESK, "light", "en-US", "guess"), View(PHONE, "dark", "es-CL", "guess")):

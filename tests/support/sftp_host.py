@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from support.containers import ROOT, Container, ContainerLab, build, docker, wait_until
+from support.containers import ROOT, Container, ContainerLab, build, docker
 from support.openssh import new_key
 
 DOCUMENT: Final = (ROOT / "docs" / "sftp-target.md").read_text()
@@ -79,8 +79,8 @@ class SftpHost:
 
     def ready(self) -> None:
         """Wait until it answers, for the first time or once more."""
-        connect = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/22")
-        wait_until(lambda: self.container.exec(*connect).code == 0, f"the SFTP host: {self.container.logs()}")
+        connect = "for _ in {1..600}; do (exec 3<>/dev/tcp/127.0.0.1/22) 2>&- && exit; sleep 0.05; done; exit 1"
+        assert self.container.exec("bash", "-c", connect).code == 0, f"the SFTP host: {self.container.logs()}"
 
 
 def start_sftp_host(lab: ContainerLab, image: str, network: str, keys: Path, *options: str) -> SftpHost:

@@ -14,8 +14,8 @@ IN_USER_NAMESPACE = (sys.executable, __file__)  # the command follows
 _NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER of sched.h
 
 
-def _main() -> None:
-    """Become root of a new user namespace, whose maps a child writes that stays outside, and run the command."""
+def enter() -> None:
+    """Become root of a new user namespace, whose maps a child writes that stays outside."""
     ready, done = os.pipe(), os.pipe()
     outside = os.fork()
     if not outside:
@@ -32,8 +32,8 @@ def _main() -> None:
     os.setgroups([])
     os.setgid(0)
     os.setuid(0)
-    os.execvp(sys.argv[1], sys.argv[1:])
 
 
 if __name__ == "__main__":
-    _main()
+    enter()
+    os.execvp(sys.argv[1], sys.argv[1:])

@@ -16,6 +16,7 @@ from backupd.health import Failure, Freshness, Health, HealthFacts
 from backupd.model import Hold
 from backupd.report import DrillReport
 from backupd.status.model import History, MessageFigures, SourceFigures, Status, TaskFigures
+from backupd.web.door import Door
 from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 from support.page_states import healthy
@@ -131,11 +132,14 @@ class WebSite:
     service: FakeService
     errors: list[str]
 
-    def ask(self, path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str) -> Reply:
+    def ask(
+        self, path: str, method: str = "GET", source: str = "127.0.0.1", body: bytes | None = None, **headers: str
+    ) -> Reply:
         """Ask once; the underscores in the names of `headers` are dashes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20, source_address=(source, 0))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            connection.request(method, path, body, named)
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
             return Reply(response.status, found, response.read())
@@ -154,13 +158,14 @@ def serving(
     service: FakeService | None = None,
     token: str | None = None,
     *,
+    door: Door | None = None,
     cache_s: float = 0.0,
     timeout_s: float = 20.0,
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[WebSite]:
     """Serve on a free port of 127.0.0.1; by default every response is computed again."""
     service, errors = service or FakeService(), list[str]()
-    app = make_app(service, token, on_error or errors.append, cache_s=cache_s, timeout_s=timeout_s)
+    app = make_app(service, token, on_error or errors.append, door=door, cache_s=cache_s, timeout_s=timeout_s)
     server = HttpServer("127.0.0.1:0", app, errors.append)
     server.start()
     try:

@@ -1,6 +1,8 @@
 """A command that restarts in its own process: what it keeps, what it drops, and its signals."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from support.command import Backupd
 from support.daemon import children_of, free_port, wait_until
+from support.documents import ROOT
 
 pytestmark = pytest.mark.no_cover
 TOKEN = "t0ken-0f-the-page-7f3a91"
@@ -60,19 +63,25 @@ def test_secrets_handed_over_are_read_once_and_in_no_descriptor_afterwards(backu
     assert done.stdout == "b'secret' None 0 False\n", done.stderr
 
 
+def entrypoint() -> list[str]:
+    """Return the entry point of the image, with this Python."""
+    (words,) = re.findall("^ENTRYPOINT (.+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    *before, program = json.loads(words)
+    return [*before, sys.executable, "-m", program]
+
+
 @contextmanager
-def first_process(backupd: Backupd) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Run `backupd serve` as the first process of a container; yield its process and that of unshare."""
+def below_unshare(backupd: Backupd, **environ: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `backupd serve` as the first process of a container, the child of the process that is yielded."""
     listen = f"127.0.0.1:{free_port()}"
     unshare = subprocess.Popen(
-        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "backupd", "serve"],
-        env=backupd.environment(BACKUPD_HTTP__LISTEN=listen, BACKUPD_HTTP__TOKEN=TOKEN),
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *entrypoint(), "serve"],
+        env=backupd.environment(BACKUPD_HTTP__LISTEN=listen, BACKUPD_HTTP__TOKEN=TOKEN, **environ),
         cwd=backupd.cwd,
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: children_of(unshare.pid), "the first process")
-        yield children_of(unshare.pid)[0], unshare
+        yield unshare
     finally:
         unshare.kill()
         unshare.wait()
@@ -81,7 +90,9 @@ def first_process(backupd: Backupd) -> Iterator[tuple[int, "subprocess.Popen[byt
 @pytest.mark.root
 @pytest.mark.skipif(not os.access("/usr/bin/tini", os.X_OK), reason="needs tini, as the image has it")
 def test_first_process_becomes_tini_without_secrets_and_forwards_stop_signal(backupd: Backupd) -> None:
-    with first_process(backupd) as (first, unshare):
+    with below_unshare(backupd) as unshare:
+        wait_until(lambda: children_of(unshare.pid), "the first process")
+        (first,) = children_of(unshare.pid)
         place = Path(f"/proc/{first}")
         wait_until(lambda: place.joinpath("comm").read_text() == "tini\n", "tini")
         wait_until(lambda: len(children_of(first)) == 1, "the daemon below it")
@@ -90,5 +101,26 @@ def test_first_process_becomes_tini_without_secrets_and_forwards_stop_signal(bac
         for process in (first, daemon):
             assert TOKEN.encode() not in Path(f"/proc/{process}/environ").read_bytes()
         assert (place / "status").read_text().split("NSpid:")[1].split()[1] == "1"
+        wait_until(lambda: blocked_signals(daemon) == 0, "its handlers")
         os.kill(first, signal.SIGTERM)
         assert unshare.wait(20) in (0, 128 + signal.SIGTERM)
+
+
+def blocked_signals(process: int) -> int:
+    """Return the mask of signals that the main thread of `process` blocks, and its children inherit."""
+    return int(Path(f"/proc/{process}/status").read_text().split("SigBlk:")[1].split()[0], 16)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)], ids=["TERM", "INT", "HUP"]
+)
+@pytest.mark.parametrize("when", ["before-tini", "below-tini"])
+def test_signal_to_first_process_before_it_has_handlers_is_not_lost(
+    backupd: Backupd, tmp_path: Path, number: signal.Signals, code: int, when: str
+) -> None:
+    its_turn = "==" if when == "before-tini" else "!="
+    at_start = f"import os\nif os.getpid() {its_turn} 1: os.kill(1, {int(number)})\n"
+    (tmp_path / "sitecustomize.py").write_text(at_start)
+    with below_unshare(backupd, PYTHONPATH=str(tmp_path)) as unshare:
+        assert unshare.wait(30) == code

@@ -40,7 +40,7 @@ def test_unreadable_archive_is_named_and_others_are_verified(
     before: Sequence[str] = (*how, "-P", str(archive))
     if how == ("denied",):
         archive.chmod(0)
-        before = NO_CAPABILITIES if os.geteuid() == 0 else ()
+        before = NO_CAPABILITIES.command if os.geteuid() == 0 else ()
     line = [*before, sys.executable, "-m", "backupd", "verify", "--all"]
     done = subprocess.run(line, env={**os.environ, **backupd.environ}, capture_output=True, text=True, check=False)
     assert done.returncode == code, done

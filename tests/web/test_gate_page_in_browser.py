@@ -1,22 +1,13 @@
 """The gate's page in a real browser: every state, both languages, both colour schemes, a phone, and the keyboard."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Page
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from backupd.gate.model import Deploy
-from backupd.gate.page import page_response
-from backupd.web.localizer import choose_language
-from backupd.web.server import HttpServer
 from support.browser import DESK, PHONE, Browser, View
-from support.gate_states import NOTES, NOW, OUTPUT, STATES, TASKS, ZONE, stopped
+from support.gate_page import serving_gate_page
+from support.gate_states import STATES, stopped
 
 pytestmark = pytest.mark.no_cover
 
@@ -39,30 +30,10 @@ HEADINGS = {
 BACKGROUNDS = {"light": "rgb(246, 247, 248)", "dark": "rgb(15, 19, 23)"}
 
 
-@contextmanager
-def serving(deploys: tuple[Deploy, ...], output: str = OUTPUT) -> Iterator[str]:
-    """Serve the page on two gates, one of which has no deploy; yield its address."""
-
-    async def answer(request: Request) -> Response:
-        language = choose_language(request.headers.get("accept-language", ""))
-        outputs = {deploy.id: output for deploy in deploys}
-        page = page_response((TASKS, NOTES), deploys, language, NOW, ZONE, outputs=outputs)
-        return Response(page.body, page.status, {**page.headers, "Content-Type": page.media_type})
-
-    errors = list[str]()
-    server = HttpServer("127.0.0.1:0", Starlette(routes=[Route("/", answer)]), errors.append)
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}/"
-    finally:
-        server.stop()
-    assert errors == []
-
-
 @pytest.mark.parametrize("state", STATES)
 def test_each_state_of_gate_is_shown_without_browser_errors(browser: Browser, state: str) -> None:
     view = LOOKS[state]
-    with serving(STATES[state]) as url:
+    with serving_gate_page(STATES[state]) as url:
         seen = browser.look(url, view)
     assert (seen.status, seen.heading, seen.language) == (200, HEADINGS[state], view.language[:2])
     assert (seen.complaints, seen.violations) == ((), ())
@@ -76,7 +47,7 @@ def test_hostile_deploy_breaks_neither_page_nor_policy(browser: Browser) -> None
     deploy = stopped()
     push = replace(deploy.push, pusher=nasty, ref=f"refs/tags/{nasty}")
     steps = tuple(replace(step, detail=nasty, hint=nasty) for step in deploy.steps)
-    with serving((replace(deploy, push=push, steps=steps, generations=(nasty,)),), nasty) as url:
+    with serving_gate_page((replace(deploy, push=push, steps=steps, generations=(nasty,)),), nasty) as url:
         seen = browser.look(url, View(PHONE, "dark", "en-US"))
     assert (seen.complaints, seen.violations) == ((), ())
     assert seen.scroll_width <= PHONE
@@ -94,6 +65,6 @@ def test_output_of_tests_opens_by_keyboard_and_command_is_selected_as_a_whole(br
         page.locator("code.run").first.click()
         return before, output.is_visible(), page.evaluate("getSelection().toString()")
 
-    with serving(STATES["unhealthy"][:1]) as url:
+    with serving_gate_page(STATES["unhealthy"][:1]) as url:
         before, after, selected = browser.visit(read, View(PHONE))
     assert (before, after, selected) == (False, True, "backupd restore tasks-20261124-1200")

@@ -14,10 +14,18 @@ from backupd.model import RetentionPolicy, Severity, Task
 from backupd.problems import ProblemKind
 from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE
 from backupd.status import history
-from backupd.web import gate_translations, hint_translations, page, problem_translations, translations
+from backupd.web import (
+    gate_hint_translations,
+    gate_translations,
+    hint_translations,
+    page,
+    problem_translations,
+    translations,
+)
 from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
 from backupd.web.translations import TRANSLATIONS, Phrase
 
+TABLES = (translations, problem_translations, gate_translations, hint_translations, gate_hint_translations)
 ROOMS = (Path(page.__file__).parent, Path(page.__file__).parents[1] / "gate")
 
 
@@ -58,7 +66,7 @@ def test_phrase_has_same_placeholders_in_each_language(key: str) -> None:
 
 def test_phrase_keys_are_unique() -> None:
     keys = []
-    for module in (translations, problem_translations, gate_translations, hint_translations):
+    for module in TABLES:
         source = ast.parse(Path(module.__file__).read_text())
         (table,) = (node for node in ast.walk(source) if isinstance(node, ast.Dict))
         keys += [ast.unparse(key) for key in table.keys if key is not None]
