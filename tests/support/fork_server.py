@@ -130,7 +130,7 @@ class ForkServer:
         """
         if watch is None:
             return self.result(self.start(arguments, environ, cwd, **how))
-        run = self.start(arguments, environ, cwd, **how, at=0, send=signal.SIGSTOP, again=True, watched=True)
+        run = self.start(arguments, environ, cwd, **how, watched=True)
         while (answer := run.ended.readline()) == _STOPPED:
             watch()
             print(file=self._process.stdin, flush=True)
@@ -166,14 +166,16 @@ class ForkServer:
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
         It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
-        With `again`, the signal is sent before each later step as well; `watched`, it reports that a signal stopped it,
-        and is continued by an empty line. Steps are `counted` on demand, and where `at`
+        With `again`, the signal is sent before each later step as well. If `watched`, it is stopped before each step,
+        which is reported, until it is answered by an empty line. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
         `output`: its children are measured, and it restarts by a real execve(2). The standard streams of a run on a
         `terminal` are that device.
         """
+        if watched:
+            at, send, again = 0, signal.SIGSTOP, True
         request = {
             "arguments": [*map(str, arguments)],
             "environ": {
