@@ -51,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[:] = _slow_ones_first(items, int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Measure nothing while tests are imported: fork servers import the same modules, and are measured."""
+    with unmeasured():
+        return (yield)
+
+
 def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:
     """Yield `items` so that each of so many processes, which get equal parts of them, begins with slow ones.
 

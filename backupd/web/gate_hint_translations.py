@@ -68,4 +68,71 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "{} characters at most": "{} caracteres como máximo",
     "take another generation: backupd list": "use otra copia: backupd list",
     "run backupd verify": "ejecute backupd verify",
+    "write it as http://HOST:PORT or https://HOST": "escríbala como http://HOST:PUERTO o https://HOST",
+    "without a password": "sin contraseña",
+    "check sources here and [sources] of the sidecar": "revise aquí sources y [sources] del sidecar",
+    "set download_token": "defina download_token",
+    "rehearse = false": "rehearse = false",
+    "run backupd verify in the sidecar": "ejecute backupd verify en el sidecar",
+    "name the one to rehearse with in sources": "indique en sources la base con la que ensayar",
+    # How the tests ended.
+    "read their output: a test may wait for something": "lea su salida: una prueba puede estar esperando algo",
+    "raise test_timeout_s": "aumente test_timeout_s",
+    "let them write less": "haga que escriban menos",
+    "give the gate a larger disk": "dé al control un disco mayor",
+    "{} is mounted noexec: if they run programs of the tree": (
+        "{} está montado con noexec: si ejecutan programas del árbol"
+    ),
+    "mount it with exec (/tmp:exec)": "móntelo con exec (/tmp:exec)",
+    "the container may lack memory": "puede que al contenedor le falte memoria",
+    "give it more": "dele más",
+    "run fewer tests at a time": "ejecute menos pruebas a la vez",
+    "a file became too long for the disk": "un archivo creció demasiado para el disco",
+    "let the tests write less": "haga que las pruebas escriban menos",
+    "the image of the gate may lack the program": "puede que a la imagen del control le falte el programa",
+    "see docs/deploy-guard.md": "consulte docs/deploy-guard.md",
+    "read their output": "lea su salida",
+    "mend the app": "corrija la aplicación",
+    # The delivery, and the app.
+    "add captain-definition to the repository": "añada captain-definition al repositorio",
+    "mind export-ignore in .gitattributes": "revise export-ignore en .gitattributes",
+    "set caprover_url, caprover_app and caprover_token": "defina caprover_url, caprover_app y caprover_token",
+    "which deliver the tested commit": "que entregan el commit probado",
+    "copy the URL of the webhook from the app in CapRover again (Deployment, Method 3)": (
+        "copie de nuevo la URL del webhook de la aplicación en CapRover (Deployment, Method 3)"
+    ),
+    "check caprover_url": "revise caprover_url",
+    "if CapRover stays busy": "si CapRover sigue ocupado",
+    "look for an operation that hangs there": "busque ahí una operación bloqueada",
+    "set the address to which it redirects, with https": "defina la dirección a la que redirige, con https",
+    "the proxy before it refuses so large an upload": "el proxy que hay delante rechaza un envío tan grande",
+    "raise its limit (client_max_body_size)": "aumente su límite (client_max_body_size)",
+    "which begins like https://captain.": "que empieza como https://captain.",
+    "look at the app in CapRover (Deployment)": "vea la aplicación en CapRover (Deployment)",
+    "if it does not build": "si no se construye",
+    "check caprover_app and caprover_token": "revise caprover_app y caprover_token",
+    "CapRover shows the token at the app, Deployment, Method 1": (
+        "CapRover muestra el token en la aplicación, Deployment, Method 1"
+    ),
+    "an unknown app gets the same answer": "una aplicación desconocida recibe la misma respuesta",
+    "look at its build log and its log in CapRover": "revise su registro de construcción y su registro en CapRover",
+    "let its health_url answer JSON with the field {}, which a build by CapRover gets from ARG CAPROVER_GIT_COMMIT_SHA "
+    "in its Dockerfile": (
+        "haga que su health_url responda JSON con el campo {}, que una construcción de CapRover recibe de ARG "
+        "CAPROVER_GIT_COMMIT_SHA en su Dockerfile"
+    ),
+    "check version_field": "revise version_field",
+    "that the build takes the version from CAPROVER_GIT_COMMIT_SHA": (
+        "que la construcción tome la versión de CAPROVER_GIT_COMMIT_SHA"
+    ),
+    # The gate itself.
+    "look in CapRover (Deployment) which version was built last": (
+        "vea en CapRover (Deployment) qué versión se construyó la última vez"
+    ),
+    "to deploy this one": "para desplegar esta",
+    "redeliver its push": "reenvíe su push",
+    "report this with the log of the gate": "informe de esto con el registro del control",
+    "use that version": "use esa versión",
+    "move the directory away": "mueva el directorio a otro lugar",
+    "after which old pushes could be deployed again": "tras lo cual podrían desplegarse de nuevo push antiguos",
 }

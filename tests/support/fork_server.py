@@ -98,6 +98,7 @@ class ForkServer:
     def __init__(self, scratch: Path, *, measured: bool = True) -> None:
         scratch.mkdir(exist_ok=True)
         self._files = {name: scratch / name for name in ("out", "err", "steps")}
+        self._run: ForkedRun | None = None
         environ = {key: value for key, value in os.environ.items() if key != COVERAGE_CONFIG}
         config = os.environ.get(FORK_COVERAGE_CONFIG) or os.environ.get(COVERAGE_CONFIG)
         self._process = subprocess.Popen(
@@ -203,7 +204,12 @@ class ForkServer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return ForkedRun(int(self._process.stdout.readline()), self._process.stdout)
+        self._run = ForkedRun(int(self._process.stdout.readline()), self._process.stdout)
+        return self._run
+
+    def is_free(self) -> bool:
+        """Tell whether it can begin a run: the last one has ended."""
+        return self._run is None or self._run.poll() is not None
 
 
 @dataclass

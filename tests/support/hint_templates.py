@@ -100,9 +100,11 @@ def _hints(module: Module) -> Iterator[tuple[int, ast.expr, ast.FunctionDef | No
             position = _takes_hint().get(name)
             named = [keyword.value for keyword in node.keywords if keyword.arg in ("hint", "full_hint")]
             variables = [one for one in node.args if isinstance(one, ast.Name) and one.id.endswith("hint")]
-            if position is not None or variables:
+            if position is not None or variables or name == "replace":
                 for expression in (*named, *variables, *node.args[position or 0 :][: position is not None]):
                     yield node.lineno, expression, scope
+        if isinstance(node, ast.Tuple) and len(node.elts) == 2 and scope is not None and scope.name == "hint":
+            yield node.lineno, node.elts[1], scope  # of the table of a property
         for child in ast.iter_child_nodes(node):
             yield from visit(child, node if isinstance(node, ast.FunctionDef) else scope)
 
