@@ -162,7 +162,7 @@ def test_waiting_child_of_killed_backup_ends(tmp_path: Path) -> None:
         environ = Backupd(workspace.environ, workspace.root).environment()
         with stopped(environ, workspace.root, lambda: bool(processes_below(workspace.hidden)), "backup") as run:
             assert len(processes_below(workspace.hidden)) == 1
-            run.kill()
+            run.send_signal(signal.SIGKILL)
         assert_no_processes(workspace, timeout_s=5)
         app.execute("ROLLBACK")
     workspace.app_writes()

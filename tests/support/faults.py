@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from support.command import borrowed_fork_server
-from support.fork_server import CommandResult, environment
+from support.fork_server import CommandResult, ForkedRun, environment
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -124,25 +122,25 @@ def _calls(journal: str) -> Iterator[Call]:
 @contextmanager
 def stopped(
     environ: Mapping[str, str], scratch: Path, condition: Callable[[], bool], *arguments: str
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[ForkedRun]:
     """Run `backupd ARGUMENTS` until `condition` holds, stop it (SIGSTOP) during the block, then end it.
 
-    What it says on standard error is in `scratch / "err"`.
+    What it says on standard error is then in `scratch / "err"`.
     """
-    command = [sys.executable, "-m", "backupd", *arguments]
-    with (scratch / "err").open("wb") as err:
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=err)
-    with process:
+    with borrowed_fork_server() as fork_server:
+        run = fork_server.start(arguments, environ, scratch)
         try:
             while not condition():
-                assert process.poll() is None, "it ended before it reached the condition"
+                assert run.poll() is None, "it ended before it reached the condition"
                 time.sleep(0.001)
-            process.send_signal(signal.SIGSTOP)
-            yield process
+            run.send_signal(signal.SIGSTOP)
+            yield run
         except BaseException:
-            process.kill()
+            run.send_signal(signal.SIGKILL)
+            run.wait()
             raise
-        process.send_signal(signal.SIGCONT)
+        run.send_signal(signal.SIGCONT)
+        (scratch / "err").write_text(fork_server.result(run).err)
 
 
 def processes_below(directory: Path) -> list[int]:
