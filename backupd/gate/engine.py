@@ -100,6 +100,7 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            deploy = None
             try:
                 deploy = self._next()
                 if deploy is None:
@@ -110,8 +111,9 @@ class Engine:
             except Cancelled:
                 continue
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                self._log.error(Event.RUN_FAILED, str(UnexpectedError.of(error, _DEFECT).message), hint=_DEFECT)
-                self._stopping.wait(1)
+                self._log.error(Event.RUN_FAILED, UnexpectedError.of(error, _DEFECT).message, hint=_DEFECT)
+                if deploy is not None:
+                    self._end(self.history.get(deploy.id), "interrupted")
 
     def _next(self) -> Deploy | None:
         """Return what to do: first the rest of a delivery, then the newest push; older ones are superseded."""
@@ -126,21 +128,23 @@ class Engine:
     def _deploy(self, deploy: Deploy) -> None:
         """Take the steps that are left. Raises Cancelled when the gate ends."""
         again, interrupted = deploy.state == "running", _running(deploy)
+        cut_off = interrupted if interrupted is not None and interrupted.name == "deliver" else None
         what = f"{self.gate}: deploy of {deploy.push.version} {'goes on' if again else 'begins'}"
         self._log.info(Event.DEPLOY_RESUMED if again else Event.DEPLOY_STARTED, what, **_fields(deploy))
-        left = self._left(deploy)
-        kept = tuple(one for one in deploy.steps if one.name not in left)
-        deploy = self._saved(replace(deploy, state="running", steps=kept))
+        deploy = replace(deploy, state="running")
         self._steps.report(deploy)
-        if interrupted is not None and interrupted.name == "deliver":
-            deploy = self._settle_delivery(deploy, interrupted)
-            left = self._left(deploy)
+        if cut_off is not None:
+            deploy = self._settle_delivery(deploy, cut_off)
+        left = self._left(deploy) if deploy.failure is None else ()
+        kept = tuple(one for one in deploy.steps if one.name not in left or one == cut_off)
+        deploy = self._saved(replace(deploy, steps=kept))
         began_at = interrupted.began_at if interrupted is not None and interrupted.name == "health" else None
         try:
-            if left and deploy.failure is None:
+            if left:
                 deploy = self._take_all(left, deploy, began_at)
         except _Superseded:
-            self._end(self.history.get(deploy.id), "superseded")
+            deploy = self.history.get(deploy.id)
+            self._end(deploy, "interrupted" if _is_cut_off(deploy) else "superseded")
         else:
             self._end(deploy, _outcome(deploy))
 
@@ -161,13 +165,10 @@ class Engine:
         since = self._clock() - step.began_at
         if since <= DELIVERS_AGAIN_WITHIN and not self._is_overtaken(deploy):
             return deploy
-        why = (
-            "a newer push has come"
-            if self._is_overtaken(deploy)
-            else "an operator may have gone back to another version"
-        )
-        what = f"the gate ended while it delivered, {human_duration(since.total_seconds())} ago; {why}"
-        failed = replace(step, state="failed", detail=f"{what}: not delivered again", hint=_AGAIN)
+        gone_back = "an operator may have gone back to another version since"
+        why = "a newer push has come" if self._is_overtaken(deploy) else gone_back
+        what = f"the gate ended while it delivered, {human_duration(since.total_seconds())} ago"
+        failed = replace(step, state="failed", detail=f"{what}; it is not delivered again: {why}", hint=_AGAIN)
         return replace(self._ended_step(deploy, failed), state="interrupted")
 
     def _take_all(self, names: tuple[StepName, ...], deploy: Deploy, health_began_at: datetime | None) -> Deploy:
@@ -277,13 +278,18 @@ def _outcome(deploy: Deploy) -> DeployState:
     failed = deploy.failure
     if failed is None:
         return "deployed"
-    if deploy.state == "interrupted":
+    if deploy.state == "interrupted" or _is_cut_off(deploy):
         return "interrupted"
     return "unhealthy" if failed.name == "health" else "stopped"
 
 
 def _step(deploy: Deploy, name: StepName) -> Step | None:
     return next((one for one in deploy.steps if one.name == name), None)
+
+
+def _is_cut_off(deploy: Deploy) -> bool:
+    """Return whether a delivery began of which nothing more is known."""
+    return any(one.name == "deliver" and one.state == "running" for one in deploy.steps)
 
 
 def _running(deploy: Deploy) -> Step | None:

@@ -93,6 +93,18 @@ def test_migrations_are_rehearsed_on_backup_of_real_sidecar(
         assert live.execute("SELECT count(*) FROM account").fetchone() == (1000,)
 
 
+def test_commit_that_caprover_cannot_build_stops_before_its_tests(deploying: Deployment) -> None:
+    repository = deploying.forgejo.repository
+    repository.commit({"captain-definition": "{}", "hello": "world"})
+    commit = repository.commit({"captain-definition": None})
+    with deploying.running() as gate:
+        deploying.push(gate, commit)
+        deploy = deploying.wait_for("stopped")
+    assert deploy.failure is not None
+    assert (deploy.failure.name, deploying.caprover.builds) == ("fetch", [])
+    assert "neither captain-definition nor Dockerfile" in deploy.failure.detail
+
+
 @pytest.mark.root
 def test_failed_tests_stop_deploy(deploying: Deployment) -> None:
     commit = deploying.commit(test="echo looking; exit 3")
@@ -310,6 +322,26 @@ def test_check_names_what_is_wrong(deploying: Deployment, keys: dict[str, str], 
     (found,) = [one for one in done.json if not one["ok"]]
     assert done.code == 1
     assert (found["check"], words in found["detail"], bool(found["hint"])) == (f"tasks: {check}", True, True), found
+
+
+def test_check_tries_token_of_real_sidecar(deploying: Deployment, backupd: Backupd) -> None:
+    token = "a token for backups"
+    with running_daemon(backupd, BACKUPD_HTTP__ACTIONS="true", BACKUPD_HTTP__BACKUP_TOKEN=token) as door:
+        door.wait_until_alive()
+        found = {}
+        for given in (token, "another token of 16"):
+            gate = deploying.backupd(SIDECAR_URL=f"http://127.0.0.1:{door.port}", BACKUP_TOKEN=given)
+            checks = gate("gate", "--check", "--json").json
+            (found[given],) = [one["ok"] for one in checks if one["check"] == "tasks: sidecar"]
+        assert found == {token: True, "another token of 16": False}
+        assert "was requested" not in door.said()
+
+
+def test_check_finds_sidecar_without_actions(deploying: Deployment, backupd: Backupd) -> None:
+    with running_daemon(backupd) as door:
+        door.wait_until_alive()
+        done = deploying.backupd(SIDECAR_URL=f"http://127.0.0.1:{door.port}", BACKUP_TOKEN="a" * 16)("gate", "--check")
+    assert (done.code, "http.actions = true" in done.out) == (1, True), done
 
 
 def test_check_finds_token_that_may_not_write(deploying: Deployment) -> None:

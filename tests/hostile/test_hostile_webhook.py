@@ -16,6 +16,7 @@ from support.daemon import Daemon
 from support.forgejo_server import send_webhook, webhook_headers
 from support.gate import Deployment, deployment, request
 from support.pushes import SECRET
+from support.recording_server import CannedResponse
 
 HOOK = "/hooks/tasks"
 
@@ -184,6 +185,21 @@ def test_nothing_of_a_request_is_repeated_unescaped(deploying: Deployment, gate:
     page = request(gate.port, "GET", "/", headers={"Accept": "text/html"})[1]
     assert evil not in page
     assert SECRET not in page + gate.said()
+
+
+def test_secret_that_a_service_repeats_is_masked(tmp_path: Path) -> None:
+    with deployment(tmp_path) as deploying:
+        token = deploying.caprover.token or ""
+        repeated = json.dumps({"status": 1000, "description": f"{token} {deploying.forgejo.token} {SECRET}"}).encode()
+        deploying.caprover.before_answer = lambda _asked: CannedResponse(200, repeated)
+        with deploying.running() as gate:
+            deploying.push(gate, deploying.commit())
+            deploying.wait_for("stopped")
+            shown = [request(gate.port, "GET", path)[1] for path in ("/", "/api/deploys", "/metrics")]
+        kept = [path.read_text() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    for secret in (token, deploying.forgejo.token, SECRET):
+        assert not any(secret in text for text in (*shown, *kept, gate.said()))
+    assert any("[secret]" in text for text in kept)
 
 
 def test_no_secret_is_in_process_of_gate(deploying: Deployment, gate: Daemon) -> None:

@@ -62,7 +62,8 @@ def borrowed_fork_server(*, measured: bool = True) -> Iterator[ForkServer]:
     try:
         yield fork_server
     finally:
-        free.put(fork_server)
+        if fork_server.is_free():
+            free.put(fork_server)
 
 
 def log_lines(backups: Path) -> list[dict[str, Any]]:

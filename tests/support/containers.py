@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -283,11 +283,12 @@ class ContainerLab:
     def files(self, volume: str) -> dict[str, str]:
         """Return "UID:GID MODE" of everything in `volume`, which itself is "." ."""
         if root := mountpoint(volume):
-            return {
-                str(path.relative_to(root)): f"{state.st_uid}:{state.st_gid} {state.st_mode & 0o7777:o}"
-                for path in (root, *root.rglob("*"))
-                if (state := path.lstat())
-            }
+            found = {}
+            for path in (root, *root.rglob("*")):
+                with suppress(FileNotFoundError):  # it was there a moment ago
+                    state = path.lstat()
+                    found[str(path.relative_to(root))] = f"{state.st_uid}:{state.st_gid} {state.st_mode & 0o7777:o}"
+            return found
         find = ("find", "/volume", "-printf", "%P\\t%U:%G %m\n")
         answer = self.run(self.image, *find[1:], options=(f"--entrypoint={find[0]}", f"--volume={volume}:/volume"))
         assert answer.code == 0, answer.err

@@ -108,7 +108,9 @@ def running_daemon(
         try:
             yield Daemon(process, port, output)
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            try:
                 process.wait(30)
+            finally:
+                process.send_signal(signal.SIGKILL)
     assert "Traceback" not in output.read_text(), output.read_text()
