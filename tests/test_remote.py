@@ -118,6 +118,7 @@ def test_other_answer_is_one_line_without_token(answer: CannedResponse, kind: ty
     with sidecar(answer, timeout_s=2) as (client, _), pytest.raises(kind) as failed:
         client.request_backup()
     text = f"{failed.value.message} {failed.value.hint}"
+    assert failed.value.hint
     assert text.isprintable()
     assert len(text) < 600
     assert TOKEN not in repr(client)
@@ -198,6 +199,10 @@ def test_run_is_read_as_it_was_written_and_unknown_fields_are_skipped() -> None:
         {"state": None},
         {"generation": {}},
         {"archive_bytes": "1"},
+        {"archive_bytes": True},
+        {"snapshot_bytes": -1},
+        {"snapshot_bytes": 1 << 63},
+        {"warnings": "one"},
         {"hold": ["x"]},
         {"warnings": None},
     ],
@@ -217,7 +222,7 @@ def test_run_with_values_of_other_types_is_none(change: dict[str, object]) -> No
             RemoteSource(source="tasks", state="ended", outcome="failed", error="no disk", hint="buy one"),
             "failed: no disk",
         ),
-        (RemoteSource(source="tasks", state="ended", outcome="published"), "failed"),
+        (RemoteSource(source="tasks", state="ended", outcome="published"), "failed: it has no verified copy"),
         (RemoteSource(source="tasks", state="running"), "has not ended"),
         (
             RemoteSource(source="tasks", state="ended", outcome="degraded", generation="tasks-1", hold="it shrank"),
@@ -227,8 +232,9 @@ def test_run_with_values_of_other_types_is_none(change: dict[str, object]) -> No
 )
 def test_success_is_verified_copy_of_each_source_without_hold(source: RemoteSource, words: str) -> None:
     run = RemoteRun(id="x", requested_at=NOON, sources=(SOURCE, source))
-    with pytest.raises(RemoteBackupFailed, match=re.escape(words)):
+    with pytest.raises(RemoteBackupFailed, match=re.escape(words)) as failed:
         run.require_success()
+    assert failed.value.hint
     ENDED.require_success()
 
 
