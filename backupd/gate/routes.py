@@ -26,6 +26,7 @@ from backupd.log import Event, EventLog
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.web.access import Guesses
 from backupd.web.cached_response import CachedResponse, describe_error
+from backupd.web.connection import BodyTooLarge, read_body
 from backupd.web.in_thread import in_thread
 from backupd.web.localizer import LANGUAGES, Language
 from backupd.web.page import timeout_page
@@ -37,7 +38,6 @@ from backupd.web.responses import (
     timeout_response,
 )
 from backupd.web.routes import CACHE_S, TIMEOUT_S, Guard, as_response, get_route, http_app, page_kind
-from backupd.web.server import BodyTooLarge, read_body
 
 _SMALL_BYTES: Final = 256 << 10  # nearly all pushes; of larger bodies only a few are read at a time
 _MOST_LARGE: Final = 4

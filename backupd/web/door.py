@@ -27,9 +27,9 @@ from backupd.tasks.requests import PinRequest, requested_pin
 from backupd.web.access import Guesses, bearer_refusal
 from backupd.web.archive_response import OpenArchive, open_response
 from backupd.web.cached_response import describe_error
+from backupd.web.connection import LIFETIME_S, BodyTooLarge, extend_lifetime, read_body
 from backupd.web.in_thread import in_thread
 from backupd.web.responses import WebResponse, error_response, internal_error_response, json_response
-from backupd.web.server import LIFETIME_S, BodyTooLarge, extend_lifetime, read_body
 
 MOST_BODY_BYTES: Final = 16 << 10
 MOST_WAITING: Final = 8

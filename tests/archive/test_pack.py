@@ -148,7 +148,7 @@ def peak():
 
 place = Path(sys.argv[1])
 block = os.urandom(1 << 20)
-for size in (16, 256):
+for size in (8, 128):
     with (place / "snapshot").open("wb") as stream:
         for _ in range(size):
             stream.write(block)

@@ -1,4 +1,7 @@
-"""A catalog after kill -9: the process dies before each SQL statement and each file operation in turn."""
+"""A catalog after kill -9: the process dies before each SQL statement and each file operation in turn.
+
+Of kills that leave the same files, one is tried.
+"""
 
 from pathlib import Path
 
@@ -14,7 +17,7 @@ pytestmark = pytest.mark.no_cover
 def test_catalog_creation_killed_at_any_step_is_completed_by_next_process(tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     killed = killed_at_every_step(tmp_path, "open")
-    assert len(killed) > 10
+    assert len(killed) > 2
     for directory in killed:
         with open_catalog(directory / "catalog.sqlite3") as catalog:
             catalog.record_run(report(), NOON)

@@ -431,11 +431,16 @@ class HeardRuns:
         self.words.append("dropped")
 
 
-def test_stopped_queue_drops_what_waits(queue: TaskQueue) -> None:
+def test_stopped_queue_drops_what_waits(queue: TaskQueue, context: TaskContext) -> None:
     heard = HeardRuns()
-    queue.submit(TaskRequest("backup", "tasks", "one"), heard)
-    queue.start()
-    wait_until(lambda: heard.words, "its start")
-    queue.submit(TaskRequest("backup", "tasks", "two"), heard)
-    queue.stop()
+    with context.exclusive_lock("test"):  # for which the run waits
+        queue.submit(TaskRequest("backup", "tasks", "one"), heard)
+        queue.start()
+        wait_until(lambda: heard.words, "its start")
+        queue.submit(TaskRequest("backup", "tasks", "two"), heard)
+        queue.stop()
+        wait_until(lambda: heard.results, "the end")
     assert heard.words == ["began", "dropped", "ended"]
+    report = heard.results[0].report
+    assert report is not None
+    assert (report.outcome, report.error_kind) == ("failed", "interrupted")

@@ -1,16 +1,18 @@
 """SeenStates of the disk after a killed run: of two kills that leave the same state, one recovery is tested."""
 
-import hashlib
 import re
-import shutil
 import sqlite3
 import stat
 import tempfile
+from collections.abc import Callable, Collection
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from workspaces import Workspace
+from workspaces import Workspace, sha256
+
+from support.faults import processes_below
 
 _STAMP = r"\d{8}(?:-\d{4}(?:-\d+)?|T\d{6}Z)"
 _CHANGING = re.compile(
@@ -36,35 +38,71 @@ class SeenStates:
     """
 
     def __init__(self, template: Workspace, ignoring: str = "") -> None:
+        self._same = lru_cache(maxsize=256)(self._same)  # most files are as before
         self._old = {stamp for path in template.root.rglob("*") for stamp in re.findall(_STAMP, path.name)}
         self._ignored = ignoring
         self._seen: set[str] = set()
+        self._surveyed: list[str] = []
         self._lock = Lock()
 
     def is_new(self, workspace: Workspace, *more: object) -> bool:
         """Tell whether this state, together with `more`, was not seen before; record it."""
-        state = sorted(
-            (self._same(str(path.relative_to(workspace.root))), self._of(path, workspace))
-            for path in workspace.root.rglob("*")
-            if path.name != self._ignored
-        )
-        digest = hashlib.sha256(repr((state, more)).encode()).hexdigest()
+        digest = self._digest(workspace, more)
         with self._lock:
             new = digest not in self._seen
             self._seen.add(digest)
         return new
 
-    def _of(self, path: Path, workspace: Workspace) -> tuple[int, str]:
-        mode = path.lstat().st_mode
+    def survey(self, workspace: Workspace, at: int | None = None) -> Callable[[], None] | None:
+        """Return what is to watch a run to its end, for `kill_points`; nothing where it is killed `at` a step.
+
+        It opens none of the app's files: the run may hold a lease on them.
+        """
+
+        def look() -> None:
+            try:
+                state = self._digest(workspace, len(processes_below(workspace.root)), workspace.database.parent)
+            except FileNotFoundError:  # a child removed it just now
+                state = f"before step {len(self._surveyed)}"
+            self._surveyed.append(state)
+
+        return look if at is None else None
+
+    def kill_points(self, numbers: Collection[int] | None = None) -> list[int]:
+        """Return the steps, of `numbers` if given, at which the surveyed run was in another state than at earlier ones.
+
+        That is what a kill leaves there, which loses nothing that the kernel was given, synced or not. A run with other
+        child processes is in another state. It does not go for a signal that a run handles: that breaks off whatever
+        the run is about to do.
+        """
+        first: dict[str, int] = {}
+        for number, state in enumerate(self._surveyed):
+            if numbers is None or number in numbers:
+                first.setdefault(state, number)
+        return [*first.values()]
+
+    def _digest(self, workspace: Workspace, more: object, closed: Path | None = None) -> str:
+        state = sorted(
+            (self._same(str(path.relative_to(workspace.root))), self._of(path, workspace, path.parent == closed))
+            for path in workspace.root.rglob("*")
+            if path.name != self._ignored
+        )
+        return sha256(repr((state, more)).encode())
+
+    def _of(self, path: Path, workspace: Workspace, is_closed: bool) -> tuple[int, str]:
+        found = path.lstat()
+        mode = found.st_mode
         if not stat.S_ISREG(mode) or path.name.endswith("-shm"):  # shared memory is not stored data
             return mode, ""
+        if is_closed:
+            return mode, f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
         if path.name == "catalog.sqlite3":
             return mode, self._same(_catalog_rows(path).replace(str(workspace.root), ""))
         if path.name == "catalog.sqlite3-wal":
             return mode, _wal_pages(path.read_bytes())
         if _TEXTS.search(str(path)):
             return mode, self._same(path.read_text().replace(str(workspace.root), ""))
-        return mode, hashlib.sha256(path.read_bytes()).hexdigest()
+        return mode, sha256(path.read_bytes())
 
     def _same(self, text: str) -> str:
         """Return `text` without what differs between runs."""
@@ -73,12 +111,18 @@ class SeenStates:
 
 def _catalog_rows(catalog: Path) -> str:
     """Return size and rows of the catalog, read from a copy: the next run must find the file unopened."""
+    files = (Path(f"{catalog}{suffix}") for suffix in ("", "-wal", "-journal"))
+    return _rows_of(tuple(file.read_bytes() if file.exists() else None for file in files))
+
+
+@lru_cache(maxsize=64)
+def _rows_of(files: tuple[bytes | None, ...]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        for suffix in ("", "-wal", "-journal"):
-            if Path(f"{catalog}{suffix}").exists():
-                shutil.copy2(f"{catalog}{suffix}", f"{scratch}/copy{suffix}")
+        for suffix, data in zip(("", "-wal", "-journal"), files, strict=True):
+            if data is not None:
+                Path(f"{scratch}/copy{suffix}").write_bytes(data)
         with closing(sqlite3.connect(f"{scratch}/copy")) as copy:
-            return "\n".join([f"{catalog.stat().st_size} bytes", *copy.iterdump()])
+            return "\n".join([f"{len(files[0] or b'')} bytes", *copy.iterdump()])
 
 
 def _wal_pages(wal: bytes) -> str:

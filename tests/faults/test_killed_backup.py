@@ -14,7 +14,6 @@ from pathlib import Path
 
 from states import SeenStates
 from workspaces import (
-    BIG_ROWS,
     InitialState,
     Workspace,
     assert_all_verified,
@@ -32,7 +31,6 @@ from support.faults import (
     BackupdRunner,
     Call,
     at_every_step,
-    kill_points,
     on_both_cores,
     processes_below,
     stopped,
@@ -41,6 +39,7 @@ from support.faults import (
 from support.fork_server import CommandResult
 
 KILLS = 8
+ROWS = 50_000
 BY_SQLITE = "fdatasync,ftruncate,pwrite64,unlink"
 
 
@@ -51,7 +50,7 @@ def test_backup_killed_before_any_step_loses_nothing_and_next_one_recovers(
 
     def kill(at: int | None) -> CommandResult:
         workspace = template.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["backup", "--json"], workspace.environ, at=at, counted=True)
+        ended = runner.run(["backup", "--json"], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before)
         assert_no_processes(workspace)
@@ -62,7 +61,7 @@ def test_backup_killed_before_any_step_loses_nothing_and_next_one_recovers(
         shutil.rmtree(workspace.root)
         return ended
 
-    steps = at_every_step(kill, choose=kill_points)
+    steps = at_every_step(kill, choose=states.kill_points)
     assert any("rename" in step and "manifest.json" in step for step in steps)
     assert any("remove" in step and "sqlite3.gz" in step for step in steps)
 
@@ -94,13 +93,13 @@ def test_backup_killed_at_any_instant_beside_writing_app_loses_nothing_and_next_
     seed = int(os.environ.get("FAULTS_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"FAULTS_SEED={seed}")
     chance = random.Random(seed)
-    workspace = Workspace(tmp_path / "workspace", rows=BIG_ROWS)
+    workspace = Workspace(tmp_path / "workspace", rows=ROWS)
     workspace.database.parent.mkdir(parents=True)
-    with running_bank(workspace.database, pause_s=0.001, rows=BIG_ROWS) as bank:
+    with running_bank(workspace.database, pause_s=0.001, rows=ROWS) as bank:
         for _ in range(workspace.kept):
             bank.wait_for_commits(1)
             usual = runner.run(["backup", "--json"], workspace.environ).json
-        assert usual["snapshot_bytes"] > 25 << 20
+        assert usual["snapshot_bytes"] > 8 << 20
         killed, ever = 0, workspace.generations()
         while killed < KILLS:
             before = InitialState.of(workspace, app_runs=True)
@@ -163,7 +162,7 @@ def test_waiting_child_of_killed_backup_ends(tmp_path: Path) -> None:
         environ = Backupd(workspace.environ, workspace.root).environment()
         with stopped(environ, workspace.root, lambda: bool(processes_below(workspace.hidden)), "backup") as run:
             assert len(processes_below(workspace.hidden)) == 1
-            run.kill()
+            run.send_signal(signal.SIGKILL)
         assert_no_processes(workspace, timeout_s=5)
         app.execute("ROLLBACK")
     workspace.app_writes()

@@ -22,7 +22,7 @@ from workspaces import (
 
 from backupd.archive.manifest import decode_manifest
 from backupd.stores.state import Pins
-from support.faults import BackupdRunner, at_every_step, kill_points
+from support.faults import BackupdRunner, at_every_step
 from support.fork_server import CommandResult
 
 
@@ -39,7 +39,7 @@ def test_prune_killed_before_any_step_removes_whole_generations_and_next_one_rec
 
     def kill(at: int | None) -> CommandResult:
         workspace = template.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["prune"], workspace.environ, at=at, counted=True)
+        ended = runner.run(["prune"], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before, [going])
         if states.is_new(workspace):
@@ -52,7 +52,7 @@ def test_prune_killed_before_any_step_removes_whole_generations_and_next_one_rec
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill, choose=kill_points)
+    at_every_step(kill, choose=states.kill_points)
 
 
 def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
@@ -63,7 +63,9 @@ def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
 
     def kill(at: int | None) -> CommandResult:
         workspace = template.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["pin", oldest, "--label", "v2"], workspace.environ, at=at, counted=True)
+        ended = runner.run(
+            ["pin", oldest, "--label", "v2"], workspace.environ, at=at, watch=states.survey(workspace, at)
+        )
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before)
         assert pin_labels(workspace) in ([], ["v2"])
@@ -76,7 +78,7 @@ def test_pin_killed_before_any_step_is_set_or_not_and_can_be_repeated(
         shutil.rmtree(workspace.root)
         return ended
 
-    steps = at_every_step(kill, choose=kill_points)
+    steps = at_every_step(kill, choose=states.kill_points)
     assert any("rename" in step and oldest in step for step in steps)
 
 
@@ -90,7 +92,7 @@ def test_unpin_killed_before_any_step_keeps_generation(
 
     def kill(at: int | None) -> CommandResult:
         workspace = pinned.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["unpin", oldest], workspace.environ, at=at, counted=True)
+        ended = runner.run(["unpin", oldest], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before)
         assert pin_labels(workspace) in ([], ["v2"])
@@ -101,7 +103,7 @@ def test_unpin_killed_before_any_step_keeps_generation(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill, choose=kill_points)
+    at_every_step(kill, choose=states.kill_points)
 
 
 def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_finishes_it(
@@ -114,7 +116,7 @@ def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_fin
 
     def kill(at: int | None) -> CommandResult:
         workspace = pinned.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["remove", going, "--force"], workspace.environ, at=at, counted=True)
+        ended = runner.run(["remove", going, "--force"], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before, [going])
         if states.is_new(workspace):
@@ -127,7 +129,7 @@ def test_remove_killed_before_any_step_removes_whole_generation_and_next_run_fin
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill, choose=kill_points)
+    at_every_step(kill, choose=states.kill_points)
 
 
 def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
@@ -142,7 +144,7 @@ def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
         place = workspace.root / "restored"
         place.mkdir()
         target, other = place / "tasks.db", place / "other.db"
-        ended = runner.run(["restore", "--to", target], workspace.environ, at=at, counted=True)
+        ended = runner.run(["restore", "--to", target], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert not target.exists() or sha256(target.read_bytes()) == snapshot.sha256
         assert_nothing_lost(workspace, before)
@@ -155,7 +157,7 @@ def test_restore_to_path_killed_before_any_step_leaves_complete_file_or_none(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill, choose=kill_points)
+    at_every_step(kill, choose=states.kill_points)
 
 
 def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
@@ -165,7 +167,7 @@ def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
 
     def kill(at: int | None) -> CommandResult:
         workspace = template.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(["catalog", "rebuild"], workspace.environ, at=at, counted=True)
+        ended = runner.run(["catalog", "rebuild"], workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         assert_nothing_lost(workspace, before)
         if states.is_new(workspace):
@@ -176,4 +178,4 @@ def test_catalog_rebuild_killed_before_any_step_is_harmless_and_can_be_repeated(
         shutil.rmtree(workspace.root)
         return ended
 
-    at_every_step(kill, choose=kill_points)
+    at_every_step(kill, choose=states.kill_points)

@@ -6,7 +6,7 @@ Of kills that leave the same state on disk, one is recovered from (states.py).
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from workspaces import InitialState, Workspace, assert_no_processes, assert_noth
 
 from support.command import Backupd
 from support.daemon import wait_until
-from support.faults import BackupdRunner, kill_points, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.fork_server import CommandResult
 
 _RUN = "run-"
@@ -45,12 +45,16 @@ def from_unpacking_to_the_end(
     runner: BackupdRunner,
     root: Path,
     send: signal.Signals,
-    every: int,
+    states: SeenStates,
+    choose: Callable[[range], Sequence[int]],
     check: Callable[[Workspace, CommandResult], None],
 ) -> None:
-    """Send a drill the signal before its steps from the unpacked copy to the last trace, and `check` what it left."""
+    """Send a drill the signal before steps from the unpacked copy to the last trace, and `check` what it left.
+
+    Before those that `choose` returns. `states` surveys a drill that runs to its end.
+    """
     whole = workspace_for(template, root / "whole")
-    ended = runner.run(["drill"], environ_of(whole), counted=True)
+    ended = runner.run(["drill"], environ_of(whole), watch=states.survey(whole))
     assert (ended.code, debris(whole)) == (0, []), ended
     first = next(number for number, step in enumerate(ended.steps) if "restored.sqlite3" in step)
     last = max(number for number, step in enumerate(ended.steps) if _RUN in step)
@@ -60,7 +64,7 @@ def from_unpacking_to_the_end(
         workspace = workspace_for(template, root / str(at))
         check(workspace, runner.run(["drill"], environ_of(workspace), at=at, send=send))
 
-    on_both_cores(one, kill_points(ended.steps, range(first, last + 1, every)))
+    on_both_cores(one, choose(range(first, last + 1)))
 
 
 def test_drill_killed_before_any_step_is_cleaned_up_by_next_drill(
@@ -76,18 +80,18 @@ def test_drill_killed_before_any_step_is_cleaned_up_by_next_drill(
             again = runner.run(["drill", "--json"], environ_of(workspace))
             assert (again.code, debris(workspace)) == (0, []), again
 
-    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGKILL, 1, check)
+    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGKILL, states, states.kill_points, check)
 
 
 def test_drill_terminated_before_any_step_cleans_up(template: Workspace, runner: BackupdRunner, tmp_path: Path) -> None:
-    before = InitialState.of(template)
+    before, states = InitialState.of(template), SeenStates(template)
 
     def check(workspace: Workspace, ended: CommandResult) -> None:
         assert (ended.code, debris(workspace)) == (128 + signal.SIGTERM, []), ended
         assert_nothing_lost(workspace, before)
         assert_no_processes(workspace)
 
-    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGTERM, 3, check)
+    from_unpacking_to_the_end(template, runner, tmp_path, signal.SIGTERM, states, lambda steps: steps[::3], check)
 
 
 @pytest.mark.parametrize("send", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ from states import SeenStates
 from workspaces import Workspace
 
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
-from support.faults import BackupdRunner, kill_points, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.fork_server import CommandResult
 from support.replicas import assert_checksums, complete_generations
 from support.sshd import Sshd
@@ -71,7 +71,7 @@ def test_replication_killed_before_any_step_leaves_complete_generations_and_next
         there = workspace.root / "there-it-goes"
         shutil.copytree(filled, there)
         environ = environment(workspace, url_of(kind, there, sshd), sshd)
-        ended = runner.run(["replicate"], environ, at=at, counted=True)
+        ended = runner.run(["replicate"], environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         found = complete_generations(there)
         assert newest in found or found == older
@@ -85,6 +85,6 @@ def test_replication_killed_before_any_step_leaves_complete_generations_and_next
         return ended
 
     steps = kill(None).steps
-    chosen = kill_points(steps, [number for number, step in enumerate(steps) if changes_there(step, kind)])
+    chosen = states.kill_points([number for number, step in enumerate(steps) if changes_there(step, kind)])
     assert len(chosen) > 15
     on_both_cores(kill, chosen)

@@ -15,7 +15,7 @@ from workspaces import InitialState, Workspace, assert_no_processes, assert_noth
 from backupd.log import Event
 from support.bank import is_balanced
 from support.directories import kept_databases
-from support.faults import BackupdRunner, kill_points, on_both_cores
+from support.faults import BackupdRunner, on_both_cores
 from support.fork_server import CommandResult
 from support.processes import die_in_a_transaction
 
@@ -52,7 +52,7 @@ def killed_at_each(
 
     def kill(at: int | None) -> CommandResult:
         workspace = template.copy_to(tmp_path / f"killed-{at}")
-        ended = runner.run(arguments, workspace.environ, at=at, counted=True)
+        ended = runner.run(arguments, workspace.environ, at=at, watch=states.survey(workspace, at))
         assert ended.code == (0 if at is None else -9), ended
         try:
             assert_no_processes(workspace)
@@ -66,7 +66,7 @@ def killed_at_each(
 
     steps = kill(None).steps
     beside = [at for at, step in enumerate(steps) if about in step]
-    on_both_cores(kill, kill_points(steps, range(beside[0], min(beside[-1] + 2, len(steps)))))
+    on_both_cores(kill, states.kill_points(range(beside[0], beside[-1] + 2)))
 
 
 def assert_old_or_new(workspace: Workspace, runner: BackupdRunner, before: InitialState) -> None:

@@ -94,7 +94,7 @@ def test_backup_signalled_again_during_cleanup_finishes_cleanup(
 def test_terminated_backup_ends_its_children(staged: str, large: Workspace, runner: BackupdRunner) -> None:
     before, known = large.generations(), len(events(large))
     with large.stopped(f"copy/{staged}", "backup") as run:
-        run.terminate()
+        run.send_signal(signal.SIGTERM)
         told = time.monotonic()
     assert time.monotonic() - told < SOON_S
     assert run.returncode == TERMINATED

@@ -30,6 +30,7 @@ from backupd.tasks.requests import BackupRequest, RetentionRule
 from support.bank import is_balanced, make_bank
 from support.command import Backupd, log_lines
 from support.faults import BackupdRunner, Call, processes_below, stopped
+from support.fork_server import ForkedRun
 
 RECOVERY_EVENTS = frozenset(
     {
@@ -89,7 +90,7 @@ class Workspace:
         return any(path.stat().st_size for path in (self.hidden / "staging").glob(f"*/{pattern}"))
 
     @contextmanager
-    def stopped(self, pattern: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def stopped(self, pattern: str, *arguments: str) -> Iterator[ForkedRun]:
         """Run `backupd ARGUMENTS` until it has staged a file of `pattern`, and stop it (SIGSTOP) during the block."""
         environ = Backupd(self.environ, self.root).environment()
         with stopped(environ, self.root, lambda: self.staged(pattern), *arguments) as process:

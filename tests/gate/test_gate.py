@@ -93,6 +93,18 @@ def test_migrations_are_rehearsed_on_backup_of_real_sidecar(
         assert live.execute("SELECT count(*) FROM account").fetchone() == (1000,)
 
 
+def test_commit_that_caprover_cannot_build_stops_before_its_tests(deploying: Deployment) -> None:
+    repository = deploying.forgejo.repository
+    repository.commit({"captain-definition": "{}", "hello": "world"})
+    commit = repository.commit({"captain-definition": None})
+    with deploying.running() as gate:
+        deploying.push(gate, commit)
+        deploy = deploying.wait_for("stopped")
+    assert deploy.failure is not None
+    assert (deploy.failure.name, deploying.caprover.builds) == ("fetch", [])
+    assert "neither captain-definition nor Dockerfile" in deploy.failure.detail
+
+
 @pytest.mark.root
 def test_failed_tests_stop_deploy(deploying: Deployment) -> None:
     commit = deploying.commit(test="echo looking; exit 3")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backupd.web import server
+from backupd.web import connection
 from support.door import BACKUP_TOKEN, DOWNLOAD_TOKEN, PAGE_TOKEN, FakeBackups, bearer, door_site
 from support.web_site import WebSite, eventually, received
 
@@ -115,7 +115,7 @@ def test_client_that_waits_for_100_continue_gets_it_only_with_token(door: tuple[
 def test_dripping_body_ends_with_its_connection(
     door: tuple[WebSite, FakeBackups], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "LIFETIME_S", 0.5)
+    monkeypatch.setattr(connection, "LIFETIME_S", 0.5)
     site, backups = door
     with site.connect(f"{POST}Content-Length: 100\r\n\r\n{{".encode()) as client:
         began = time.monotonic()
@@ -130,7 +130,7 @@ def test_crowd_of_unfinished_bodies_delays_no_other_client(door: tuple[WebSite, 
     began = time.monotonic()
     assert site.ask("/livez").status == 200
     assert site.ask("/api/backups", "POST", source="127.0.0.8", **bearer(BACKUP_TOKEN)).status == 202
-    assert time.monotonic() - began < server.LIFETIME_S / 2
+    assert time.monotonic() - began < connection.LIFETIME_S / 2
     for client in clients:
         client.close()
 

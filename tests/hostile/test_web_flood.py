@@ -21,11 +21,12 @@ from backupd.report import BackupDetails, RunReport
 from backupd.status.current import StatusScope
 from backupd.status.history import StatusService
 from backupd.stores.local import DirectoryStore
-from backupd.web import server
+from backupd.web import connection
 from backupd.web.access import Guesses, address_of
 from backupd.web.cached_response import SharedValue, fresh_for_s
+from backupd.web.connection import MOST_CONNECTIONS
 from backupd.web.routes import make_app
-from backupd.web.server import MOST_CONNECTIONS, HttpServer
+from backupd.web.server import HttpServer
 from support.catalog_values import manifest
 from support.web_site import eventually, serving
 
@@ -169,7 +170,7 @@ def test_token_guesses_are_slowed_and_operator_is_not_locked_out() -> None:
 
 
 def test_storm_of_token_guesses_leaves_operator_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "is_loopback", lambda _address: False)
+    monkeypatch.setattr(connection, "is_loopback", lambda _address: False)
     stop = threading.Event()
     with serving(token=TOKEN, cache_s=30) as site:
         request = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\r\n"

@@ -113,7 +113,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 _CRASH = """
-import os, shutil, signal, sqlite3, sys
+import hashlib, os, shutil, signal, sqlite3, sys
 from itertools import count
 from pathlib import Path
 from support.catalog_values import manifest
@@ -124,12 +124,12 @@ FILE_EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.chown", "sqlite3
 base = Path(sys.argv[1])
 actions = {"open": open_catalog, "rebuild": lambda path: rebuild(path, [(manifest(), "local")])}
 
-def act(directory, steps_left):
+def act(directory, at):
+    numbers = count()
+
     def step(*_):
-        nonlocal steps_left
-        steps_left -= 1
-        if steps_left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if at in (next(numbers), "each"):
+            os.kill(os.getpid(), signal.SIGSTOP if at == "each" else signal.SIGKILL)
 
     def watch(event, arguments):
         if event in FILE_EVENTS and str(directory) in repr(arguments):
@@ -144,22 +144,41 @@ def act(directory, steps_left):
     sys.addaudithook(watch)
     actions[sys.argv[2]](directory / "catalog.sqlite3")
 
-print("ready", flush=True)
-for steps in count():
-    directory = base / f"killed-{steps}"
+def start(at):
+    directory = base / f"killed-{at}"
     shutil.copytree(base / "template", directory)
     child = os.fork()
     if not child:
-        act(directory, steps)
+        act(directory, at)
         os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status != -signal.SIGKILL:
-        sys.exit(status)
+    return directory, child
+
+def state_of(directory):
+    files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.endswith("-shm"))
+    return [(path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files]
+
+print("ready", flush=True)
+directory, child = start("each")
+states = []
+while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+    states.append(state_of(directory))
+    os.kill(child, signal.SIGCONT)
+assert status == 0
+assert len(states) > 50
+whole = directory.rename(base / f"killed-{len(states)}")
+for number, state in enumerate(states):
+    if state in states[:number] or state == state_of(whole):
+        continue
+    _, child = start(number)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
 
 
 def killed_at_every_step(base: Path, action: str) -> list[Path]:
-    """Do `action` in copies of `base/template`, each killed before another statement or file operation."""
+    """Do `action` in copies of `base/template`, each killed before another statement or file operation.
+
+    Of kills that leave the same files, shared memory apart, there is one; the last copy is that of the whole action.
+    """
     process = start(_CRASH, base, action)
     process.communicate()
     assert process.returncode == 0

@@ -2,11 +2,9 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,12 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from support.command import borrowed_fork_server
-from support.fork_server import CommandResult, environment
+from support.fork_server import CommandResult, ForkedRun, environment
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-_TRACELESS = re.compile(r"fsync in |ftruncate in |sftp fsync@|open \d+ |write in echo")
 _CALL = re.compile(r"(?:(\d+) +)?([a-z0-9_]+)\((.*)")
 _RELATIVE = re.compile(r'<(/[^>]*)>, "([^/"][^"]*)"')
 _PATH = re.compile(r"""(?<!AT_FDCWD)[<"](/[^>"]*)""")
@@ -38,11 +35,11 @@ class BackupdRunner:
 
 
 def at_every_step(
-    check: Callable[[int | None], CommandResult], *, choose: Callable[[Sequence[str]], Sequence[int]] | None = None
+    check: Callable[[int | None], CommandResult], *, choose: Callable[[], Sequence[int]] | None = None
 ) -> tuple[str, ...]:
     """Call `check(None)`, which runs to its end, then `check(N)` for each of the steps it took; return those.
 
-    For those alone that `choose` returns, where it is given.
+    For those alone that `choose` then returns, where it is given.
     """
     steps = check(None).steps
 
@@ -53,19 +50,8 @@ def at_every_step(
             error.add_note(f"before step {at}: {steps[at]}")
             raise
 
-    on_both_cores(noted, choose(steps) if choose else range(len(steps)))
+    on_both_cores(noted, choose() if choose else range(len(steps)))
     return steps
-
-
-def kill_points(steps: Sequence[str], numbers: Collection[int] | None = None) -> list[int]:
-    """Return the `numbers` of steps (all by default) before which a kill leaves something else than before the last.
-
-    A kill loses nothing that the kernel was given, synced or not: before the step that follows an fsync it leaves what
-    it leaves before the fsync. The same goes for a file object made of an open descriptor, and for words on standard
-    output. It does not go for a signal that a run handles: that breaks off whatever the run is about to do.
-    """
-    numbers = range(len(steps)) if numbers is None else numbers
-    return [number for number in numbers if number - 1 not in numbers or not _TRACELESS.match(steps[number - 1])]
 
 
 def on_both_cores(work: Callable[[T], U], items: Sequence[T]) -> list[U]:
@@ -136,25 +122,25 @@ def _calls(journal: str) -> Iterator[Call]:
 @contextmanager
 def stopped(
     environ: Mapping[str, str], scratch: Path, condition: Callable[[], bool], *arguments: str
-) -> Iterator["subprocess.Popen[bytes]"]:
+) -> Iterator[ForkedRun]:
     """Run `backupd ARGUMENTS` until `condition` holds, stop it (SIGSTOP) during the block, then end it.
 
-    What it says on standard error is in `scratch / "err"`.
+    What it says on standard error is then in `scratch / "err"`.
     """
-    command = [sys.executable, "-m", "backupd", *arguments]
-    with (scratch / "err").open("wb") as err:
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=err)
-    with process:
+    with borrowed_fork_server() as fork_server:
+        run = fork_server.start(arguments, environ, scratch)
         try:
             while not condition():
-                assert process.poll() is None, "it ended before it reached the condition"
+                assert run.poll() is None, "it ended before it reached the condition"
                 time.sleep(0.001)
-            process.send_signal(signal.SIGSTOP)
-            yield process
+            run.send_signal(signal.SIGSTOP)
+            yield run
         except BaseException:
-            process.kill()
+            run.send_signal(signal.SIGKILL)
+            run.wait()
             raise
-        process.send_signal(signal.SIGCONT)
+        run.send_signal(signal.SIGCONT)
+        (scratch / "err").write_text(fork_server.result(run).err)
 
 
 def processes_below(directory: Path) -> list[int]:

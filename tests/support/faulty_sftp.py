@@ -69,7 +69,7 @@ class SftpFaults:
     cut_before: float = _NEVER  # the connection ends at this request, which is not done
     cut_after: float = _NEVER  # ... which is done but not answered
     stall_at: float = _NEVER  # from this request on nothing is answered
-    stall_path: str = "\0"  # from the first request for a path that contains this on, likewise
+    stall_path: str = ""  # from the first request for a path that contains this on, likewise
     denied_path: str = "\0"  # opening a path that contains this is answered "permission denied"
     drip_s: float = 0.0  # answers come byte by byte, with so many seconds between
     answer: Callable[["FaultySftpSession", str, int], bool] | None = None  # a request itself, False: it is served
@@ -132,7 +132,7 @@ class FaultySftpServer:
     def has_stalled(self) -> bool:
         """Return whether a request has concerned `stall_path`."""
         with self.lock:
-            return any(self.faults.stall_path in request for request in self.requests)
+            return bool(self.faults.stall_path) and any(self.faults.stall_path in request for request in self.requests)
 
     def may_flip(self) -> bool:
         """Return whether one more byte may be flipped, and count it."""

@@ -35,6 +35,7 @@ from support.steps import count_steps
 _OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
+_STOPPED = "stopped\n"
 _SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
 
 
@@ -115,9 +116,27 @@ class ForkServer:
         with self._process:  # it ends when its standard input is closed
             pass
 
-    def run(self, arguments: Sequence[str | Path], environ: Mapping[str, str], cwd: Path, **how: Any) -> CommandResult:
-        """Run `backupd ARGUMENTS` in `cwd` to its end; for the rest see `start`."""
-        return self.result(self.start(arguments, environ, cwd, **how))
+    def run(
+        self,
+        arguments: Sequence[str | Path],
+        environ: Mapping[str, str],
+        cwd: Path,
+        *,
+        watch: Callable[[], object] | None = None,
+        **how: Any,
+    ) -> CommandResult:
+        """Run `backupd ARGUMENTS` in `cwd` to its end; for the rest see `start`.
+
+        It is stopped before each of its steps to call `watch`.
+        """
+        if watch is None:
+            return self.result(self.start(arguments, environ, cwd, **how))
+        run = self.start(arguments, environ, cwd, **how, watched=True)
+        while (answer := run.ended.readline()) == _STOPPED:
+            watch()
+            print(file=self._process.stdin, flush=True)
+        run.returncode = int(answer)
+        return self.result(run)
 
     def result(self, run: "ForkedRun") -> CommandResult:
         """Wait for the end of a run, and return what became of it."""
@@ -135,6 +154,7 @@ class ForkServer:
         at: int | None = None,
         send: signal.Signals = signal.SIGKILL,
         again: bool = False,
+        watched: bool = False,
         after_s: float | None = None,
         counted: bool = False,
         reads: str = "",
@@ -147,13 +167,16 @@ class ForkServer:
         """Begin `backupd ARGUMENTS` in `cwd`, with `rights`; `send` it a signal before its step `at`, or `after_s`.
 
         It first calls `enter`, a function of a module in tests/support, which takes it to a namespace of its own.
-        With `again`, the signal is sent before each later step as well. Steps are `counted` on demand, and where `at`
+        With `again`, the signal is sent before each later step as well. If `watched`, it is stopped before each step,
+        which is reported, until it is answered by an empty line. Steps are `counted` on demand, and where `at`
         is given; with `reads`, files and attributes that are read are steps too, where that text is in their name.
         With `strace`, strace(1) traces the run from its beginning, with these arguments.
         Coverage measures the run, and its children only if the test asks for that. A daemon is what has a file for its
         `output`: its children are measured, and it restarts by a real execve(2). The standard streams of a run on a
         `terminal` are that device.
         """
+        if watched:
+            at, send, again = 0, signal.SIGSTOP, True
         request = {
             "arguments": [*map(str, arguments)],
             "environ": {
@@ -165,6 +188,7 @@ class ForkServer:
             "at": at,
             "signal": int(send),
             "again": again,
+            "watched": watched,
             "after_s": after_s,
             "counted": counted or at is not None,
             "reads": reads,
@@ -238,8 +262,19 @@ def serve() -> None:
             print(process, flush=True)
             if request["after_s"] is not None and not _has_ended(process, request["after_s"]):
                 os.kill(process, request["signal"])
-            _, status = os.waitpid(process, 0)
+            status = _wait(process, watched=request["watched"])
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _wait(process: int, *, watched: bool) -> int:
+    """Wait for the end of a run and return its status; report and continue one that is `watched` when it is stopped."""
+    while True:
+        _, status = os.waitpid(process, os.WUNTRACED if watched else 0)
+        if not os.WIFSTOPPED(status):
+            return status
+        print(_STOPPED, end="", flush=True)
+        sys.stdin.readline()
+        os.kill(process, signal.SIGCONT)
 
 
 @contextmanager

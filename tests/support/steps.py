@@ -8,6 +8,7 @@ for it.
 import os
 import sys
 from collections.abc import Mapping
+from io import BytesIO
 from itertools import count
 from typing import Any
 
@@ -44,6 +45,8 @@ def count_steps(journal: int, request: Mapping[str, Any]) -> None:
             return
         os.writev(journal, [f"{what}\n".encode()])
         number = next(numbers)
+        if number == 0:  # before a run opens its log it only reads, and to report each call takes long
+            sys.setprofile(profile)
         if number == at or (request["again"] and at is not None and number > at):
             os.kill(os.getpid(), request["signal"])
 
@@ -53,7 +56,7 @@ def count_steps(journal: int, request: Mapping[str, Any]) -> None:
             step(f"{event} {' '.join(str(argument) for argument in arguments[:2])}")
 
     def profile(frame: Any, event: str, function: Any) -> None:
-        if event == "c_call" and function.__name__ in _CALLED:
+        if event == "c_call" and function.__name__ in _CALLED and not isinstance(function.__self__, BytesIO):
             step(f"{function.__name__} in {frame.f_code.co_name}")
         elif event == "call" and frame.f_code.co_name == "_async_request":
             kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
@@ -61,4 +64,3 @@ def count_steps(journal: int, request: Mapping[str, Any]) -> None:
             step(f"sftp {name}")
 
     sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
-    sys.setprofile(profile)

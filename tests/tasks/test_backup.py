@@ -22,7 +22,7 @@ def test_copies_of_busy_bank_are_all_balanced(
     tmp_path: Path, context: TaskContext, journal_mode: str, page_size: int
 ) -> None:
     database = tmp_path / "bank.db"
-    with running_bank(database, journal_mode, page_size) as bank:
+    with running_bank(database, journal_mode, page_size, pause_s=0.0005) as bank:
         for number in range(3):
             bank.wait_for_commits(20)
             report = backup(BackupRequest("bank", database, reserve_bytes=0), context)

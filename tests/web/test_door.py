@@ -21,7 +21,7 @@ from backupd.errors import CopyCorrupt
 from backupd.model import generation_id
 from backupd.remote import read_run
 from backupd.tasks.requests import REQUESTED_STAYS, PinRequest
-from backupd.web import archive_response, door, server
+from backupd.web import archive_response, connection, door
 from support.catalog_values import manifest
 from support.door import (
     BACKUP_TOKEN,
@@ -373,7 +373,7 @@ def test_archives_cannot_be_downloaded_without_their_token() -> None:
 def test_download_outlives_the_lifetime_of_other_connections(
     archives: FakeArchives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "LIFETIME_S", 1.0)
+    monkeypatch.setattr(connection, "LIFETIME_S", 1.0)
     request = f"GET {ARCHIVE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DOWNLOAD_TOKEN}\r\n\r\n".encode()
     with door_site(archives) as (site, _), site.connect(request) as client:
         first = client.recv(1000)

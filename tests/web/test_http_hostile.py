@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from backupd.web import server
-from backupd.web.server import LIFETIME_S, MOST_CONNECTIONS
+from backupd.web import connection
+from backupd.web.connection import LIFETIME_S, MOST_CONNECTIONS
 from support.web_site import FakeService, WebSite, eventually, received, serving
 
 HALF_A_REQUEST = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
@@ -19,7 +19,7 @@ STRANGER = "127.0.0.2"
 @pytest.fixture
 def only_one_local_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that is loopback, only 127.0.0.1 counts as this host, so that the rest can be strangers."""
-    monkeypatch.setattr(server, "is_loopback", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(connection, "is_loopback", lambda address: address == "127.0.0.1")
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def test_crowd_of_unfinished_requests_delays_no_response(path: str, source: str)
 def test_crowd_waiting_for_hanging_service_delays_no_local_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "LIFETIME_S", 60)
+    monkeypatch.setattr(connection, "LIFETIME_S", 60)
     service = FakeService(hanging=frozenset({"health"}))
     with serving(service) as site, crowd(site, MOST_CONNECTIONS, HEALTH) as waiting:
         eventually(lambda: requests_in_work(site) == MOST_CONNECTIONS)
@@ -79,14 +79,14 @@ def test_crowd_waiting_for_hanging_service_delays_no_local_probe(
     "send", [b"", b"G", HALF_A_REQUEST, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"]
 )
 def test_connection_ends_in_time_in_every_state(send: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LIFETIME_S", 0.3)
+    monkeypatch.setattr(connection, "LIFETIME_S", 0.3)
     with serving() as site, site.connect(send) as client:
         received(client)
         eventually(lambda: open_connections(site) == 0)
 
 
 def test_dripping_request_does_not_extend_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LIFETIME_S", 0.5)
+    monkeypatch.setattr(connection, "LIFETIME_S", 0.5)
     with serving() as site, site.connect(HALF_A_REQUEST) as client:
         with pytest.raises(ConnectionError):
             send_on_and_on(client, b"x", pause_s=0.05)
