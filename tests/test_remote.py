@@ -132,9 +132,9 @@ def test_token_does_not_follow_to_another_host() -> None:
         assert "Authorization" not in other.requests[0].headers
 
 
-def downloaded(tmp_path: Path, *answers: CannedResponse, limit_bytes: int = 1 << 30) -> Path:
+def downloaded(tmp_path: Path, *answers: CannedResponse, limit_bytes: int = 1 << 30, timeout_s: float = 10) -> Path:
     to = tmp_path / "copy.gz"
-    with sidecar(*answers, timeout_s=10) as (client, server):
+    with sidecar(*answers, timeout_s=timeout_s) as (client, server):
         client.download("tasks-20261125-1200", DOWNLOAD_TOKEN, to, limit_bytes=limit_bytes)
         assert server.requests[-1].path == "/api/generations/tasks-20261125-1200/archive"
         assert server.requests[-1].headers["Authorization"] == f"Bearer {DOWNLOAD_TOKEN}"
@@ -146,7 +146,7 @@ def archive(body: bytes = ARCHIVE, digest: str = DIGEST, cut_after: int | None =
 
 
 def test_download_is_repeated_after_broken_connection(tmp_path: Path) -> None:
-    to = downloaded(tmp_path, of_error(429), archive(cut_after=1000), archive())
+    to = downloaded(tmp_path, of_error(429), archive(cut_after=1000), archive(), timeout_s=120)
     assert to.read_bytes() == ARCHIVE
 
 
