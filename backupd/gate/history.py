@@ -286,7 +286,8 @@ def _require_format(raw: bytes) -> None:
 
 
 def _sweep(directory: Directory, names: set[str]) -> None:
-    """Remove what a killed gate left: half-written files, and parts of a deploy that has no record."""
+    """Remove what a killed gate left: half-written files, parts without a record, and the copy of data."""
+    directory.remove(_WORK)
     for name in names:
         stem, dot, suffix = name.partition(".")
         is_part = f"{dot}{suffix}" in (_OUTPUT, _BODY) and f"{stem}{_RECORD}" not in names
