@@ -10,7 +10,7 @@ from backupd.errors import GateStepFailed
 from backupd.formatting import one_line
 from backupd.gate.app_tests import run_tests
 from backupd.gate.backup_step import fetch_copy, take_backup
-from backupd.gate.caprover import deliver, forward
+from backupd.gate.caprover import deliver, forward, require_definition
 from backupd.gate.engine import Cancelling
 from backupd.gate.forgejo import await_status, fetch_commit
 from backupd.gate.history import History
@@ -50,7 +50,10 @@ class GateSteps:
             taken = take_backup(gate.door, push, deploy.id, cancelled)
             return replace(deploy, generations=taken.generations), taken.detail
         if name == "fetch" and gate.forgejo is not None:
-            return deploy, fetch_commit(gate.forgejo, push, work / _TREE, cancelled)
+            said = fetch_commit(gate.forgejo, push, work / _TREE, cancelled)
+            if isinstance(gate.target, CapRover):
+                require_definition(work / _TREE)  # before tests that may take long
+            return deploy, said
         if name == "status" and gate.forgejo is not None and gate.status is not None:
             return deploy, await_status(gate.forgejo, gate.status, push.commit, cancelled)
         if name == "tests":

@@ -19,10 +19,12 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from backupd.system.small_file import opened_file
+
+if TYPE_CHECKING:  # child processes import this
+    from pathlib import Path
 
 HEADER_BYTES = 100
 NEWEST_READ_VERSION = 2
@@ -77,7 +79,7 @@ def parse_header(raw: bytes) -> Header | None:
     )
 
 
-def read_header(path: Path | str) -> Header | None:
+def read_header(path: "Path | str") -> Header | None:
     """Read the header of the file at `path`. Raises OSError."""
     with opened_file(path, links=True) as descriptor:
         return parse_header(os.pread(descriptor, HEADER_BYTES, 0))
@@ -114,7 +116,7 @@ def looks_encrypted(descriptor: int) -> bool:
     return all(_is_random(sample) for sample in _samples(descriptor, size_bytes))
 
 
-def is_encrypted(path: Path | str) -> bool:
+def is_encrypted(path: "Path | str") -> bool:
     """Return whether the file at `path` looks like an encrypted database. Raises OSError."""
     with opened_file(path, links=True) as descriptor:
         return looks_encrypted(descriptor)
@@ -182,7 +184,7 @@ def set_checksums(descriptor: int, *, first_only: bool) -> None:
         os.pwrite(descriptor, checksum, number * page_size - _RESERVED_BYTES)
 
 
-def file_has_checksums(path: Path) -> bool:
+def file_has_checksums(path: "Path") -> bool:
     """Return `has_checksums` of the file at `path`. Raises OSError."""
     with opened_file(path, links=True) as descriptor:
         return has_checksums(descriptor)

@@ -10,9 +10,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from backupd.errors import TargetRefused
 from backupd.system.directory import Directory
@@ -27,8 +26,7 @@ _PASS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _OPERATOR: Final = -1  # the owner of a link that only root can have made, in no volume of an app
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignLink:
+class ForeignLink(NamedTuple):  # no dataclass: child processes import this
     """A link whose `owner` is not the `target_owner`: user ids."""
 
     path: Path
@@ -43,8 +41,7 @@ class ForeignLink:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A directory, a link, or what a path leads to at last, as lstat(2) describes it."""
 
     path: Path

@@ -188,7 +188,8 @@ def test_prometheus_answers_each_query_of_dashboard_and_marks_failure_and_restor
         wait_until(partial(prometheus.rows, filled(annotation["expr"])), f"the mark of {annotation['name']}")
     queries = [filled(target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
     empty = {re.findall(r"backupd_\w+", query)[0] for query in queries if not prometheus.rows(query)}
-    assert empty - {"backupd_problem"} == {  # without drills, messages and pings
+    assert empty - {"backupd_problem"} == {  # without drills, messages, pings and a gate
+        *("backupd_gate_deploys", "backupd_gate_step_duration_seconds"),
         *("backupd_drill_recovery_seconds", "backupd_stage_duration_seconds", "backupd_drill_data_age_seconds"),
         *("backupd_message_last_success_timestamp_seconds", "backupd_message_last_failure_timestamp_seconds"),
         *("backupd_ping_last_success_timestamp_seconds", "backupd_ping_last_failure_timestamp_seconds"),
