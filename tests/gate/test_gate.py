@@ -203,9 +203,7 @@ def test_gate_that_is_killed_in_a_step_goes_on_there(deploying: Deployment, step
         obstacles.hold(step)
         with deploying.running(**obstacles.keys) as gate:
             deploying.push(gate, commit)
-            wait_until(
-                lambda: (step, "running") in [(one.name, one.state) for one in deploying.deploys()[0].steps], step
-            )
+            deploying.wait_in(step)
             gate.stop(signal.SIGKILL)
         obstacles.hold(None)
         with deploying.running(**obstacles.keys):
