@@ -79,6 +79,14 @@ class Guarded:
         assert deploy is not None
         return deploy
 
+    def has_status(self, commit: str, state: str) -> None:
+        """Wait until the commit has this status alone, which is reported beside the message."""
+
+        def found() -> bool:
+            return [one["status"] for one in self.forgejo.latest(commit).values()] == [state]
+
+        wait_until(found, f"the status {state}: {self.forgejo.latest(commit)}", 30)
+
 
 def rights_of_gate() -> list[str]:
     """Return the options of docker that the service of deploy/compose.yml stands for."""
@@ -158,7 +166,7 @@ def test_push_is_backed_up_tested_delivered_and_reported_and_failing_tests_stop_
     (message,) = guarded.messages.wait_for(1)
     assert "deploy OK: tasks" in message.json["title"]
     assert deploy["generations"][0] in message.json["message"]
-    assert [one["status"] for one in guarded.forgejo.latest(first).values()] == ["success"]
+    guarded.has_status(first, "success")
 
     second = repository.commit({"broken": ""})
     guarded.push(second, first)
@@ -168,7 +176,7 @@ def test_push_is_backed_up_tested_delivered_and_reported_and_failing_tests_stop_
     message = guarded.messages.wait_for(2)[-1]
     assert "deploy stopped at tests: tasks" in message.json["title"]
     assert "migrated 20 tasks" in message.json["message"]
-    assert [one["status"] for one in guarded.forgejo.latest(second).values()] == ["failure"]
+    guarded.has_status(second, "failure")
     status, page = guarded.gate.get(f"{guarded.url}/")
     assert (status, "was stopped, production is unchanged" in page, "migrated 20 tasks" in page) == (200, True, True)
     everything = page + guarded.gate.logs() + str([one.body for one in guarded.messages.requests])
