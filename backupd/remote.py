@@ -42,6 +42,8 @@ RunState = Literal["waiting", "running", "ended"]
 
 _NUMBERS: Final = frozenset({"archive_bytes", "snapshot_bytes", "exit_code"})
 _LATER: Final = frozenset(status for status in HTTPStatus if status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+_SEE_LOG: Final = "see backup.log of that backupd"
+_LARGEST: Final = (1 << 63) - 1
 _CHECK_URL: Final = "check the URL, and that the sidecar runs and can be reached from here"
 T = TypeVar("T")
 _ANSWER_BYTES: Final = 4 << 20
@@ -78,6 +80,12 @@ class RemoteSource:
         """Whether it has ended with a verified copy, with or without warnings."""
         return self.state == "ended" and self.outcome not in (None, "failed") and self.generation is not None
 
+    @property
+    def failure(self) -> str:
+        """Why it has not succeeded, also where the sidecar does not say."""
+        state = "it has no verified copy" if self.state == "ended" else f"it has not ended ({self.state})"
+        return self.error or state
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteRun:
@@ -112,8 +120,8 @@ class RemoteRun:
         """Raise RemoteBackupFailed where a source has no verified copy, or its pruning is on hold."""
         for source in self.sources:
             if not source.succeeded:
-                what = source.error or f"it has not ended ({source.state})"
-                raise RemoteBackupFailed(f"the backup of {source.source} failed: {what}", source.hint or "")
+                what = f"the backup of {source.source} failed: {source.failure}"
+                raise RemoteBackupFailed(what, source.hint or _SEE_LOG)
         for source in self.sources:
             if source.hold:
                 raise RemoteBackupFailed(
@@ -157,15 +165,21 @@ def read_run(text: bytes) -> RemoteRun:
 
 
 def _read_source(found: Mapping[str, Any]) -> RemoteSource:
-    warnings = tuple(map(str, found.get("warnings", ())))
+    warnings = found.get("warnings", [])
+    if not isinstance(warnings, list):
+        raise ValueError("its warnings are not a list")  # noqa: TRY004 - as for any other value
     known = {one.name for one in fields(RemoteSource)} - {"warnings"}
     values = {name: value for name, value in found.items() if name in known}
     for name, value in values.items():
-        if value is not None and not isinstance(value, int if name in _NUMBERS else str):
-            raise ValueError(f"{name} is of another type")
+        if value is not None and not (_is_count(value) if name in _NUMBERS else isinstance(value, str)):
+            raise ValueError(f"{name} is none")
     if values["source"] is None or values["state"] not in get_args(RunState):
         raise ValueError("it has no source, or another state")
-    return RemoteSource(**values, warnings=warnings)
+    return RemoteSource(**values, warnings=tuple(map(str, warnings)))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +384,7 @@ def _refusal(answer: HttpResponse, path: str, where: str) -> BackupdError:
         after = answer.headers.get("retry-after", "")
         busy.retry_after_s = float(after) if after.isdecimal() else None
         return busy
-    return SidecarRefused(f"{where} refuses the request: {error}", hint)
+    return SidecarRefused(f"{where} refuses the request: {error}", hint or _CHECK_URL)
 
 
 def _words(answer: HttpResponse) -> tuple[str, str]:

@@ -118,6 +118,7 @@ def test_other_answer_is_one_line_without_token(answer: CannedResponse, kind: ty
     with sidecar(answer, timeout_s=2) as (client, _), pytest.raises(kind) as failed:
         client.request_backup()
     text = f"{failed.value.message} {failed.value.hint}"
+    assert failed.value.hint
     assert text.isprintable()
     assert len(text) < 600
     assert TOKEN not in repr(client)
@@ -131,9 +132,9 @@ def test_token_does_not_follow_to_another_host() -> None:
         assert "Authorization" not in other.requests[0].headers
 
 
-def downloaded(tmp_path: Path, *answers: CannedResponse, limit_bytes: int = 1 << 30) -> Path:
+def downloaded(tmp_path: Path, *answers: CannedResponse, limit_bytes: int = 1 << 30, timeout_s: float = 10) -> Path:
     to = tmp_path / "copy.gz"
-    with sidecar(*answers, timeout_s=10) as (client, server):
+    with sidecar(*answers, timeout_s=timeout_s) as (client, server):
         client.download("tasks-20261125-1200", DOWNLOAD_TOKEN, to, limit_bytes=limit_bytes)
         assert server.requests[-1].path == "/api/generations/tasks-20261125-1200/archive"
         assert server.requests[-1].headers["Authorization"] == f"Bearer {DOWNLOAD_TOKEN}"
@@ -145,7 +146,7 @@ def archive(body: bytes = ARCHIVE, digest: str = DIGEST, cut_after: int | None =
 
 
 def test_download_is_repeated_after_broken_connection(tmp_path: Path) -> None:
-    to = downloaded(tmp_path, of_error(429), archive(cut_after=1000), archive())
+    to = downloaded(tmp_path, of_error(429), archive(cut_after=1000), archive(), timeout_s=120)
     assert to.read_bytes() == ARCHIVE
 
 
@@ -198,6 +199,10 @@ def test_run_is_read_as_it_was_written_and_unknown_fields_are_skipped() -> None:
         {"state": None},
         {"generation": {}},
         {"archive_bytes": "1"},
+        {"archive_bytes": True},
+        {"snapshot_bytes": -1},
+        {"snapshot_bytes": 1 << 63},
+        {"warnings": "one"},
         {"hold": ["x"]},
         {"warnings": None},
     ],
@@ -217,7 +222,7 @@ def test_run_with_values_of_other_types_is_none(change: dict[str, object]) -> No
             RemoteSource(source="tasks", state="ended", outcome="failed", error="no disk", hint="buy one"),
             "failed: no disk",
         ),
-        (RemoteSource(source="tasks", state="ended", outcome="published"), "failed"),
+        (RemoteSource(source="tasks", state="ended", outcome="published"), "failed: it has no verified copy"),
         (RemoteSource(source="tasks", state="running"), "has not ended"),
         (
             RemoteSource(source="tasks", state="ended", outcome="degraded", generation="tasks-1", hold="it shrank"),
@@ -227,8 +232,9 @@ def test_run_with_values_of_other_types_is_none(change: dict[str, object]) -> No
 )
 def test_success_is_verified_copy_of_each_source_without_hold(source: RemoteSource, words: str) -> None:
     run = RemoteRun(id="x", requested_at=NOON, sources=(SOURCE, source))
-    with pytest.raises(RemoteBackupFailed, match=re.escape(words)):
+    with pytest.raises(RemoteBackupFailed, match=re.escape(words)) as failed:
         run.require_success()
+    assert failed.value.hint
     ENDED.require_success()
 
 

@@ -64,7 +64,7 @@ def _print(source: "RemoteSource") -> None:
     for warning in source.warnings:
         print_warning(warning)
     if not source.succeeded:
-        print_error(f"backup of {source.source}: {source.error}", source.hint)
+        print_error(f"backup of {source.source}: {source.failure}", source.hint or "see backup.log there")
         return
     echo(printable(f"{source.source}: {source.outcome} {source.generation}, verified {source.verification}"))
     echo(f"  size     {human_bytes(source.snapshot_bytes or 0)} as {human_bytes(source.archive_bytes or 0)}")

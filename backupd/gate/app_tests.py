@@ -27,8 +27,9 @@ from backupd.formatting import human_bytes, human_duration, one_line, printable
 from backupd.gate.leftovers import remove_files_of
 from backupd.gate.model import AppTests
 from backupd.gate.source_tree import unpack
-from backupd.gate.unprivileged import NOT_FOUND, Ending, Request
+from backupd.gate.unprivileged import NOT_FOUND, Ending, Request, processes_of
 from backupd.gate.waiting import IsCancelled, pause, require_wanted
+from backupd.system.fs import opened
 from backupd.system.process import close_input, container_processes, pipe, send, start_module
 from backupd.system.resources import free_bytes, require_space, reserve_bytes
 
@@ -183,15 +184,36 @@ def _belonging_to(user: int, cancelled: IsCancelled) -> Iterator[None]:
 
 @contextmanager
 def _work_directory(user: int) -> Iterator[Path]:
-    """Lend a directory through which `user` may pass; remove it and everything of `user` in public places, twice."""
-    prefix = f"backupd-tests-{user}-"
-    remove_files_of(user, prefix)
+    """Lend a directory through which `user` may pass, before and after which nothing else of `user` is left."""
+    end_leftovers(user)
     try:
-        work = Path(tempfile.mkdtemp(prefix=prefix))
+        work = Path(tempfile.mkdtemp(prefix=_prefix(user)))
         work.chmod(0o711)
         yield work
     finally:
-        remove_files_of(user, prefix)
+        remove_files_of(user, _prefix(user))
+
+
+def end_leftovers(user: int) -> None:
+    """End processes and remove files of `user`, which are of tests whose gate was killed.
+
+    Raises GateStepFailed, ProcessRefused.
+    """
+    _end_processes(user)
+    remove_files_of(user, _prefix(user))
+
+
+def _prefix(user: int) -> str:
+    return f"backupd-tests-{user}-"
+
+
+def _end_processes(user: int) -> None:
+    if any(processes_of(user)):
+        none = Request(user=user, command=[], environ={}, directory="/", timeout_s=0.0, file_bytes=0, processes=0)
+        with opened(os.devnull, os.O_WRONLY) as nothing:
+            ending = _ended(_started(none, nothing))
+        if ending is None or ending["survivors"]:
+            raise _cannot(user, "processes of the tests cannot be ended")
 
 
 def _prepare(user: int, work: Path, tree_tar: Path, database: Path | None) -> dict[str, str]:
@@ -240,12 +262,11 @@ def _run(request: Request, output: Path, cancelled: IsCancelled, reserve: int) -
                     disk = f"they left only {human_bytes(free)} of the disk free" if free < reserve else ""
         finally:
             ending = _ended(process)
-        if ending is None:  # it was killed: what it has started may still run
-            ending = _ended(_started({**request, "command": []}, descriptor))
-            unknown = "the process that runs the tests was killed: their result is unknown"
-            raise _cannot(request, unknown if ending else "the tests cannot be ended")
+    if ending is None:
+        _end_processes(request["user"])
+        raise _cannot(request["user"], "the process that runs the tests was killed: their result is unknown")
     if ending["survivors"]:
-        raise _cannot(request, f"{ending['survivors']} processes of the tests cannot be ended")
+        raise _cannot(request["user"], f"{ending['survivors']} processes of the tests cannot be ended")
     return ending, disk
 
 
@@ -278,10 +299,8 @@ def _ended(process: "subprocess.Popen[bytes]") -> Ending | None:
     return None
 
 
-def _cannot(request: Request, what: str) -> BackupdError:
-    return GateStepFailed(
-        f"{what} (uid {request['user']})", "restart the gate; if it happens again, look at the log of the host"
-    )
+def _cannot(user: int, what: str) -> BackupdError:
+    return GateStepFailed(f"{what} (uid {user})", "restart the gate; if it happens again, look at the log of the host")
 
 
 @contextmanager

@@ -37,10 +37,7 @@ def take_backup(door: Door, push: Push, key: str, cancelled: IsCancelled = lambd
     sidecar = Sidecar(door.url, door.backup_token, door.timeout_s)
     run = _asked(lambda: sidecar.back_up(door.sources, label_of(push), PINNED_FOR, key), cancelled)
     _asked(run.require_success, lambda: False)
-    generations = tuple(dict.fromkeys(run.generations))
-    if not generations:
-        raise GateStepFailed("the sidecar has no source to back up", "check sources here and [sources] of the sidecar")
-    return BackupTaken(generations, _detail(run))
+    return BackupTaken(tuple(dict.fromkeys(run.generations)), _detail(run))
 
 
 def label_of(push: Push) -> str:

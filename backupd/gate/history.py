@@ -145,9 +145,10 @@ class History:
             try:
                 self._write(Record(deploy, digest), body=push.body)
             except OSError:
-                del self._records[deploy.id]
+                self._records = {key: one for key, one in self._records.items() if key != deploy.id}
                 raise
-            self._prune()
+            with suppress(OSError):  # the next push tries again
+                self._prune()
             return Received(deploy)
 
     def save(self, deploy: Deploy) -> None:
@@ -189,7 +190,7 @@ class History:
 
     def _write(self, record: Record, *, body: bytes = b"") -> None:
         deploy = record.deploy
-        self._records[deploy.id] = record
+        self._records = {**self._records, deploy.id: record}  # others may be reading the one before
         name = f"{deploy.id}{_RECORD}"
         with Directory.open(self._directory) as directory:
             if body and not deploy.ended:
@@ -209,11 +210,11 @@ class History:
 
     def _prune(self) -> None:
         """Remove the oldest deploys that have ended, but for the last ones."""
-        for record in [one for one in self._newest_first()[KEPT:] if one.deploy.ended]:
+        for deploy_id in [one.deploy.id for one in self._newest_first()[KEPT:] if one.deploy.ended]:
             with Directory.open(self._directory) as directory:
                 for suffix in (_OUTPUT, _BODY, _RECORD):
-                    directory.unlink(f"{record.deploy.id}{suffix}")
-            del self._records[record.deploy.id]
+                    directory.unlink(f"{deploy_id}{suffix}")
+            self._records = {key: one for key, one in self._records.items() if key != deploy_id}
 
 
 def _order(record: Record) -> tuple[datetime, str]:
@@ -285,7 +286,8 @@ def _require_format(raw: bytes) -> None:
 
 
 def _sweep(directory: Directory, names: set[str]) -> None:
-    """Remove what a killed gate left: half-written files, and parts of a deploy that has no record."""
+    """Remove what a killed gate left: half-written files, parts without a record, and the copy of data."""
+    directory.remove(_WORK)
     for name in names:
         stem, dot, suffix = name.partition(".")
         is_part = f"{dot}{suffix}" in (_OUTPUT, _BODY) and f"{stem}{_RECORD}" not in names

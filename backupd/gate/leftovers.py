@@ -10,7 +10,8 @@ from typing import Final
 from backupd.errors import GateStepFailed
 from backupd.system.fs import opened
 
-_PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - where every user may write
+# Where every user may write, in the image of backupd as well.
+_PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock", "/backups")  # noqa: S108
 
 
 def remove_files_of(user: int, prefix: str) -> None:

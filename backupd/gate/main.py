@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from backupd import __version__
 from backupd.bootstrap.notifications import channels
 from backupd.bootstrap.tasks import deferred_log
 from backupd.config import Config
-from backupd.errors import ConfigError, LockHeld
+from backupd.errors import BackupdError, ConfigError, LockHeld
+from backupd.gate.app_tests import end_leftovers
 from backupd.gate.delivery import MAX_BODY_BYTES
 from backupd.gate.engine import Engine
 from backupd.gate.history import History
@@ -60,6 +61,7 @@ def serve(config: Config) -> NoReturn:
             partial(log.error, Event.HTTP_FAILED),
             most_body_bytes=MAX_BODY_BYTES,
         )
+        _end_tests(gates)
         signals.take_over()
         server.start()
         messenger.start()
@@ -111,6 +113,14 @@ def require_rights(gates: tuple[Gate, ...]) -> None:
                 "start the container as root (no --user, no user:); or remove test_command, and wait for the status of "
                 "another CI (wait_for_status)",
             )
+
+
+def _end_tests(gates: tuple[Gate, ...]) -> None:
+    """End what tests have left, and remove their copies of databases, where a gate was killed while they ran."""
+    for gate in gates:
+        if gate.tests is not None:
+            with suppress(BackupdError):  # which the next tests report
+                end_leftovers(gate.tests.user)
 
 
 def gates_name(config: Config) -> str:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HALF_OF_OUTPUT: Final = 5 << 20  # bytes, kept of the beginning and of the end
 _PIPE_BYTES: Final = 1 << 16
@@ -30,6 +30,7 @@ _POLL_MS: Final = 50
 _END_S: Final = 30.0
 # linux/prctl.h
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 36, 38
+_IPC_RMID: Final = 0  # linux/ipc.h
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells have it
 
 
@@ -149,34 +150,56 @@ def _reset_signals() -> None:
 
 
 def _end_all(user: int) -> int:
-    """Kill every process of `user`, again until none is left; return how many could not be ended."""
+    """Kill every process of `user`, again until none is left, and remove its shared memory.
+
+    Returns how many processes could not be ended.
+    """
     give_up = time.monotonic() + _END_S
     while True:
         try:
-            killer = os.fork()
+            _as_user(user, lambda: os.kill(-1, signal.SIGKILL))
         except OSError:  # no process can be started as long as there are so many
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in processes_of(user):
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
-        else:
-            if not killer:
-                _kill_others(user)
-            with suppress(ChildProcessError):
-                os.waitpid(killer, 0)
         for _ in _reaped():
             pass
         left = sum(1 for _ in processes_of(user))
+        if not left:
+            with suppress(OSError):
+                _as_user(user, lambda: _remove_shared_memory(user))
         if not left or time.monotonic() >= give_up:
             return left
         time.sleep(_POLL_MS / 1000)
 
 
-def _kill_others(user: int) -> NoReturn:
-    with suppress(BaseException):
-        _become(user)  # else this would kill everything
-        os.kill(-1, signal.SIGKILL)
-    os._exit(0)
+def _as_user(user: int, act: "Callable[[], None]") -> None:
+    """Call `act` in a child process that has become `user`, and wait for its end. Raises OSError if none can start."""
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            _become(user)  # else a kill of its processes would kill everything
+            act()
+        os._exit(0)
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def _remove_shared_memory(user: int) -> None:
+    """Remove what `user` has created by sysvipc(7), which outlives its processes, and counts as memory."""
+    library = ctypes.CDLL(None)
+    remove: dict[str, Callable[[int], object]] = {
+        "shm": lambda number: library.shmctl(number, _IPC_RMID, None),
+        "sem": lambda number: library.semctl(number, 0, _IPC_RMID),
+        "msg": lambda number: library.msgctl(number, _IPC_RMID, None),
+    }
+    for kind, remove_one in remove.items():
+        with suppress(OSError, ValueError), open(f"/proc/sysvipc/{kind}", "rb") as stream:
+            creator = next(stream, b"").split().index(b"cuid")  # the owner may have been changed
+            for fields in map(bytes.split, stream):
+                if int(fields[creator]) == user:
+                    remove_one(int(fields[1]))
 
 
 def processes_of(user: int) -> "Iterator[int]":

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from backupd.errors import Cancelled, GateStepFailed
 from backupd.gate import app_tests
-from backupd.gate.app_tests import TestResult, require_rights, run_tests
+from backupd.gate.app_tests import TestResult, end_leftovers, require_rights, run_tests
 from backupd.gate.model import AppTests
 from backupd.gate.unprivileged import HALF_OF_OUTPUT, processes_of
 from support.app_trees import left_of, run_script, text_of, tree_of
@@ -124,6 +125,15 @@ def test_cancelled_tests_end_at_once(tmp_path: Path, uid: int) -> None:
     with pytest.raises(Cancelled):
         run_script(tmp_path, "echo begun; sleep 600", uid, cancelled=lambda: "begun" in text_of(tmp_path))
     assert time.monotonic() - began < 60
+    assert left_of(uid) == []
+
+
+def test_leftovers_of_killed_gate_are_ended(uid: int) -> None:
+    work = Path(tempfile.mkdtemp(dir="/tmp", prefix=f"backupd-tests-{uid}-"))
+    (work / "database").mkdir()
+    with subprocess.Popen(("sleep", "600"), user=uid, start_new_session=True) as process:
+        end_leftovers(uid)
+        assert process.wait(20) == -signal.SIGKILL
     assert left_of(uid) == []
 
 

@@ -103,11 +103,15 @@ def test_degraded_backup_passes_and_its_warnings_are_told() -> None:
         (CannedResponse(404, b"Not Found\n"), "accepts no such request", "http.actions = true"),
         (CannedResponse(200, b"<html>"), "not as backupd does", "check the URL"),
         (CannedResponse(503, b'{"error": "too many runs wait"}'), "too many runs wait", ""),
-        (CannedResponse(200, run_answer(generation=None)), "the backup of tasks failed", ""),
+        (
+            CannedResponse(200, run_answer(generation=None)),
+            "backup of tasks failed: it has no verified copy",
+            "backup.log",
+        ),
         (
             CannedResponse(200, b'{"id": "1", "requested_at": "2026-11-30T12:00:00+00:00", "sources": []}'),
-            "no source",
-            "",
+            "not as backupd does",
+            "check the URL",
         ),
     ],
 )

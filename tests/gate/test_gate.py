@@ -203,9 +203,7 @@ def test_gate_that_is_killed_in_a_step_goes_on_there(deploying: Deployment, step
         obstacles.hold(step)
         with deploying.running(**obstacles.keys) as gate:
             deploying.push(gate, commit)
-            wait_until(
-                lambda: (step, "running") in [(one.name, one.state) for one in deploying.deploys()[0].steps], step
-            )
+            deploying.wait_in(step)
             gate.stop(signal.SIGKILL)
         obstacles.hold(None)
         with deploying.running(**obstacles.keys):
@@ -237,6 +235,34 @@ def running_commands() -> set[str]:
         except OSError:
             continue
     return found
+
+
+def test_forwarded_request_is_unchanged_after_restart(deploying: Deployment) -> None:
+    keys = dict.fromkeys(("CAPROVER_URL", "CAPROVER_APP", "CAPROVER_TOKEN", "HEALTH_URL"), "")
+    keys |= {"REFS": "refs/heads/main", "CAPROVER_WEBHOOK": deploying.caprover.webhook_url}
+    deploying.caprover.before_answer = lambda _asked: HANG
+    with deploying.running(**keys) as gate:
+        deploying.push(gate, deploying.commit())
+        deploying.caprover.server.wait_for(1)
+        gate.stop(signal.SIGKILL)
+    deploying.caprover.before_answer = lambda _asked: None
+    with deploying.running(**keys):
+        deploying.wait_for("deployed")
+    first, second = deploying.caprover.requests
+    assert first.body == second.body != b""
+    assert first.header("X-GitHub-Event") == second.header("X-GitHub-Event") == "push"
+
+
+def test_sigterm_ends_gate_in_time_while_nobody_answers(unwatched: Deployment) -> None:
+    with recording_server(HANG) as silent, unwatched.running(BACKUPD_NOTIFY__URLS=silent.url("/hook", "json")) as gate:
+        unwatched.caprover.token = None
+        unwatched.push(gate, unwatched.commit())
+        silent.wait_for(1)
+        unwatched.caprover.before_answer = lambda _asked: HANG
+        unwatched.push(gate, unwatched.commit("second"), before=unwatched.deploys()[0].push.commit)
+        unwatched.wait_in("deliver")
+        assert gate.stop(signal.SIGTERM) < 8
+        assert gate.process.returncode == 0
 
 
 def test_gate_that_replaces_another_takes_over_its_deploy(unwatched: Deployment) -> None:

@@ -204,8 +204,8 @@ def test_leftovers_are_removed(history: History, tmp_path: Path) -> None:
     for name in ("x.txt", "x.body", f"{deploy.id}.json.new"):
         (directory / name).write_text("left")
     history.new_output(deploy.id).write_text("passed")
-    (history.make_work() / "tree").mkdir()
-    History.open(tmp_path, "tasks").remove_work()
+    (history.make_work() / "copy.sqlite3").write_text("data of the app")
+    History.open(tmp_path, "tasks")
     assert sorted(path.name for path in directory.iterdir()) == [
         f"{deploy.id}.json",
         f"{deploy.id}.txt",

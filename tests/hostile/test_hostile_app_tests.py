@@ -113,6 +113,21 @@ def test_files_of_any_kind_are_removed(tmp_path: Path, uid: int, script: str) ->
     assert run_script(tmp_path, f"set -e; cd $HOME; {script}", uid).passed, text_of(tmp_path)
 
 
+def test_nothing_stays_in_any_place_where_all_may_write(tmp_path: Path, uid: int) -> None:
+    script = "for place in /var/tmp /dev/shm /dev/mqueue /run/lock; do [ ! -d $place ] || touch $place/left; done; "
+    script += "ls /run/lock /var/tmp"
+    assert "left" in run_script(tmp_path, script, uid).tail
+
+
+def test_shared_memory_outlives_no_tests_also_if_given_away(tmp_path: Path, uid: int) -> None:
+    create = "import ctypes; c = ctypes.CDLL(None); m = c.shmget(0, 4096, 0o1600); "
+    create += "assert min(m, c.semget(0, 1, 0o1600), c.msgget(0, 0o1600)) >= 0; "
+    create += "b = (ctypes.c_char * 256)(); assert c.shmctl(m, 2, b) == 0; b[4:8] = (65534).to_bytes(4, 'little'); "
+    create += "assert c.shmctl(m, 1, b) == 0"
+    result = run_script(tmp_path, create, uid, command=("/usr/bin/env", "python3", "tests.sh"))
+    assert result.passed, result.tail
+
+
 def test_links_are_not_followed_when_files_are_removed(tmp_path: Path, uid: int, reachable: Path) -> None:
     kept = reachable / "kept"
     kept.write_text("kept")

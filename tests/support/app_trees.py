@@ -12,7 +12,7 @@ from backupd.gate.source_tree import write_tree
 from backupd.gate.unprivileged import processes_of
 from support.forgejo_server import Repository
 
-PLACES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+PLACES = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))
 
 
 def tree_of(directory: Path, files: dict[str, str | bytes | None]) -> Path:
@@ -48,10 +48,14 @@ def text_of(directory: Path) -> str:
 
 
 def left_of(user: int) -> list[str]:
-    """Return processes and files of `user`, and its work directories, in places where every user may write."""
+    """Return processes, files and shared memory of `user`, and its work directories, where every user may write."""
     found = [f"process {pid}" for pid in processes_of(user)]
-    for path in (one for place in PLACES for one in place.iterdir()):
+    for path in (one for place in PLACES if place.is_dir() for one in place.iterdir()):
         with suppress(FileNotFoundError):  # of another process of tests
             if f"backupd-tests-{user}" in path.name or path.lstat().st_uid == user:
                 found.append(os.fspath(path))
+    for kind in ("shm", "sem", "msg"):
+        lines = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+        creator = lines[0].split().index("cuid")
+        found += [f"{kind} {line}" for line in lines[1:] if line.split()[creator] == str(user)]
     return found

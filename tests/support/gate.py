@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backupd.gate.history import _CODEC
-from backupd.gate.model import Deploy, DeployState
+from backupd.gate.model import Deploy, DeployState, StepName
 from support.caprover_server import CapRoverServer, LiveVersion, caprover_server, live_version
 from support.command import Backupd
 from support.daemon import Daemon, running_daemon, wait_until
@@ -57,6 +57,10 @@ class Deployment:
         """Return the deploys on disk, newest first."""
         paths = sorted((self.directory / "state" / "deploys" / "tasks").glob("2*.json"), reverse=True)
         return tuple(_CODEC.validate_json(path.read_bytes()).deploy for path in paths)
+
+    def wait_in(self, step: StepName) -> None:
+        """Wait until the newest deploy is in `step`."""
+        wait_until(lambda: [one.name for one in self.deploys()[0].steps if one.state == "running"] == [step], step)
 
     def wait_for(self, state: DeployState, timeout_s: float = 60) -> Deploy:
         """Wait until the newest deploy is in `state`, and return it."""
