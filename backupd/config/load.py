@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from backupd.config.discovery import Discovery
-from backupd.config.environment import Setting, nearest, read_environment
+from backupd.config.environment import FILE_SUFFIX, PREFIX, Setting, nearest, read_environment
 from backupd.config.file import Document, lines_of, read_document
 from backupd.config.kinds import is_time_zone
+from backupd.config.render import secrets_of
 from backupd.config.schema import ANY, ENVIRONMENT, Config, KeyPath, all_keys, key_at
 from backupd.errors import ConfigError
 
@@ -102,9 +103,17 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         problems += _explain(error, partial(_place, document, environment.settings, lines_of(document.text)))
     else:
         if not problems:
-            return config.with_discovery(discovery)
+            files = _secret_files(config, document.text, environ, here)
+            return config.with_discovery(discovery).with_secret_files(files)
     lines = [line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…" for line in problems]
     raise ConfigError("\n".join([*lines, *filter(None, [document.skipped])]), hint=_HINT)
+
+
+def _secret_files(config: Config, text: str, environ: Mapping[str, str], here: Path) -> tuple[str, ...]:
+    """Return the files from which secrets were read; `text` is that of the configuration file."""
+    document = [config.origin] if any(secret in text for secret in secrets_of(config)) else []
+    named = [value for name, value in environ.items() if name.startswith(PREFIX) and name.endswith(FILE_SUFFIX)]
+    return (*document, *(str(here / value) for value in named if value))
 
 
 def refuse_gate_alone(config: Config) -> None:

@@ -76,6 +76,7 @@ class Config(sections.Table):
     gate: kinds.Named[GateSection] = Field({})
 
     _origin: str = PrivateAttr(ENVIRONMENT)
+    _secret_files: tuple[str, ...] = PrivateAttr(())
     _timezone_warning: str = PrivateAttr("")
     _note: str = PrivateAttr("")
     _skipped: str = PrivateAttr("")
@@ -212,6 +213,17 @@ class Config(sections.Table):
         (section,) = self.sources.values()
         found = {discovery.source: section.model_copy(update={"path": discovery.database})}
         return copy.model_copy(update={"sources": found})
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """The files from which secrets were read: those of variables, and that of the configuration if it has some."""
+        return self._secret_files
+
+    def with_secret_files(self, files: tuple[str, ...]) -> Self:
+        """Return a copy whose secrets were read from `files`."""
+        copy = self.model_copy()
+        copy._secret_files = files  # noqa: SLF001 - of its own class
+        return copy
 
     @property
     def note(self) -> str:

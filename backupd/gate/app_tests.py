@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,7 @@ def run_tests(
         )
         noexec = bool(os.statvfs(work).f_flag & os.ST_NOEXEC)
         began = time.monotonic()
-        ending, disk = _run(request, output, cancelled, reserve)
+        ending, disk = _run(request, output, cancelled, _reserves(work, reserve))
         seconds = time.monotonic() - began
     require_wanted(cancelled)
     code = ending["code"]
@@ -249,7 +249,24 @@ def _give(path: Path, user: int) -> None:
         raise
 
 
-def _run(request: Request, output: Path, cancelled: IsCancelled, reserve: int) -> tuple[Ending, str]:
+def _reserves(work: Path, reserve: int) -> dict[Path, int]:
+    """Return how much must stay free in which places: in `work`, and on the disk of the container itself.
+
+    That has other places where the tests may write (/var/tmp), unless it is read-only. It does not count where it has
+    less already.
+    """
+    root = Path("/")
+    of_root, is_fixed = reserve_bytes(root, None), os.statvfs(root).f_flag & os.ST_RDONLY
+    return {work.parent: reserve} | ({root: of_root} if free_bytes(root) > of_root and not is_fixed else {})
+
+
+def _too_full(reserves: Mapping[Path, int]) -> str:
+    """Return why the tests must end, empty while there is space."""
+    least = min((free for place, reserve in reserves.items() if (free := free_bytes(place)) < reserve), default=None)
+    return "" if least is None else f"they left only {human_bytes(least)} of the disk free"
+
+
+def _run(request: Request, output: Path, cancelled: IsCancelled, reserves: Mapping[Path, int]) -> tuple[Ending, str]:
     """Run the request in a process of its own; return how it ended, and whether the disk was full."""
     with opened_new(output) as descriptor:
         process, disk = _started(request, descriptor), ""
@@ -258,8 +275,7 @@ def _run(request: Request, output: Path, cancelled: IsCancelled, reserve: int) -
             while not (_has_answer(process) or disk or cancelled()) and time.monotonic() < give_up:
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + _SPACE_S
-                    free = free_bytes(Path(request["directory"]).parent)
-                    disk = f"they left only {human_bytes(free)} of the disk free" if free < reserve else ""
+                    disk = _too_full(reserves)
         finally:
             ending = _ended(process)
     if ending is None:

@@ -27,6 +27,7 @@ from backupd.tasks.doctor import Finding, run_check
 _ANSWER_S: Final = 10.0
 _NO_RUN: Final = "none"
 _PROBE: Final = ".check"
+_READABLE: Final = 'for file; do [ ! -r "$file" ] || echo "$file"; done'
 
 
 def check_gates(config: Config) -> Iterator[Finding]:
@@ -34,17 +35,17 @@ def check_gates(config: Config) -> Iterator[Finding]:
     gates = gates_of(config)
     yield run_check("gate directory", partial(_directory, config.gate_dir))
     for gate in gates:
-        yield from _check(gate)
+        yield from _check(gate, config.secret_files)
 
 
-def _check(gate: Gate) -> Iterator[Finding]:
+def _check(gate: Gate, secret_files: tuple[str, ...]) -> Iterator[Finding]:
     yield _steps(gate)
     if gate.door is not None:
         yield run_check(f"{gate.name}: sidecar", partial(_sidecar, gate.door))
     if gate.forgejo is not None:
         yield run_check(f"{gate.name}: repository", partial(_repository, gate.forgejo))
     if gate.tests is not None:
-        yield run_check(f"{gate.name}: tests", partial(_tests, gate.tests))
+        yield run_check(f"{gate.name}: tests", partial(_tests, gate.tests, secret_files))
         yield from _command(gate.name, gate.tests)
     if isinstance(gate.target, CapRover):
         yield run_check(f"{gate.name}: CapRover", partial(_caprover, gate.target))
@@ -117,19 +118,30 @@ def _permissions(response: HttpResponse) -> dict[str, object]:
     return found
 
 
-def _tests(tests: AppTests) -> str:
-    """Become the user of the tests, in a process that ends at once."""
+def _tests(tests: AppTests, files: tuple[str, ...]) -> str:
+    """Become the user of the tests, in a process that ends at once and must not read the `files` of secrets."""
     require_rights(tests.user)
     try:
-        subprocess.run(  # noqa: S603 - it does nothing
-            [shutil.which("true") or "/bin/true"], user=tests.user, group=tests.user, extra_groups=(), check=True
-        )
+        readable = subprocess.run(  # noqa: S603 - a command of this module
+            ["/bin/sh", "-c", _READABLE, "sh", *files],
+            user=tests.user,
+            group=tests.user,
+            extra_groups=(),
+            env={},
+            check=True,
+            capture_output=True,
+        ).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError) as error:
         raise CheckFailed(
             f"a process cannot become user {tests.user}: {error}",
             "let the container have the capabilities SETUID, SETGID, CHOWN and KILL; or set another test_user",
         ) from None
-    return f"can run as user {tests.user}"
+    if readable:
+        raise CheckFailed(
+            f"the tests of every commit can read {one_line(readable.rstrip())}",
+            "give files with secrets mode 0400; for a secret of Docker Swarm: mode: 0400 where the service names it",
+        )
+    return f"can run as user {tests.user}, who can read no file of a secret"
 
 
 def _command(gate: str, tests: AppTests) -> Iterator[Finding]:

@@ -194,6 +194,21 @@ def test_full_disk_ends_tests(tmp_path: Path, uid: int, monkeypatch: pytest.Monk
     assert left_of(uid) == []
 
 
+def test_full_disk_outside_of_work_directory_ends_tests(
+    tmp_path: Path, uid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([1 << 40])
+    monkeypatch.setattr(app_tests, "free_bytes", lambda path: next(free, 1000) if path == Path("/") else 1 << 40)
+    result = run_script(tmp_path, "sleep 600", uid, timeout_s=20)
+    assert str(result) == "the tests were ended: they left only 1000 B of the disk free"
+    assert left_of(uid) == []
+
+
+def test_disk_that_was_full_before_ends_no_tests(tmp_path: Path, uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_tests, "free_bytes", lambda path: 1000 if path == Path("/") else 1 << 40)
+    assert run_script(tmp_path, "sleep 2", uid).passed
+
+
 def test_one_user_runs_the_tests_of_one_gate_at_a_time(tmp_path: Path, uid: int) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

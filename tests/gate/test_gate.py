@@ -350,6 +350,24 @@ def test_check_names_what_is_wrong(deploying: Deployment, keys: dict[str, str], 
     assert (found["check"], words in found["detail"], bool(found["hint"])) == (f"tasks: {check}", True, True), found
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("variable", ["CAPROVER_TOKEN_FILE", "BACKUPD_CONFIG"])
+def test_check_finds_secret_that_tests_can_read(deploying: Deployment, variable: str) -> None:
+    token = deploying.environ.pop("CAPROVER_TOKEN")
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        secret = Path(directory) / "secret"
+        secret.write_text(f'[gate.tasks]\ncaprover_token = "{token}"\n' if variable == "BACKUPD_CONFIG" else token)
+        found = {}
+        for mode in (0o444, 0o400):
+            secret.chmod(mode)
+            done = deploying.backupd(TEST_COMMAND="true", **{variable: str(secret)})("gate", "--check", "--json")
+            (found[mode],) = [one for one in done.json if one["check"] == "tasks: tests"]
+    assert (found[0o400]["ok"], found[0o444]["ok"]) == (True, False), found
+    assert str(secret) in found[0o444]["detail"]
+    assert "0400" in found[0o444]["hint"]
+
+
 def test_check_tries_token_of_real_sidecar(deploying: Deployment, backupd: Backupd) -> None:
     token = "a token for backups"
     with running_daemon(backupd, BACKUPD_HTTP__ACTIONS="true", BACKUPD_HTTP__BACKUP_TOKEN=token) as door:
