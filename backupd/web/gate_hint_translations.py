@@ -47,6 +47,7 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "remove files of the test_user there": "elimine ahí los archivos de test_user",
     "start the container of the gate again without them": "vuelva a iniciar el contenedor del control sin ellos",
     # The backup before a deploy, by backupd beside the app.
+    "see backup.log of that backupd": "vea backup.log de ese backupd",
     "find out why": "averigüe la causa",
     "backupd prune --unfreeze accepts the database as it is now": (
         "backupd prune --unfreeze acepta la base de datos tal como está"
@@ -70,7 +71,6 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "run backupd verify": "ejecute backupd verify",
     "write it as http://HOST:PORT or https://HOST": "escríbala como http://HOST:PUERTO o https://HOST",
     "without a password": "sin contraseña",
-    "check sources here and [sources] of the sidecar": "revise aquí sources y [sources] del sidecar",
     "set download_token": "defina download_token",
     "rehearse = false": "rehearse = false",
     "run backupd verify in the sidecar": "ejecute backupd verify en el sidecar",

@@ -95,7 +95,7 @@ def timeout_response(key: str, timeout_s: float) -> WebResponse:
 
 def internal_error_response() -> WebResponse:
     """Return 500 without details, because anyone may read it; the log has them."""
-    return json_response(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error; see the log of backupd"})
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", "see the log of backupd")
 
 
 def status_response(history: History) -> WebResponse:

@@ -209,6 +209,14 @@ def test_tag_of_commit_that_has_passed_is_accepted_without_testing_again(server:
     assert (server.bare.parent / "runs").read_text() == "run\nmore\n"
 
 
+def test_commit_is_tested_itself_whatever_replaces_it_on_the_server(server: Server) -> None:
+    good = server.commit(GOOD)
+    server.accepts(server.push("main"), "tests passed")
+    bad = server.commit(BAD)
+    server.accepts(server.push(f"{good}:refs/replace/{bad}"))
+    server.refuses(server.push("main"), f"refs/heads/main at {bad[:12]}: the tests failed")
+
+
 def test_annotated_tag_of_bad_commit_is_refused(server: Server) -> None:
     bad = server.commit(BAD)
     server.git("tag", "-a", "-m", "release", "v1")

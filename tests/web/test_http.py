@@ -107,7 +107,7 @@ def test_internal_error_is_logged_and_not_sent_to_client(path: str) -> None:
     with serving(FakeService(error=RuntimeError("cannot read /data/secret.db\nat all"))) as site:
         replies = [site.ask(path) for _ in range(3)]
     assert {reply.status for reply in replies} == {500}
-    assert replies[0].json == {"error": "internal error; see the log of backupd"}
+    assert replies[0].json == {"error": "internal error", "hint": "see the log of backupd"}
     assert len(site.errors) == 1, "the same trouble is told once"
     assert "RuntimeError: cannot read /data/secret.db" in site.errors[0]
     assert "web_site.py" in site.errors[0]
@@ -144,7 +144,7 @@ def test_system_without_free_threads_still_responds(monkeypatch: pytest.MonkeyPa
         reply = site.ask("/livez")
         monkeypatch.undo()
         assert site.ask("/livez").status == 200
-    assert (reply.status, reply.json) == (500, {"error": "internal error; see the log of backupd"})
+    assert (reply.status, reply.json) == (500, {"error": "internal error", "hint": "see the log of backupd"})
     assert "can't start new thread" in site.errors[0]
 
 
