@@ -18,7 +18,8 @@ from backupd.errors import (
     SidecarRefused,
     SidecarUnreachable,
 )
-from backupd.remote import RemoteRun, RemoteSource, Sidecar, read_run, require_address, run_facts, sends_token_in_clear
+from backupd.remote.run import RemoteRun, RemoteSource, read_run, run_facts
+from backupd.remote.sidecar import Sidecar, require_address, sends_token_in_clear
 from support.door import NOON
 from support.recording_server import CannedResponse, ReceivedRequest, RecordingServer, recording_server
 
@@ -33,9 +34,9 @@ WAITING = RemoteRun(id="run-1", requested_at=NOON, sources=(RemoteSource(source=
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backupd.remote._PAUSE_S", 0.01)
-    monkeypatch.setattr("backupd.remote._LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr("backupd.remote.RESTART_S", 0.1)
+    monkeypatch.setattr("backupd.remote.sidecar._PAUSE_S", 0.01)
+    monkeypatch.setattr("backupd.remote.sidecar._LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("backupd.remote.sidecar.RESTART_S", 0.1)
 
 
 def of_run(run: RemoteRun, status: int = 200) -> CannedResponse:

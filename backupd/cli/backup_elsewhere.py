@@ -15,7 +15,7 @@ from backupd.tasks.requests import requested_pin
 from backupd.tasks.run import DEGRADED_EXIT
 
 if TYPE_CHECKING:
-    from backupd.remote import RemoteSource
+    from backupd.remote.run import RemoteSource
 
 REMOTE_TIMEOUT_S: Final = 3600.0
 _WORST_FIRST: Final = (1, TemporaryError.exit_code, DEGRADED_EXIT, 0)
@@ -37,7 +37,7 @@ def back_up_elsewhere(
     """
     if remote is None:
         return False
-    from backupd.remote import Sidecar, require_address, sends_token_in_clear  # slow to import
+    from backupd.remote.sidecar import Sidecar, require_address, sends_token_in_clear  # slow to import
 
     require_address(remote)
     requested_pin("", label or "", pinned)  # refuses what the daemon would

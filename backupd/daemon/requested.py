@@ -16,7 +16,7 @@ from typing import Final
 
 from backupd.daemon.task_queue import TaskQueues, TaskRequest, TaskResult
 from backupd.log import Event
-from backupd.remote import RemoteRun, RemoteSource
+from backupd.remote.run import RemoteRun, RemoteSource
 from backupd.report import AnyReport, BackupDetails
 from backupd.tasks.context import TaskContext
 from backupd.web.door import RequestRefused, WantedBackup

@@ -30,6 +30,7 @@ from backupd.gate.source_tree import unpack
 from backupd.gate.unprivileged import NOT_FOUND, Ending, Request, processes_of
 from backupd.gate.waiting import IsCancelled, pause, require_wanted
 from backupd.system.fs import opened
+from backupd.system.owners import give
 from backupd.system.process import close_input, container_processes, pipe, send, start_module
 from backupd.system.resources import free_bytes, require_space, reserve_bytes
 
@@ -240,9 +241,9 @@ def _prepare(user: int, work: Path, tree_tar: Path, database: Path | None) -> di
 
 def _give(path: Path, user: int) -> None:
     try:
-        os.chown(path, user, user)
+        give(path, user)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # user_namespaces(7)
+        if error.errno == errno.EINVAL:
             raise GateStepFailed(
                 f"tests cannot run as uid {user}, which this container does not have", "set another test_user"
             ) from error

@@ -11,7 +11,8 @@ from backupd.errors import BackupdError, Cancelled, GateStepFailed
 from backupd.formatting import human_bytes, one_line
 from backupd.gate.model import Door, Push
 from backupd.gate.waiting import IsCancelled, abandonable
-from backupd.remote import RemoteRun, RemoteSource, Sidecar
+from backupd.remote.run import RemoteRun, RemoteSource
+from backupd.remote.sidecar import Sidecar
 from backupd.system.resources import require_space, reserve_bytes, watching_space
 
 PINNED_FOR: Final = "30d"

@@ -19,7 +19,7 @@ from backupd.gate.live_app import version_now
 from backupd.gate.model import AppTests, CapRover, Door, Forgejo, Gate, LiveApp
 from backupd.gate.settings import gates_of
 from backupd.gate.steps import steps_of
-from backupd.remote import Sidecar
+from backupd.remote.sidecar import Sidecar
 from backupd.system.directory import Directory
 from backupd.system.http import HttpRequest, HttpResponse, RequestFailed, send_request
 from backupd.tasks.doctor import Finding, run_check

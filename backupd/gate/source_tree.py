@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 from backupd.errors import GateStepFailed
 from backupd.formatting import counted, human_bytes, one_line
 from backupd.system.fs import is_disk_full
+from backupd.system.owners import give
 
 MAX_BYTES: Final = 2 << 30
 MAX_MEMBERS: Final = 200_000
@@ -128,7 +129,7 @@ def unpack(tar: Path, to: Path, owner: int | None = None) -> None:
                 path = os.path.join(root, member.name)  # noqa: PTH118 - for each of many files
                 for made in _made(path, member, contents, root):
                     if owner is not None:
-                        os.chown(made, owner, owner, follow_symlinks=False)
+                        give(made, owner)
     except OSError as error:
         raise _not_written(to, error) from error
 

@@ -106,6 +106,14 @@ def become_owner(uid: int | None, gid: int | None) -> bool:
     return True
 
 
+def give(path: "Path | str", user: int) -> None:
+    """Make `user`, as uid and gid, the owner of what is at `path`, also of a link, where nobody else may write.
+
+    Raises OSError; EINVAL where this user namespace does not have that uid (user_namespaces(7)).
+    """
+    os.chown(path, user, user, follow_symlinks=False)
+
+
 @contextmanager
 def rights_of_owner(state: os.stat_result, *, readable: bool) -> "Iterator[None]":
     """Take the rights of the owner for the block where root has fewer, as in a container without DAC_OVERRIDE.

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid, UsageError
 from backupd.formatting import parse_span
-from backupd.remote import BACKUPS, LONGEST_KEY, LONGEST_WAIT_S, RUNS, RemoteRun, run_facts
+from backupd.remote.run import BACKUPS, LONGEST_KEY, LONGEST_WAIT_S, RUNS, RemoteRun, run_facts
 from backupd.tasks.requests import PinRequest, requested_pin
 from backupd.web.access import Guesses, bearer_refusal
 from backupd.web.archive_response import OpenArchive, open_response

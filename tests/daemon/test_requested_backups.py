@@ -24,7 +24,8 @@ from backupd.errors import (
     SidecarRefused,
     SidecarUnreachable,
 )
-from backupd.remote import RemoteRun, Sidecar
+from backupd.remote.run import RemoteRun
+from backupd.remote.sidecar import Sidecar
 from backupd.report import BackupDetails, RunReport
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import PinRequest
@@ -203,8 +204,8 @@ def test_secrets_of_door_are_in_no_log_page_or_child(backupd: Backupd, backups: 
 
 
 def test_nobody_there_is_unreachable_without_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backupd.remote.RESTART_S", 0.5)
-    monkeypatch.setattr("backupd.remote._PAUSE_S", 0.1)
+    monkeypatch.setattr("backupd.remote.sidecar.RESTART_S", 0.5)
+    monkeypatch.setattr("backupd.remote.sidecar._PAUSE_S", 0.1)
     with pytest.raises(SidecarUnreachable) as failed:
         Sidecar(f"http://127.0.0.1:{free_port()}", TOKEN, 30).request_backup()
     assert TOKEN not in f"{failed.value}{failed.value.hint}{failed.value!r}"

@@ -18,7 +18,7 @@ from backupd.errors import ConfigError
 from backupd.gate.main import require_rights
 from backupd.gate.model import STEPS, StepName
 from backupd.gate.settings import gates_of
-from backupd.remote import RemoteRun, RemoteSource, run_facts
+from backupd.remote.run import RemoteRun, RemoteSource, run_facts
 from support.caprover_server import never_comes_up, rolls_back
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until

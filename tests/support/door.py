@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from backupd.errors import GenerationMissing
 from backupd.model import Manifest
-from backupd.remote import RemoteRun, RemoteSource
+from backupd.remote.run import RemoteRun, RemoteSource
 from backupd.web.door import Door, WantedBackup
 from support.web_site import WebSite, serving
 

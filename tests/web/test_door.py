@@ -19,7 +19,7 @@ import pytest
 
 from backupd.errors import CopyCorrupt
 from backupd.model import generation_id
-from backupd.remote import read_run
+from backupd.remote.run import read_run
 from backupd.tasks.requests import REQUESTED_STAYS, PinRequest
 from backupd.web import archive_response, connection, door
 from support.catalog_values import manifest
