@@ -84,6 +84,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     parameters the first set is measured in all processes, and the others in this one alone.
     """
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(os, "_exit", os._exit)  # wrapped once more each time that pytest-cov starts coverage again
         if item.get_closest_marker("no_cover"):
             patch.delenv(COVERAGE_CONFIG, raising=False)
             stack.enter_context(unmeasured())

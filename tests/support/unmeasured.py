@@ -8,14 +8,16 @@ from coverage import Coverage
 
 @contextmanager
 def unmeasured() -> Iterator[None]:
-    """Measure no coverage of this process in the block."""
+    """Measure no coverage of this process in the block.
+
+    Its measurement is only interrupted: to start it anew would have all children measured from then on.
+    """
     measuring = Coverage.current()
-    if measuring is None:
+    if measuring is None or measuring._collector is None:
         yield
         return
-    measuring.stop()
+    measuring._collector.pause()
     try:
         yield
     finally:
-        if Coverage.current() is not measuring:  # pytest-cov starts it again after each test that is not measured
-            measuring.start()
+        measuring._collector.resume()
