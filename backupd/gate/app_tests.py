@@ -7,7 +7,6 @@ descriptor, no variable of its environment, no file that other users cannot read
 import errno
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from backupd.errors import BackupdError, GateStepFailed
-from backupd.formatting import human_bytes, human_duration, one_line, printable
+from backupd.formatting import human_bytes, human_duration, one_line
 from backupd.gate.leftovers import remove_files_of
 from backupd.gate.model import AppTests
 from backupd.gate.source_tree import unpack
@@ -35,15 +34,11 @@ from backupd.system.process import close_input, container_processes, pipe, send,
 from backupd.system.resources import free_bytes, require_space, reserve_bytes
 
 RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
-LAST_LINES: Final = 200
-_LONGEST_LINE: Final = 500
-_TAIL_BYTES: Final = 256 << 10
 _POLL_S: Final = 0.25
 _SPACE_S: Final = 1.0
 _GRACE_S: Final = 90.0  # in which the process that runs the tests ends all of them
 _MOST_PROCESSES, _FEWEST_PROCESSES, _OF_THE_GATE = 1024, 16, 64
 _NEEDED: Final = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7}  # linux/capability.h
-_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _users: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
 
@@ -59,7 +54,6 @@ class TestResult:
     limit_s: float | None = None  # within which they did not end
     disk: str = ""  # why there was too little space for them
     noexec: str = ""  # the directory of their tree, where no program of it may be executed
-    tail: str = ""  # the last lines of the output, printable
 
     @property
     def passed(self) -> bool:
@@ -134,7 +128,6 @@ def run_tests(
         limit_s=tests.timeout_s if ending["why"] == "timeout" else None,
         disk=disk,
         noexec=os.fspath(work.parent) if noexec else "",
-        tail=last_lines(output),
     )
 
 
@@ -158,17 +151,6 @@ def _most_processes() -> int:
     """Return how many processes and threads tests may have: the gate needs some of those of the container."""
     used, limit = container_processes()
     return max(_FEWEST_PROCESSES, min(_MOST_PROCESSES, limit - used - _OF_THE_GATE)) if limit else _MOST_PROCESSES
-
-
-def last_lines(output: Path) -> str:
-    """Return the end of an output, printable; empty where there is none."""
-    with suppress(OSError), output.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - _TAIL_BYTES))
-        text = _ESCAPES.sub("", stream.read(_TAIL_BYTES).decode(errors="replace"))
-        lines = [printable(line.expandtabs())[:_LONGEST_LINE] for line in text.splitlines()]
-        return "\n".join(lines[-LAST_LINES:])
-    return ""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ MOST_LINES: Final = 200
 _MOST_COLUMNS: Final = 500
 _MOST_OUTPUT: Final = MOST_LINES * _MOST_COLUMNS
 _COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-_TERMINAL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_TERMINAL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 def newest_first(deploys: Iterable[Deploy], gate: str) -> tuple[Deploy, ...]:

@@ -17,7 +17,7 @@ from backupd.gate import app_tests
 from backupd.gate.app_tests import TestResult, end_leftovers, require_rights, run_tests
 from backupd.gate.model import AppTests
 from backupd.gate.unprivileged import HALF_OF_OUTPUT, processes_of
-from support.app_trees import left_of, run_script, text_of, tree_of
+from support.app_trees import left_of, run_script, tail_of, text_of, tree_of
 from support.daemon import wait_until
 from support.rights import Rights
 from support.user_namespace import IN_USER_NAMESPACE
@@ -29,8 +29,8 @@ def test_tests_pass_on_their_own_copy_of_tree(tmp_path: Path, uid: int) -> None:
     script = "set -e; . ./lib.sh; test -x run; [ $(readlink link) = run ]; echo changed >lib.sh; rm run; answer"
     more = {"lib.sh": "answer() { echo well; echo also >&2; }\n", "run*": "", "link -> run": None}
     result = run_script(tmp_path, script, uid, more=more)
-    assert result.passed, result.tail
-    assert (result.tail, text_of(tmp_path)) == ("well\nalso", "well\nalso\n")
+    assert result.passed, tail_of(tmp_path)
+    assert (tail_of(tmp_path), text_of(tmp_path)) == ("well\nalso", "well\nalso\n")
     assert str(result).startswith("the tests passed after ")
     assert left_of(uid) == []
 
@@ -38,8 +38,8 @@ def test_tests_pass_on_their_own_copy_of_tree(tmp_path: Path, uid: int) -> None:
 def test_user_has_no_rights_groups_or_open_files(tmp_path: Path, uid: int) -> None:
     script = "id -u; id -g; id -G; umask; pwd; ulimit -c; cat /proc/self/limits /proc/self/status; ls -l /proc/self/fd"
     result = run_script(tmp_path, script, uid)
-    assert result.passed, result.tail
-    lines = result.tail.splitlines()
+    assert result.passed, tail_of(tmp_path)
+    lines = tail_of(tmp_path).splitlines()
     assert lines[:4] == [str(uid)] * 3 + ["0077"]
     assert lines[4].endswith("/tree")
     assert lines[5] == "0"
@@ -54,8 +54,8 @@ def test_user_has_no_rights_groups_or_open_files(tmp_path: Path, uid: int) -> No
 
 def test_environment_has_only_what_is_named(tmp_path: Path, uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKUPD_GATE__APP__SECRET", "secret-0123456789")
-    result = run_script(tmp_path, "", uid, command=("env",))
-    found = dict(line.split("=", 1) for line in result.tail.splitlines())
+    run_script(tmp_path, "", uid, command=("env",))
+    found = dict(line.split("=", 1) for line in tail_of(tmp_path).splitlines())
     assert found.keys() == {"PATH", "HOME", "TMPDIR", "LANG", "CI"}
     assert (found["LANG"], found["CI"], found["PATH"]) == ("C.UTF-8", "true", os.environ["PATH"])
     assert found["HOME"] != found["TMPDIR"]
@@ -71,9 +71,9 @@ def test_restored_database_is_given_and_original_is_not_touched(tmp_path: Path, 
         "set -e; cd $(dirname $BACKUPD_RESTORED_DATABASE); echo x >>tasks.db; ls -l; echo $BACKUPD_RESTORED_DATABASE"
     )
     result = run_script(tmp_path, script, uid, database=database)
-    assert result.passed, result.tail
+    assert result.passed, tail_of(tmp_path)
     assert database.read_bytes() == before
-    facts, path = result.tail.splitlines()[-2:]
+    facts, path = tail_of(tmp_path).splitlines()[-2:]
     assert facts.startswith("-rw-------")
     assert f" {len(before) + 2} " in facts
     assert Path(path).name == "tasks.db"
@@ -99,7 +99,7 @@ def test_failure_is_told_by_its_kind(tmp_path: Path, uid: int, script: str, said
 def test_missing_program_is_told(tmp_path: Path, uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # others may not be searched by every user
     result = run_script(tmp_path, "", uid, command=("no-such-program", "--all"))
-    assert (result.exit_code, result.tail) == (
+    assert (result.exit_code, tail_of(tmp_path)) == (
         127,
         "backupd: 'no-such-program' cannot be run: No such file or directory",
     )
@@ -108,14 +108,14 @@ def test_missing_program_is_told(tmp_path: Path, uid: int, monkeypatch: pytest.M
 
 def test_program_that_must_not_be_executed_is_told(tmp_path: Path, uid: int) -> None:
     result = run_script(tmp_path, "", uid, command=("./tests.sh",))
-    assert (result.exit_code, result.tail) == (126, "backupd: './tests.sh' cannot be run: Permission denied")
+    assert (result.exit_code, tail_of(tmp_path)) == (126, "backupd: './tests.sh' cannot be run: Permission denied")
 
 
 def test_time_limit_ends_everything(tmp_path: Path, uid: int) -> None:
     script = "trap '' TERM INT HUP; echo begun; (setsid sleep 600 &) ; sleep 600"
     result = run_script(tmp_path, script, uid, timeout_s=1)
     assert str(result) == "the tests did not end within 1 s"
-    assert result.tail == "begun"
+    assert tail_of(tmp_path) == "begun"
     assert "test_timeout_s" in result.hint
     assert left_of(uid) == []
 
@@ -165,15 +165,15 @@ def test_long_output_keeps_beginning_and_end(tmp_path: Path, uid: int) -> None:
     assert (lines[0], lines[-1]) == ("first", "last")
     left_out = 300_000 * 100 + 6 + 5 - 2 * HALF_OF_OUTPUT
     assert f"[{left_out} bytes left out by backupd]" in lines
-    assert len(result.tail.splitlines()) == 200
-    assert result.tail.endswith("\nlast")
+    assert len(tail_of(tmp_path).splitlines()) == 200
+    assert tail_of(tmp_path).endswith("\nlast")
 
 
 def test_output_of_any_bytes_is_shown_printable(tmp_path: Path, uid: int) -> None:
     script = r"printf '\033[31mred\033[0m\t|\033]0;title\007|\000\377\r\nsecond \342\200\256 line\n'"
-    result = run_script(tmp_path, script, uid)
-    first, second = result.tail.splitlines()
-    assert first == r"red     ||\x00�"
+    run_script(tmp_path, script, uid)
+    first, second = tail_of(tmp_path).splitlines()
+    assert first == r"red ||\x00�"
     assert second == r"second \u202e line"
 
 
@@ -247,14 +247,14 @@ def run_apart(program: str, *arguments: object, rights: tuple[str, ...] = ()) ->
     return done.stdout
 
 
-RUN = "import sys; from pathlib import Path; from support.app_trees import run_script; "
+RUN = "import sys; from pathlib import Path; from support.app_trees import run_script, tail_of; "
 
 
 def test_five_capabilities_suffice(tmp_path: Path, uid: int) -> None:
     script = (
         "cd $HOME; mkdir -m 1777 a; mkdir -m 700 a/b; touch a/b/c a/d; chmod 000 a/b a/d; (setsid sleep 600 &); id -u"
     )
-    program = RUN + "print(run_script(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])).tail)"
+    program = RUN + "run_script(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])); print(tail_of(Path(sys.argv[1])))"
     few = Rights(("chown", "dac_override", "kill", "setgid", "setuid"))
     assert run_apart(program, tmp_path, script, uid, rights=few.command) == f"{uid}\n"
     assert left_of(uid) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backupd.gate.unprivileged import HALF_OF_OUTPUT
-from support.app_trees import left_of, run_script, text_of
+from support.app_trees import left_of, run_script, tail_of, text_of
 
 pytestmark = pytest.mark.root
 
@@ -36,7 +36,7 @@ def reachable() -> Iterator[Path]:
 def test_daemons_that_detach_themselves_are_ended(tmp_path: Path, uid: int) -> None:
     daemon = "trap '' TERM HUP INT; exec >/dev/null 2>&1 </dev/null; while :; do sleep 1; done"
     result = run_script(tmp_path, f'(setsid sh -c "(setsid sh -c \\"{daemon}\\" &) &" &); sleep 0.3; echo done', uid)
-    assert result.passed, result.tail
+    assert result.passed, tail_of(tmp_path)
 
 
 def test_fork_bomb_is_bounded_and_ended(tmp_path: Path, uid: int) -> None:
@@ -53,7 +53,7 @@ def test_stopped_processes_are_ended(tmp_path: Path, uid: int) -> None:
 
 def test_tests_that_close_their_output_are_awaited(tmp_path: Path, uid: int) -> None:
     result = run_script(tmp_path, "echo said; exec >&- 2>&- <&-; sleep 0.5; exit 4", uid)
-    assert (result.exit_code, result.tail) == (4, "said")
+    assert (result.exit_code, tail_of(tmp_path)) == (4, "said")
 
 
 def test_process_that_keeps_output_open_delays_nothing(tmp_path: Path, uid: int) -> None:
@@ -77,10 +77,10 @@ def test_processes_of_gate_show_neither_environment_nor_files_nor_memory(tmp_pat
             for what in fd/0 cwd exe; do readlink $one/$what && echo "$what is readable"; done
         done
     """
-    result = run_script(tmp_path, script, uid)
-    assert "readable" not in result.tail
-    assert f"/proc/{os.getpid()} is there" in result.tail
-    assert len(result.tail.splitlines()) == 2
+    run_script(tmp_path, script, uid)
+    assert "readable" not in tail_of(tmp_path)
+    assert f"/proc/{os.getpid()} is there" in tail_of(tmp_path)
+    assert len(tail_of(tmp_path).splitlines()) == 2
 
 
 def test_files_of_gate_cannot_be_read_or_replaced(tmp_path: Path, uid: int, reachable: Path) -> None:
@@ -89,12 +89,12 @@ def test_files_of_gate_cannot_be_read_or_replaced(tmp_path: Path, uid: int, reac
     secret.chmod(0o600)
     output = tmp_path / "output"
     attack = f"cat {secret} {output}; echo x >{output}; touch {reachable}/planted; mv {secret} {secret}2"
-    result = run_script(tmp_path, f"{attack}; ls ..; ls -ld ..", uid)
-    assert "secret-0123456789" not in result.tail
+    run_script(tmp_path, f"{attack}; ls ..; ls -ld ..", uid)
+    assert "secret-0123456789" not in tail_of(tmp_path)
     assert secret.read_text() == "secret-0123456789"
     assert list(reachable.iterdir()) == [secret]
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
-    assert result.tail.splitlines()[-1].startswith("drwx--x--x")
+    assert tail_of(tmp_path).splitlines()[-1].startswith("drwx--x--x")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,8 @@ def test_files_of_any_kind_are_removed(tmp_path: Path, uid: int, script: str) ->
 def test_nothing_stays_in_any_place_where_all_may_write(tmp_path: Path, uid: int) -> None:
     script = "for place in /var/tmp /dev/shm /dev/mqueue /run/lock; do [ ! -d $place ] || touch $place/left; done; "
     script += "ls /run/lock /var/tmp"
-    assert "left" in run_script(tmp_path, script, uid).tail
+    assert run_script(tmp_path, script, uid).passed
+    assert "left" in tail_of(tmp_path)
 
 
 def test_shared_memory_outlives_no_tests_also_if_given_away(tmp_path: Path, uid: int) -> None:
@@ -125,7 +126,7 @@ def test_shared_memory_outlives_no_tests_also_if_given_away(tmp_path: Path, uid:
     create += "b = (ctypes.c_char * 256)(); assert c.shmctl(m, 2, b) == 0; b[4:8] = (65534).to_bytes(4, 'little'); "
     create += "assert c.shmctl(m, 1, b) == 0"
     result = run_script(tmp_path, create, uid, command=("/usr/bin/env", "python3", "tests.sh"))
-    assert result.passed, result.tail
+    assert result.passed, tail_of(tmp_path)
 
 
 def test_links_are_not_followed_when_files_are_removed(tmp_path: Path, uid: int, reachable: Path) -> None:
@@ -157,7 +158,7 @@ def test_endless_output_is_bounded(tmp_path: Path, uid: int) -> None:
     result = run_script(tmp_path, "yes | tr -d '\\n'", uid, timeout_s=2)
     assert result.limit_s == 2
     assert (tmp_path / "output").stat().st_size < 2 * HALF_OF_OUTPUT + 100
-    assert len(result.tail) < 1000
+    assert len(tail_of(tmp_path)) < 1000
 
 
 def test_file_longer_than_free_space_is_refused(tmp_path: Path, uid: int) -> None:
@@ -168,6 +169,6 @@ def test_file_longer_than_free_space_is_refused(tmp_path: Path, uid: int) -> Non
 
 def test_rights_of_other_programs_are_not_given(tmp_path: Path, uid: int) -> None:
     script = "cp /usr/bin/id own; chmod 6755 own; ./own -u; su -c 'echo root'; chown 0 own; mknod sda b 8 0; exit 0"
-    result = run_script(tmp_path, script, uid)
-    assert result.tail.splitlines()[0] == str(uid)
-    assert "root" not in result.tail.splitlines()
+    run_script(tmp_path, script, uid)
+    assert tail_of(tmp_path).splitlines()[0] == str(uid)
+    assert "root" not in tail_of(tmp_path).splitlines()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backupd.gate.app_tests import TestResult, run_tests
 from backupd.gate.model import AppTests
+from backupd.gate.outcome import last_lines
 from backupd.gate.source_tree import write_tree
 from backupd.gate.unprivileged import processes_of
 from support.forgejo_server import Repository
@@ -45,6 +46,11 @@ def text_of(directory: Path) -> str:
     with suppress(FileNotFoundError):
         return (directory / "output").read_text(errors="replace")
     return ""
+
+
+def tail_of(directory: Path) -> str:
+    """Return the end of what the tests printed, as people see it."""
+    return "\n".join(last_lines(text_of(directory)))
 
 
 def left_of(user: int) -> list[str]:
