@@ -44,7 +44,7 @@ class GateSection(Table):
         description="Address of Forgejo or Gitea, which has the commit and shows the result beside it.",
         examples=["https://git.example.com"],
     )
-    forgejo_token: kinds.Token | None = Field(
+    forgejo_token: kinds.Secret | None = Field(
         None,
         description="An access token for the repository: read its contents, read and write commit statuses.",
         examples=["change me: 40 hexadecimal digits"],

@@ -6,7 +6,6 @@ HMAC-SHA256. The headers are not signed: neither the id of the delivery nor the 
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from backupd.formatting import one_line, printable
 from backupd.gate.model import CapRoverWebhook, Gate, Push
+from backupd.web.strict_json import read_object
 
 MAX_BODY_BYTES: Final = 4 << 20
 _SIGNATURES: Final[Mapping[str, str]] = {  # headers, and what stands before the 64 digits
@@ -56,7 +56,7 @@ class Refused:
     unsigned: bool = False
 
 
-class _Malformed(Exception):
+class _Malformed(ValueError):
     """Why a signed body is not the report of a push."""
 
 
@@ -73,8 +73,8 @@ def read_delivery(gate: Gate, headers: Iterable[tuple[bytes, bytes]], body: byte
     if not _DELIVERY.fullmatch(delivery):
         return Refused(HTTPStatus.BAD_REQUEST, "the request has no usable id (X-Forgejo-Delivery)")
     try:
-        return _push(gate, _document(body), delivery, given, body)
-    except _Malformed as problem:
+        return _push(gate, read_object(body), delivery, given, body)
+    except ValueError as problem:
         return Refused(HTTPStatus.BAD_REQUEST, f"the body is not the report of a push: {problem}")
 
 
@@ -104,30 +104,6 @@ def _signature_problem(headers: list[tuple[str, str]], body: bytes, secret: str)
     if not found:
         return _UNSIGNED
     return "" if holds else _WRONG
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    """Return the object in `body`. Raises _Malformed."""
-    try:
-        found = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise _Malformed("it is nested too deeply") from None
-    except ValueError:  # also of bytes that are not UTF-8, and of numbers with thousands of digits
-        raise _Malformed("it is not JSON, or has a key twice") from None
-    if not isinstance(found, dict):
-        raise _Malformed("it is not an object")
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key twice")
-    return found
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)
 
 
 def _push(

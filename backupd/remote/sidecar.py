@@ -5,7 +5,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -57,7 +57,8 @@ class Sidecar:
         """
         give_up, key = time.monotonic() + self.timeout_s, key or secrets.token_hex(16)
         while True:
-            run = self.request_backup(sources, label, pin, key)
+            left = replace(self, timeout_s=max(0.0, give_up - time.monotonic()))
+            run = left.request_backup(sources, label, pin, key)
             try:
                 return self.wait_for(run.id, give_up - time.monotonic())
             except RemoteRunUnknown:

@@ -4,17 +4,16 @@ The token counts only as a bearer token: a browser sends none by itself, so that
 """
 
 import asyncio
-import json
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http import HTTPStatus
 from math import ceil
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +29,7 @@ from backupd.web.cached_response import describe_error
 from backupd.web.connection import LIFETIME_S, BodyTooLarge, extend_lifetime, read_body
 from backupd.web.in_thread import in_thread
 from backupd.web.responses import WebResponse, error_response, internal_error_response, json_response
+from backupd.web.strict_json import read_object
 
 MOST_BODY_BYTES: Final = 16 << 10
 MOST_WAITING: Final = 8
@@ -199,11 +199,9 @@ async def _body(request: Request) -> bytes:
 def read_wanted(body: bytes) -> WantedBackup:
     """Return what the body of a request asks for. Raises RequestRefused."""
     try:
-        facts = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_number) if body else {}
-    except (ValueError, RecursionError):
-        raise _unusable("the body is not valid JSON") from None
-    if not isinstance(facts, Mapping):
-        raise _unusable("the body is not a JSON object")
+        facts = read_object(body) if body else {}
+    except ValueError as error:
+        raise _unusable(f"the body cannot be used: {error}") from None
     if facts.keys() - {"sources", "label", "pin"}:
         raise _unusable("unknown field")
     sources, label = facts.get("sources"), facts.get("label")
@@ -231,18 +229,6 @@ def _pin(value: object) -> bool | timedelta | None:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a field that is there twice: each reader could see another one."""
-    facts = dict(pairs)
-    if len(facts) < len(pairs):
-        raise ValueError("a field is there twice")
-    return facts
-
-
-def _no_number(_: str) -> None:
-    raise ValueError("no JSON")
 
 
 def _unusable(error: str) -> RequestRefused:

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "backupd"
 # What takes part in runs of the daemon and in deploys: whose errors reach the page. Restores and the command line have
 # another reader.
-ROOMS = ("archive", "catalog", "gate", "remote.py", "sqlite", "stores", "system", "tasks", "retention.py")
+ROOMS = ("archive", "catalog", "gate", "remote", "sqlite", "stores", "system", "tasks", "retention.py")
 NOT_IN_RUNS = (
     "gate/check.py",
     "gate/main.py",
