@@ -13,6 +13,7 @@ import pytest
 from backupd.errors import (
     BackupdError,
     CopyCorrupt,
+    NoSpace,
     RemoteBackupFailed,
     SidecarBusy,
     SidecarRefused,
@@ -170,8 +171,9 @@ def test_nothing_stays_of_download_that_fails(tmp_path: Path, answer: CannedResp
 
 
 def test_download_larger_than_limit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SidecarUnreachable, match="more than"):
+    with pytest.raises(NoSpace, match=f"more than 1000 B, as much as may be used at {tmp_path}") as refused:
         downloaded(tmp_path, archive(), limit_bytes=1000)
+    assert "free space" in refused.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

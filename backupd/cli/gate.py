@@ -29,10 +29,11 @@ def of_gate(_config: Config, _arguments: Mapping[str, Any]) -> Iterable[KeyPath]
 )
 @click.option("--check", is_flag=True, help="Check what each gate needs, then exit; nothing is deployed.")
 def gate_command(config: Config, *, check: bool, as_json: bool) -> None:
-    """Each push that a webhook reports is backed up before, tested, delivered to CapRover, and watched until it is up.
+    """Before each push that a webhook reports is deployed to CapRover, the data is backed up and the commit tested.
 
-    A step that fails stops the deploy. POST /hooks/NAME receives the pushes for [gate.NAME]; GET / shows the last
-    deploys. SIGTERM ends it within 8 seconds; what is under way goes on when it starts again.
+    After it, the app is watched until it is up. A step that fails stops the deploy. POST /hooks/NAME receives the
+    pushes for [gate.NAME]; GET / shows the last deploys. SIGTERM ends it within 8 seconds; what is under way goes on
+    when it starts again.
     """
     if not check:
         from backupd.gate.main import serve  # slow to import, and only once this command has started again

@@ -16,10 +16,10 @@ from backupd.errors import CheckFailed, RemoteRunUnknown
 from backupd.formatting import one_line
 from backupd.gate.app_tests import require_rights
 from backupd.gate.live_app import version_now
-from backupd.gate.model import AppTests, CapRover, Door, Forgejo, Gate, LiveApp
+from backupd.gate.model import AppTests, CapRover, Forgejo, Gate, LiveApp, SidecarAccess
 from backupd.gate.settings import gates_of
 from backupd.gate.steps import steps_of
-from backupd.remote.sidecar import Sidecar
+from backupd.remote.sidecar import Sidecar, sends_token_in_clear
 from backupd.system.directory import Directory
 from backupd.system.http import HttpRequest, HttpResponse, RequestFailed, send_request
 from backupd.tasks.doctor import Finding, run_check
@@ -40,8 +40,9 @@ def check_gates(config: Config) -> Iterator[Finding]:
 
 def _check(gate: Gate, secret_files: tuple[str, ...]) -> Iterator[Finding]:
     yield _steps(gate)
-    if gate.door is not None:
-        yield run_check(f"{gate.name}: sidecar", partial(_sidecar, gate.door))
+    yield from _tokens_in_clear(gate)
+    if gate.sidecar is not None:
+        yield run_check(f"{gate.name}: sidecar", partial(_sidecar, gate.sidecar))
     if gate.forgejo is not None:
         yield run_check(f"{gate.name}: repository", partial(_repository, gate.forgejo))
     if gate.tests is not None:
@@ -72,6 +73,18 @@ def _steps(gate: Gate) -> Finding:
     return Finding(f"{gate.name}: steps", ok=True, detail=detail)
 
 
+def _tokens_in_clear(gate: Gate) -> Iterator[Finding]:
+    """Warn of each server to which a token travels so that others may read it."""
+    for key, url in (
+        ("sidecar_url", gate.sidecar.url if gate.sidecar else ""),
+        ("forgejo_url", gate.forgejo.url if gate.forgejo and gate.forgejo.token else ""),
+        ("caprover_url", gate.target.url if isinstance(gate.target, CapRover) else ""),
+    ):
+        if sends_token_in_clear(url):
+            detail, hint = "the token travels unencrypted over http", "use https, or a private network"
+            yield Finding(f"{gate.name}: {key}", ok=True, detail=detail, hint=hint, warning=True)
+
+
 def _directory(path: Path) -> str:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with Directory.open(path) as directory:
@@ -80,10 +93,10 @@ def _directory(path: Path) -> str:
     return f"{path} can be written to"
 
 
-def _sidecar(door: Door) -> str:
+def _sidecar(access: SidecarAccess) -> str:
     """Ask for a run that does not exist, which takes the token for backups, and no backup."""
     try:
-        Sidecar(door.url, door.backup_token, timeout_s=0).wait_for(_NO_RUN)
+        Sidecar(access.url, access.backup_token, timeout_s=0).wait_for(_NO_RUN)
     except RemoteRunUnknown as error:
         if error.hint:  # it is the sidecar that knows of no such run
             return "answers, and accepts the token for backups"

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from backupd.formatting import one_line, printable
-from backupd.gate.model import CapRoverWebhook, Gate, Push
+from backupd.gate.model import COMMIT, TAGS, CapRoverWebhook, Gate, Push
 from backupd.web.strict_json import read_object
 
 MAX_BODY_BYTES: Final = 4 << 20
@@ -23,7 +23,6 @@ _SIGNATURES: Final[Mapping[str, str]] = {  # headers, and what stands before the
     "x-hub-signature-256": "sha256=",
 }
 _DIGITS: Final = re.compile("[0-9a-f]{64}", re.ASCII)
-_COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _DELIVERY: Final = re.compile("[A-Za-z0-9-]{1,64}", re.ASCII)
 _SENDERS: Final = ("forgejo", "gitea", "github")
 _LONGEST_REF: Final = 250
@@ -37,6 +36,8 @@ _FORM: Final = (
     "the body must be JSON: in Forgejo, Settings, Webhooks, this webhook: method POST, content type application/json"
 )
 _UNSIGNED: Final = "the request is not signed: set Secret in the webhook to the secret of this gate"
+_NO_ID: Final = "the request has no usable id (X-Forgejo-Delivery): check whether a proxy before the gate removes it"
+_OTHER_GATE: Final = "in its webhook, set the URL of its own gate, or remove the webhook"
 _WRONG: Final = "the signature is wrong: Secret in the webhook is not the secret of this gate, or the body was changed"
 
 
@@ -71,7 +72,7 @@ def read_delivery(gate: Gate, headers: Iterable[tuple[bytes, bytes]], body: byte
     if event != "push":
         return Ignored(f"the event is {one_line(event) or 'unnamed'}, not push")
     if not _DELIVERY.fullmatch(delivery):
-        return Refused(HTTPStatus.BAD_REQUEST, "the request has no usable id (X-Forgejo-Delivery)")
+        return Refused(HTTPStatus.BAD_REQUEST, _NO_ID)
     try:
         return _push(gate, read_object(body), delivery, given, body)
     except ValueError as problem:
@@ -111,11 +112,12 @@ def _push(
 ) -> Push | Ignored | Refused:
     repository = _text(_table(document, "repository"), "full_name")
     if repository.casefold() != gate.repository.casefold():
-        return Refused(HTTPStatus.FORBIDDEN, f"the push is to another repository than {gate.repository}")
+        problem = f"this gate is for {gate.repository}, and the push is to another repository: {_OTHER_GATE}"
+        return Refused(HTTPStatus.FORBIDDEN, problem)
     ref, before, after = (_text(document, key) for key in ("ref", "before", "after"))
     if len(ref) > _LONGEST_REF or _ODD_IN_REF.search(ref) or not ref.isprintable():
         raise _Malformed("its ref is not a name that git allows")
-    if not (_COMMIT.fullmatch(before) and _COMMIT.fullmatch(after)):
+    if not (COMMIT.fullmatch(before) and COMMIT.fullmatch(after)):
         raise _Malformed("before and after are not commits")
     if not any(matches(pattern, ref) for pattern in gate.refs):
         return Ignored(f"{ref} is none of the refs of this gate ({', '.join(gate.refs)})")
@@ -138,10 +140,10 @@ def _push(
 
 def _commit(document: Mapping[str, Any], ref: str, after: str) -> str:
     """Return the commit that was pushed: `after` of a tag may be an annotated tag, whose commit is the head commit."""
-    if not ref.startswith("refs/tags/"):
+    if not ref.startswith(TAGS):
         return after
     commit = _text(_table(document, "head_commit"), "id")
-    if not _COMMIT.fullmatch(commit) or len(commit) != len(after):
+    if not COMMIT.fullmatch(commit) or len(commit) != len(after):
         raise _Malformed("head_commit.id is not a commit")
     return commit
 

@@ -17,10 +17,10 @@ from backupd.formatting import human_duration, printable
 from backupd.gate.delivery import Ignored
 from backupd.gate.history import History, Received
 from backupd.gate.model import Deploy, DeployState, Push, Step, StepName
+from backupd.gate.waiting import IsCancelled, require_wanted
 from backupd.log import Event, EventLog
 from backupd.system.os_errors import foreseen_error, os_error_hint, os_error_text
 
-Cancelling = Callable[[], bool]
 # A gate that comes back after this time does not deliver again: an operator may have gone back to another version.
 DELIVERS_AGAIN_WITHIN: Final = timedelta(minutes=15)
 _NEEDS_TREE: Final[frozenset[StepName]] = frozenset({"tests", "deliver"})
@@ -41,7 +41,7 @@ class Steps(Protocol):
 
     names: tuple[StepName, ...]
 
-    def take(self, name: StepName, deploy: Deploy, work: Path, cancelled: Cancelling) -> tuple[Deploy, str]:
+    def take(self, name: StepName, deploy: Deploy, work: Path, cancelled: IsCancelled) -> tuple[Deploy, str]:
         """Take one step with files in the directory `work`; return the deploy with what it added, and a sentence.
 
         Raises BackupdError, OSError; and Cancelled, which a delivery raises only before it is sent.
@@ -111,7 +111,8 @@ class Engine:
             except Cancelled:
                 continue
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                self._log.error(Event.RUN_FAILED, UnexpectedError.of(error, _DEFECT).message, hint=_DEFECT)
+                what = f"{self.gate}: {UnexpectedError.of(error, _DEFECT).message}"
+                self._log.error(Event.RUN_FAILED, what, hint=_DEFECT)
                 if deploy is not None:
                     self._end(self.history.get(deploy.id), "interrupted")
 
@@ -194,7 +195,7 @@ class Engine:
             return self._stopping.is_set() or (step.name != "health" and self._is_overtaken(deploy))
 
         try:
-            _require_wanted(cancelled)
+            require_wanted(cancelled)
             if step.name == "deliver" and deploy.version_before is None:
                 deploy = self._steps.before_delivery(deploy)
             deploy = deploy.with_step(step)
@@ -307,8 +308,3 @@ def _seconds(began_at: datetime, ended_at: datetime | None) -> float:
 def _fields(deploy: Deploy, step: Step | None = None) -> dict[str, object]:
     push, name = deploy.push, step.name if step else None
     return {"gate": deploy.gate, "deploy": deploy.id, "ref": push.ref, "commit": push.commit, "step": name}
-
-
-def _require_wanted(cancelled: Cancelling) -> None:
-    if cancelled():
-        raise Cancelled("it was not begun")

@@ -6,7 +6,6 @@ The API is that of Gitea 1.20 and later and of all versions of Forgejo; a token 
 
 import http.client
 import json
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop
 
 from backupd.errors import GateStepFailed
 from backupd.formatting import human_duration, one_line
-from backupd.gate.model import CommitStatus, Forgejo, Push
+from backupd.gate.model import COMMIT, CommitStatus, Forgejo, Push
 from backupd.gate.source_tree import write_tree
 from backupd.gate.waiting import IsCancelled, ask, pause
 from backupd.system.http import LONGEST_BODY, HttpRequest, HttpResponse, RequestFailed
@@ -35,7 +34,6 @@ _PAGES, _PAGE = 20, 50
 _PAGE_BYTES: Final = 4 << 20
 _DESCRIPTION: Final = 255
 _TAGS: Final = 5  # that may point to each other
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 _PASSED: Final = frozenset({"success", "skipped"})
 
@@ -66,7 +64,8 @@ def fetch_commit(forgejo: Forgejo, push: Push, to: Path, cancelled: IsCancelled 
         to.unlink()
         raise GateStepFailed(
             f"{_where(forgejo)} sent the archive of another commit: {one_line(tree.commit or '')[:40]}, not {commit}",
-            "deploy again; if it happens again, delete the repository archives in the administration of that server",
+            "redeliver the webhook in Forgejo; if it happens again, delete the repository archives in the "
+            "administration of that server",
         )
     return f"commit {commit[:10]}: {tree}" + ("" if tree.commit else "; the archive does not tell its commit")
 
@@ -74,7 +73,7 @@ def fetch_commit(forgejo: Forgejo, push: Push, to: Path, cancelled: IsCancelled 
 def commit_of(forgejo: Forgejo, push: Push, cancelled: IsCancelled = lambda: False) -> str:
     """Return the commit of `push`: a pushed tag may have an object of its own. Raises GateStepFailed, Cancelled."""
     found = _valid(push.commit)
-    if not push.ref.startswith("refs/tags/"):
+    if not push.is_tag:
         return found
     for _ in range(_TAGS):
         what = f"tag {push.version}"
@@ -264,7 +263,7 @@ def _json(response: HttpResponse, forgejo: Forgejo) -> Mapping[str, Any]:
 
 
 def _valid(commit: object) -> str:
-    if isinstance(commit, str) and _COMMIT.fullmatch(commit):
+    if isinstance(commit, str) and COMMIT.fullmatch(commit):
         return commit
     raise GateStepFailed(f"{one_line(str(commit))[:80]} is not the id of a commit", "push again")
 

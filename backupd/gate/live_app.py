@@ -31,7 +31,7 @@ def is_version(reported: str | None, push: Push) -> bool:
         return False
     if _COMMIT.fullmatch(text) and push.commit.startswith(text.lower()):
         return True
-    return push.ref.startswith("refs/tags/") and text.removeprefix("v") == push.version.removeprefix("v")
+    return push.is_tag and text.removeprefix("v") == push.version.removeprefix("v")
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from backupd.gate.messages import DeployMessenger, compose_deploy
 from backupd.gate.model import Deploy, Gate
 from backupd.gate.outcome import deployed_before
 from backupd.gate.reports import Reports
-from backupd.gate.routes import GateView, make_app
+from backupd.gate.routes import PageContext, make_app
 from backupd.gate.settings import gates_of
 from backupd.gate.steps import GateSteps
 from backupd.log import Event, EventLog
@@ -46,18 +46,18 @@ def serve(config: Config) -> NoReturn:
     """
     signals = StopSignals(_EXIT_S)
     gates = gates_of(config)
-    require_rights(gates)
+    require_root(gates)
     config.gate_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(config.gate_dir):
         log = deferred_log(config, sys.stdout, directory=config.gate_dir)
-        view = GateView(gates_name(config), ZoneInfo(config.schedule.timezone), config.docs_url, _now)
+        context = PageContext(gates_name(config), ZoneInfo(config.schedule.timezone), config.docs_url, _now)
         messenger = DeployMessenger(channels(config), log)
-        running = {gate.name: _RunningGate(gate, config.gate_dir, view, messenger, log) for gate in gates}
+        running = {gate.name: _RunningGate(gate, config.gate_dir, context, messenger, log) for gate in gates}
         token = config.http.token.get_secret_value() if config.http.token else None
         pairs = {name: (one.gate, one.engine) for name, one in running.items()}
         server = HttpServer(
             config.http.listen,
-            make_app(pairs, token, view, log),
+            make_app(pairs, token, context, log),
             partial(log.error, Event.HTTP_FAILED),
             most_body_bytes=MAX_BODY_BYTES,
         )
@@ -82,14 +82,16 @@ def serve(config: Config) -> NoReturn:
 class _RunningGate:
     """One gate with what it works with."""
 
-    def __init__(self, gate: Gate, gate_dir: Path, view: GateView, messenger: DeployMessenger, log: EventLog) -> None:
+    def __init__(
+        self, gate: Gate, gate_dir: Path, context: PageContext, messenger: DeployMessenger, log: EventLog
+    ) -> None:
         self.gate = gate
         history = History.open(gate_dir, gate.name)
         for problem in history.unreadable:
             log.warning(Event.DEPLOY_RECORD_FAILED, f"{gate.name}: {problem}; it is left as it is", gate=gate.name)
-        self._reports = Reports(gate, partial(_notify, gate, history, view, messenger), log)
-        steps = GateSteps(gate, history, self._reports, view.clock)
-        self.engine = Engine(gate.name, history, steps, log, view.clock)
+        self._reports = Reports(gate, partial(_notify, gate, history, context, messenger), log)
+        steps = GateSteps(gate, history, self._reports, context.clock)
+        self.engine = Engine(gate.name, history, steps, log, context.clock)
 
     def start(self) -> None:
         self._reports.start()
@@ -103,7 +105,7 @@ class _RunningGate:
         self._reports.stop(reports_s)
 
 
-def require_rights(gates: tuple[Gate, ...]) -> None:
+def require_root(gates: tuple[Gate, ...]) -> None:
     """Raise ConfigError where tests are to run as another user, and this process may not become one."""
     for gate in gates:
         if gate.tests is not None and os.geteuid() != 0:
@@ -128,13 +130,20 @@ def gates_name(config: Config) -> str:
     return config.notify.name or ", ".join(config.gate)
 
 
-def _notify(gate: Gate, history: History, view: GateView, messenger: DeployMessenger, deploy: Deploy) -> None:
+def _notify(gate: Gate, history: History, context: PageContext, messenger: DeployMessenger, deploy: Deploy) -> None:
     """Send the message on a deploy that has ended."""
     before = deployed_before(deploy, history.deploys())
     output = history.output(deploy.id)
     messenger.send(
         compose_deploy(
-            deploy, gate, view.name, view.zone, view.clock(), output=output, before=before, docs_url=view.docs_url
+            deploy,
+            gate,
+            context.name,
+            context.zone,
+            context.clock(),
+            output=output,
+            before=before,
+            docs_url=context.docs_url,
         )
     )
 

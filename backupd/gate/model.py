@@ -1,10 +1,13 @@
 """The values of the gate: what an operator has set for one app, a push, and the deploy that follows from it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
+COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)  # its id, SHA-1 or SHA-256
+TAGS: Final = "refs/tags/"
 StepName = Literal["backup", "fetch", "status", "tests", "deliver", "health"]
 # The order in which a deploy takes its steps; those that are not set up are left out.
 STEPS: Final[tuple[StepName, ...]] = ("backup", "fetch", "status", "tests", "deliver", "health")
@@ -22,7 +25,7 @@ ENDED: Final[frozenset[DeployState]] = frozenset({"deployed", "stopped", "unheal
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class SidecarAccess:
     """The sidecar that backs up before a deploy."""
 
     url: str
@@ -94,7 +97,7 @@ class Gate:
     secret: str = field(repr=False)  # that signs the requests of the webhook
     repository: str  # OWNER/NAME
     refs: tuple[str, ...]  # patterns, such as refs/heads/main and refs/tags/v*
-    door: Door | None
+    sidecar: SidecarAccess | None
     forgejo: Forgejo | None
     status: CommitStatus | None
     tests: AppTests | None
@@ -119,7 +122,12 @@ class Push:
     @property
     def version(self) -> str:
         """What people call it: the tag, or the first digits of the commit."""
-        return self.ref.removeprefix("refs/tags/") if self.ref.startswith("refs/tags/") else self.commit[:10]
+        return self.ref.removeprefix(TAGS) if self.is_tag else self.commit[:10]
+
+    @property
+    def is_tag(self) -> bool:
+        """Whether a tag was pushed."""
+        return self.ref.startswith(TAGS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from backupd.formatting import printable
-from backupd.gate.model import CapRover, Deploy, DeployState, Gate, Push, Step
+from backupd.gate.model import COMMIT, CapRover, Deploy, DeployState, Gate, Push, Step
 from backupd.model import Severity, is_generation_id
 from backupd.web.localizer import Localizer
 
@@ -23,7 +23,6 @@ SEVERITIES: Final[Mapping[DeployState, Severity]] = {
 MOST_LINES: Final = 200
 _MOST_COLUMNS: Final = 500
 _MOST_OUTPUT: Final = MOST_LINES * _MOST_COLUMNS
-_COMMIT: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _TERMINAL: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
@@ -61,7 +60,7 @@ def repository_url(gate: Gate) -> str:
 def commit_url(gate: Gate, push: Push) -> str:
     """Return the address of the commit in Forgejo; empty where that is not known."""
     repository = repository_url(gate)
-    return f"{repository}/commit/{push.commit}" if repository and _COMMIT.fullmatch(push.commit) else ""
+    return f"{repository}/commit/{push.commit}" if repository and COMMIT.fullmatch(push.commit) else ""
 
 
 def public_url(url: str) -> str:

@@ -192,12 +192,12 @@ def _settings(gate: Gate, localizer: Localizer) -> Iterator[tuple[str, str]]:
     yield translate("set.repository"), localizer.quote(gate.repository)
     yield translate("set.refs"), localizer.quote(", ".join(gate.refs))
     yield translate("set.webhook"), localizer.quote(f"POST /hooks/{gate.name}")
-    if gate.door is None:
+    if gate.sidecar is None:
         backup = translate("set.backup.none")
-    elif gate.door.sources:
-        backup = translate("set.backup.some", sources=", ".join(gate.door.sources), url=public_url(gate.door.url))
+    elif gate.sidecar.sources:
+        backup = translate("set.backup.some", sources=", ".join(gate.sidecar.sources), url=public_url(gate.sidecar.url))
     else:
-        backup = translate("set.backup.all", url=public_url(gate.door.url))
+        backup = translate("set.backup.all", url=public_url(gate.sidecar.url))
     yield translate("set.backup"), backup
     yield from _checks(gate, localizer)
     target = translate("set.target.webhook")

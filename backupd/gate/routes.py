@@ -42,11 +42,11 @@ from backupd.web.routes import CACHE_S, TIMEOUT_S, Guard, as_response, get_route
 _SMALL_BYTES: Final = 256 << 10  # nearly all pushes; of larger bodies only a few are read at a time
 _MOST_LARGE: Final = 4
 _LOGGED_EVERY_S: Final = 60.0
-_TOO_LARGE: Final = f"the body has more than {MAX_BODY_BYTES >> 20} MiB"
+_TOO_LARGE: Final = f"the body has more than {MAX_BODY_BYTES >> 20} MiB: push fewer commits at a time"
 
 
 @dataclass(frozen=True, slots=True)
-class GateView:
+class PageContext:
     """What the page shows beside the gates themselves."""
 
     name: str
@@ -129,7 +129,9 @@ class Hooks:
         return text_response(HTTPStatus.OK, f"ignored: {ignored.reason}")
 
 
-def make_app(gates: Mapping[str, tuple[Gate, Engine]], token: str | None, view: GateView, log: EventLog) -> ASGIApp:
+def make_app(
+    gates: Mapping[str, tuple[Gate, Engine]], token: str | None, context: PageContext, log: EventLog
+) -> ASGIApp:
     """Return the app of the gates; `token` is asked for where it is set, but for webhooks and `/livez`."""
 
     def on_error(what: str) -> None:
@@ -144,17 +146,17 @@ def make_app(gates: Mapping[str, tuple[Gate, Engine]], token: str | None, view: 
             values,
             deploys,
             language,
-            view.clock(),
-            view.zone,
+            context.clock(),
+            context.zone,
             outputs=_outputs(gates, deploys),
-            name=view.name,
-            docs_url=view.docs_url,
+            name=context.name,
+            docs_url=context.docs_url,
             refreshing=refreshing,
         )
 
     def facts() -> WebResponse:
         deploys = _deploys(gates)
-        return deploys_response(values, deploys, view.clock(), outputs=_outputs(gates, deploys))
+        return deploys_response(values, deploys, context.clock(), outputs=_outputs(gates, deploys))
 
     values = tuple(gate for gate, _ in gates.values())
     livez = cached(lambda: livez_response(_dead(gates)), timeout_response("alive", TIMEOUT_S))

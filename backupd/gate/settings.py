@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from backupd.config import Config, GateSection
 from backupd.errors import ConfigError
-from backupd.gate.model import AppTests, CapRover, CapRoverWebhook, CommitStatus, Door, Forgejo, Gate, LiveApp
+from backupd.gate.model import AppTests, CapRover, CapRoverWebhook, CommitStatus, Forgejo, Gate, LiveApp, SidecarAccess
 
 _NO_GATE = "set secret, repository, refs and a target under [gate.NAME] in a file, or as BACKUPD_GATE__NAME__SECRET …"
 
@@ -24,7 +24,7 @@ def _gate(name: str, section: GateSection) -> Gate:
         secret=section.secret.get_secret_value(),
         repository=section.repository,
         refs=section.refs,
-        door=_door(section),
+        sidecar=_sidecar(section),
         forgejo=_forgejo(section),
         status=CommitStatus(section.status_contexts, section.status_timeout_s) if section.waits_for_status else None,
         tests=_tests(section),
@@ -36,11 +36,11 @@ def _gate(name: str, section: GateSection) -> Gate:
     )
 
 
-def _door(section: GateSection) -> Door | None:
+def _sidecar(section: GateSection) -> SidecarAccess | None:
     if section.sidecar_url is None or section.backup_token is None:
         return None
     token = section.backup_token.get_secret_value()
-    return Door(section.sidecar_url, token, section.sources, _plain(section.download_token))
+    return SidecarAccess(section.sidecar_url, token, section.sources, _plain(section.download_token))
 
 
 def _forgejo(section: GateSection) -> Forgejo | None:

@@ -33,6 +33,7 @@ _SUBMODULE: Final = re.compile(rb"^\s*path\s*=\s*(.+?)\s*$", re.MULTILINE)
 _FORMAT: Final[dict[str, Any]] = {"format": tarfile.GNU_FORMAT, "encoding": "utf-8", "errors": "surrogateescape"}
 _HINT: Final = "remove it from the repository, or set caprover_webhook, with which CapRover fetches the branch itself"
 _DAMAGED: Final = "the archive from the server of the repository is damaged"
+_AGAIN: Final = "redeliver the webhook in Forgejo; look at the log of that server"
 _NAMED: Final = 3
 _KINDS: Final = {
     tarfile.LNKTYPE: "a hard link",
@@ -177,7 +178,7 @@ def _gunzip(packed: IO[bytes], plain: IO[bytes]) -> None:
                     raise _too_large()
                 plain.write(piece)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise GateStepFailed(f"{_DAMAGED}: it does not unpack ({error})", "deploy again; look at that server") from None
+        raise GateStepFailed(f"{_DAMAGED}: it does not unpack ({error})", _AGAIN) from None
 
 
 def _commit_and_prefix(plain: IO[bytes], repository: str) -> tuple[str | None, str]:
@@ -336,7 +337,7 @@ def _damage() -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise GateStepFailed(f"{_DAMAGED} ({one_line(str(error))})", "deploy again; look at that server") from None
+        raise GateStepFailed(f"{_DAMAGED} ({one_line(str(error))})", _AGAIN) from None
 
 
 def _too_large() -> GateStepFailed:

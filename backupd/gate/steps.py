@@ -11,12 +11,12 @@ from backupd.formatting import one_line
 from backupd.gate.app_tests import run_tests
 from backupd.gate.backup_step import fetch_copy, take_backup
 from backupd.gate.caprover import deliver, forward, require_definition
-from backupd.gate.engine import Cancelling
 from backupd.gate.forgejo import await_status, fetch_commit
 from backupd.gate.history import History
 from backupd.gate.live_app import await_version, is_version, version_now
 from backupd.gate.model import STEPS, CapRover, Deploy, Gate, StepName
 from backupd.gate.reports import Reports
+from backupd.gate.waiting import IsCancelled
 
 _TREE: Final = "commit.tar"
 _COPY: Final = "copy.sqlite3"
@@ -26,7 +26,7 @@ _SHORTEST_S: Final = 1.0
 def steps_of(gate: Gate) -> tuple[StepName, ...]:
     """Return the steps that are set up for `gate`, in their order."""
     is_set = {
-        "backup": gate.door is not None,
+        "backup": gate.sidecar is not None,
         "fetch": gate.tests is not None or isinstance(gate.target, CapRover),
         "status": gate.status is not None,
         "tests": gate.tests is not None,
@@ -43,11 +43,11 @@ class GateSteps:
         self.names = steps_of(gate)
         self._gate, self._history, self._reports, self._clock = gate, history, reports, clock
 
-    def take(self, name: StepName, deploy: Deploy, work: Path, cancelled: Cancelling) -> tuple[Deploy, str]:
+    def take(self, name: StepName, deploy: Deploy, work: Path, cancelled: IsCancelled) -> tuple[Deploy, str]:
         """Take one step. Raises BackupdError, OSError."""
         gate, push = self._gate, deploy.push
-        if name == "backup" and gate.door is not None:
-            taken = take_backup(gate.door, push, deploy.id, cancelled)
+        if name == "backup" and gate.sidecar is not None:
+            taken = take_backup(gate.sidecar, push, deploy.id, cancelled)
             return replace(deploy, generations=taken.generations), taken.detail
         if name == "fetch" and gate.forgejo is not None:
             said = fetch_commit(gate.forgejo, push, work / _TREE, cancelled)
@@ -75,29 +75,29 @@ class GateSteps:
         """Report how the deploy stands."""
         self._reports.put(deploy)
 
-    def _test(self, deploy: Deploy, work: Path, cancelled: Cancelling) -> str:
-        tests, door = self._gate.tests, self._gate.door
+    def _test(self, deploy: Deploy, work: Path, cancelled: IsCancelled) -> str:
+        tests, access = self._gate.tests, self._gate.sidecar
         if tests is None:
             return ""
         database = None
-        if tests.rehearse and door is not None:
+        if tests.rehearse and access is not None:
             if len(deploy.generations) != 1:
                 what = f"a rehearsal needs the backup of one database, and there are {len(deploy.generations)}"
                 raise GateStepFailed(what, "name the one to rehearse with in sources")
             database = work / _COPY
-            fetch_copy(door, deploy.generations[0], database, cancelled)
+            fetch_copy(access, deploy.generations[0], database, cancelled)
         result = run_tests(tests, work / _TREE, database, self._history.new_output(deploy.id), cancelled)
         if not result.passed:
             raise GateStepFailed(str(result), result.hint)
         return f"{result}, with {deploy.generations[0]}" if database else str(result)
 
-    def _deliver(self, deploy: Deploy, work: Path, cancelled: Cancelling) -> str:
+    def _deliver(self, deploy: Deploy, work: Path, cancelled: IsCancelled) -> str:
         target = self._gate.target
         if isinstance(target, CapRover):
             return deliver(target, work / _TREE, deploy.push, cancelled)
         return forward(target, deploy.push, cancelled)
 
-    def _watch(self, deploy: Deploy, cancelled: Cancelling) -> str:
+    def _watch(self, deploy: Deploy, cancelled: IsCancelled) -> str:
         """Watch the app for what is left of its time, which began with the step, also before a restart."""
         app = self._gate.app
         if app is None:

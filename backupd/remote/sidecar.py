@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from http import HTTPStatus
+from io import BufferedRandom
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO, BinaryIO, Final, TypeVar
+from typing import IO, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
@@ -18,15 +19,17 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_bef
 from backupd.errors import (
     BackupdError,
     CopyCorrupt,
+    NoSpace,
     RemoteRunUnknown,
     SidecarBusy,
     SidecarRefused,
     SidecarUnreachable,
     UsageError,
 )
-from backupd.formatting import human_duration, one_line
+from backupd.formatting import human_bytes, human_duration, one_line
 from backupd.remote.run import BACKUPS, RUNS, RemoteRun, read_run
-from backupd.system.http import HttpRequest, HttpResponse, RequestFailed, send_request
+from backupd.system.fs import known_path
+from backupd.system.http import LONGEST_BODY, HttpRequest, HttpResponse, RequestFailed, send_request
 
 RESTART_S: Final = 60.0  # for which a sidecar may not answer
 _LATER: Final = frozenset(status for status in HTTPStatus if status >= HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -103,30 +106,34 @@ class Sidecar:
     def download(self, generation: str, download_token: str, to: Path, *, limit_bytes: int = 1 << 40) -> None:
         """Write the archive of a generation, gzip, to the new file `to`, and verify its size and SHA-256.
 
-        Nothing stays there where that fails. Raises SidecarUnreachable, SidecarBusy, SidecarRefused, CopyCorrupt,
-        OSError.
+        Nothing stays there where that fails. Raises NoSpace where it has more than `limit_bytes`, SidecarUnreachable,
+        SidecarBusy, SidecarRefused, CopyCorrupt, OSError.
         """
         path = f"/api/generations/{quote(generation, safe='')}/archive"
-        with open(to, "xb") as stream:  # never another file, nor through a link
+        with open(to, "x+b") as stream:  # never another file, nor through a link
             try:
                 self._receive(path, download_token, stream, limit_bytes)
             except BaseException:
                 to.unlink(missing_ok=True)
                 raise
 
-    def _receive(self, path: str, token: str, stream: BinaryIO, limit_bytes: int) -> None:
+    def _receive(self, path: str, token: str, stream: BufferedRandom, limit_bytes: int) -> None:
         def receive() -> HttpResponse:
             stream.seek(0)
             stream.truncate()
-            answer = self._send(path, token, self.timeout_s, into=stream, limit_bytes=limit_bytes)
+            try:
+                answer = self._send(path, token, self.timeout_s, into=stream, limit_bytes=limit_bytes)
+            except SidecarUnreachable:
+                if stream.tell() + LONGEST_BODY > limit_bytes:
+                    raise _too_large(Path(stream.name).parent, limit_bytes) from None
+                raise
             if answer.headers.get("content-length") != str(stream.tell()):
                 raise SidecarUnreachable(f"the connection to {self._where} broke during the download", _CHECK_URL)
             return answer
 
         answer = self._patiently(receive, self.timeout_s)
-        stream.flush()
-        with open(stream.name, "rb") as written:
-            digest = file_digest(written, "sha256").digest()
+        stream.seek(0)
+        digest = file_digest(stream, "sha256").digest()
         if answer.headers.get("repr-digest") != f"sha-256=:{b64encode(digest).decode()}:":
             raise CopyCorrupt(
                 f"what came from {self._where} has another SHA-256 than the archive there",
@@ -244,6 +251,13 @@ def _refusal(answer: HttpResponse, path: str, where: str) -> BackupdError:
         busy.retry_after_s = float(after) if after.isdecimal() else None
         return busy
     return SidecarRefused(f"{where} refuses the request: {error}", hint or _CHECK_URL)
+
+
+def _too_large(where: Path, limit_bytes: int) -> NoSpace:
+    return NoSpace(
+        f"the archive has more than {human_bytes(limit_bytes)}, as much as may be used at {known_path(where)}",
+        "free space there, or use a larger disk",
+    )
 
 
 def _words(answer: HttpResponse) -> tuple[str, str]:

@@ -9,7 +9,7 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "it may lead to a login page or to another service": (
         "puede llevar a una página de inicio de sesión o a otro servicio"
     ),
-    "deploy again": "vuelva a desplegar",
+    "redeliver the webhook in Forgejo": "reenvíe el webhook desde Forgejo",
     "if it happens again": "si ocurre de nuevo",
     "delete the repository archives in the administration of that server": (
         "borre los archivos de repositorios en la administración de ese servidor"
@@ -31,7 +31,6 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "look at the log of that server": "revise el registro de ese servidor",
     "push again": "vuelva a hacer push",
     "check what was pushed": "revise lo que se subió",
-    "look at that server": "revise ese servidor",
     "remove it from the repository": "quítelo del repositorio",
     "with which CapRover fetches the branch itself": "con el que CapRover descarga la rama por sí mismo",
     "set gate_dir to a larger disk": "defina gate_dir en un disco mayor",
@@ -81,7 +80,7 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     "let them write less": "haga que escriban menos",
     "give the gate a larger disk": "dé al control un disco mayor",
     "{} is mounted noexec: if they run programs of the tree": (
-        "{} está montado con noexec: si ejecutan programas del árbol"
+        "{} está montado con noexec: si ejecutan programas del commit"
     ),
     "mount it with exec (/tmp:exec)": "móntelo con exec (/tmp:exec)",
     "the container may lack memory": "puede que al contenedor le falte memoria",

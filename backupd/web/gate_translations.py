@@ -77,7 +77,7 @@ GATE: Final[Mapping[str, Phrase]] = {
     "deploy.took": Phrase("took {duration}", "tardó {duration}"),
     "deploy.since": Phrase("for {duration}", "desde hace {duration}"),
     "deploy.before": Phrase("before it: {version}", "antes: {version}"),
-    "deploy.kept": Phrase("Backup kept for it", "Copia guardada para él"),
+    "deploy.kept": Phrase("Backup kept for it", "Copia conservada para este despliegue"),
     "deploy.commit": Phrase("commit", "commit"),
     "deploy.steps": Phrase("Steps of {version}", "Pasos de {version}"),
     "deploy.hint": Phrase("Hint: {hint}", "Sugerencia: {hint}"),
@@ -107,7 +107,7 @@ GATE: Final[Mapping[str, Phrase]] = {
     ),
     "set.status": Phrase("CI status", "Estado de CI"),
     "set.status.all": Phrase(
-        "every check of the commit, within {limit}", "todas las del commit, en {limit} como máximo"
+        "every check of the commit, within {limit}", "todas las comprobaciones del commit, en {limit} como máximo"
     ),
     "set.status.some": Phrase("{contexts}, within {limit}", "{contexts}, en {limit} como máximo"),
     "set.tests": Phrase("Tests", "Pruebas"),
@@ -118,7 +118,7 @@ GATE: Final[Mapping[str, Phrase]] = {
         "sin configurar: no se prueba nada antes de desplegar (`test_command`, `wait_for_status`)",
     ),
     "set.target": Phrase("Delivery", "Entrega"),
-    "set.target.app": Phrase("the tested tree to {app} at {url}", "el árbol probado a {app} en {url}"),
+    "set.target.app": Phrase("the tested files to {app} at {url}", "los archivos probados a {app} en {url}"),
     "set.target.webhook": Phrase(
         "forwarded to the webhook of CapRover, which builds the head of its branch, not the tested commit",
         "reenvío al webhook de CapRover, que construye la cabeza de su rama y no el commit probado",

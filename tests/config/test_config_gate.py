@@ -48,14 +48,14 @@ def gate(**changed: str) -> Gate:
 
 def test_least_gate_has_no_step_but_delivery() -> None:
     found = gate()
-    assert (found.door, found.status, found.tests, found.app) == (None, None, None, None)
+    assert (found.sidecar, found.status, found.tests, found.app) == (None, None, None, None)
     assert found.target == CapRover("https://captain.example.com", "tasks", "of-the-app")
 
 
 def test_every_key_has_its_value() -> None:
     found = gate(**ALL)
-    assert found.door is not None
-    assert (found.door.sources, found.door.download_token) == (("tasks", "users"), "download-token-of-16")
+    assert found.sidecar is not None
+    assert (found.sidecar.sources, found.sidecar.download_token) == (("tasks", "users"), "download-token-of-16")
     assert found.forgejo is not None
     assert (found.forgejo.repository, found.forgejo.token) == ("me/tasks", "forgejo-token-of-16")
     assert found.tests is not None

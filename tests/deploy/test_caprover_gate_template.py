@@ -66,14 +66,17 @@ def test_gate_with_required_fields_alone_is_valid(template: Any) -> None:
     gate = gate_of(template, REQUIRED)
     assert (gate.name, gate.refs) == ("my-app", ("refs/heads/main", "refs/tags/v*"))
     assert gate.target == CapRover("https://captain.example.com", "my-app", REQUIRED["$$cap_app_token"])
-    assert (gate.door, gate.tests, gate.status, gate.app) == (None, None, None, None)
+    assert (gate.sidecar, gate.tests, gate.status, gate.app) == (None, None, None, None)
     assert gate.page_url == "https://my-gate.example.com"
 
 
 def test_gate_with_all_fields_is_valid(template: Any) -> None:
     gate = gate_of(template, {**REQUIRED, **OPTIONAL})
-    assert gate.door
-    assert (gate.door.url, gate.door.backup_token) == (OPTIONAL["$$cap_sidecar_url"], OPTIONAL["$$cap_backup_token"])
+    assert gate.sidecar
+    assert (gate.sidecar.url, gate.sidecar.backup_token) == (
+        OPTIONAL["$$cap_sidecar_url"],
+        OPTIONAL["$$cap_backup_token"],
+    )
     assert gate.tests
     assert gate.tests.command == ("sh", "-c", "npm ci && npm test")
     assert gate.status

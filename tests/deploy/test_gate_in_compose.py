@@ -43,11 +43,11 @@ def environ_of(service: Any) -> dict[str, str]:
 def test_gate_and_sidecar_of_compose_share_token_and_have_valid_settings(services: Any) -> None:
     (gate,) = gates_of(load_config(None, environ_of(services["gate"]), Path("/nonexistent")))
     sidecar = load_config(None, environ_of(services["backupd"]), Path("/nonexistent"))
-    assert gate.door
-    assert gate.door.url == f"http://backupd:{sidecar.http.listen.rpartition(':')[2]}"
+    assert gate.sidecar
+    assert gate.sidecar.url == f"http://backupd:{sidecar.http.listen.rpartition(':')[2]}"
     assert sidecar.http.actions
     assert sidecar.http.backup_token
-    assert sidecar.http.backup_token.get_secret_value() == gate.door.backup_token
+    assert sidecar.http.backup_token.get_secret_value() == gate.sidecar.backup_token
     assert gate.refs == ("refs/heads/main",)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from backupd.config import load_config
 from backupd.errors import ConfigError
-from backupd.gate.main import require_rights
+from backupd.gate.main import require_root
 from backupd.gate.model import STEPS, StepName
 from backupd.gate.settings import gates_of
 from backupd.remote.run import RemoteRun, RemoteSource, run_facts
@@ -288,11 +288,11 @@ def test_command_without_gate_says_what_to_set(tmp_path: Path) -> None:
 @pytest.mark.root
 def test_tests_without_root_are_refused(deploying: Deployment) -> None:
     gates = gates_of(load_config(None, deploying.backupd(TEST_COMMAND="true").environment(), deploying.directory))
-    require_rights(gates)
+    require_root(gates)
     os.seteuid(12345)
     try:
         with pytest.raises(ConfigError, match="only root can become another user"):
-            require_rights(gates)
+            require_root(gates)
     finally:
         os.seteuid(0)
 
@@ -348,6 +348,14 @@ def test_check_names_what_is_wrong(deploying: Deployment, keys: dict[str, str], 
     (found,) = [one for one in done.json if not one["ok"]]
     assert done.code == 1
     assert (found["check"], words in found["detail"], bool(found["hint"])) == (f"tasks: {check}", True, True), found
+
+
+def test_check_warns_of_token_that_travels_unencrypted(deploying: Deployment) -> None:
+    url = deploying.caprover.url.replace("127.0.0.1", "127.1")  # a name with a dot: it may be anywhere
+    done = deploying.backupd(CAPROVER_URL=url)("gate", "--check", "--json")
+    (found,) = [one for one in done.json if one["check"].endswith("_url")]
+    assert (done.code, found["check"], found["warning"]) == (0, "tasks: caprover_url", True), done
+    assert "unencrypted" in found["detail"]
 
 
 @pytest.mark.root

@@ -138,7 +138,7 @@ def test_settings_are_shown_and_what_is_missing_is_said() -> None:
         "tasks of http://srv-captain--tasks-backup:8080",
         "ci / *, within 60 min",
         "sh -c 'npm ci && npm test', as user 64000, within 15 min, with a fresh copy of the data",
-        "the tested tree to tasks at https://captain.example.com",
+        "the tested files to tasks at https://captain.example.com",
         "https://tasks.example.com/health, version in version, within 5 min",
     ):
         assert words in text
