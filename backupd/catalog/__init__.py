@@ -16,6 +16,7 @@ from backupd.catalog.database import read_copies as read_copies
 from backupd.errors import CatalogUnavailable as CatalogUnavailable
 from backupd.model import Outcome, Severity
 from backupd.report import AnyReport
+from backupd.system.signals import delay_signals
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -143,11 +144,9 @@ def open_catalog(path: Path) -> "Catalog":
 
     Raises CatalogUnavailable when it is damaged, newer, of another program, a link, not writable or locked for long.
     """
-    from backupd.catalog.catalog import Catalog
-
     with catalog_errors(path):
         prepare(path)
-        return Catalog(path)
+        return _catalog()(path)
 
 
 def read_catalog(path: Path) -> "Catalog":
@@ -155,8 +154,12 @@ def read_catalog(path: Path) -> "Catalog":
 
     Raises CatalogUnavailable as `open_catalog` does, and when the catalog is missing or needs a migration.
     """
-    from backupd.catalog.catalog import Catalog
-
     with catalog_errors(path):
         require_ready(path)
-        return Catalog(path)
+        return _catalog()(path)
+
+
+def _catalog() -> "type[Catalog]":
+    with delay_signals():  # the failure of a run that is stopped here is recorded in the catalog
+        from backupd.catalog.catalog import Catalog
+    return Catalog

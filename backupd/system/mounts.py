@@ -76,11 +76,11 @@ class _Probe:
         held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # which the thread would take for us
         try:
             probe._thread.start()
+            _probes[path] = probe  # before a signal that came meanwhile ends this: the thread removes it
         except RuntimeError:
             return None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        _probes[path] = probe
         return probe
 
     def answer(self) -> os.stat_result:
@@ -98,7 +98,7 @@ class _Probe:
         except (OSError, ValueError) as error:
             self._found = error
         with _probes_lock:
-            del _probes[self._path]
+            _probes.pop(self._path, None)  # another thread may have taken a signal that ended `start`
 
 
 class Mount(NamedTuple):  # no dataclass: child processes import this

@@ -63,6 +63,23 @@ def defer_signals() -> Iterator[None]:
         ignore_signals()
 
 
+@contextmanager
+def delay_signals() -> Iterator[None]:
+    """Let these signals wait for the end of the block, such as an import: half of one would make later ones fail."""
+    here = threading.current_thread() is threading.main_thread()  # where alone Python runs handlers
+    held = [end for end in ENDS if signal.getsignal(end) is _unwind] if here else []
+    came: list[int] = []
+    for end in held:
+        signal.signal(end, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for end in held:
+            signal.signal(end, _unwind)
+        if came:
+            signal.raise_signal(came[0])
+
+
 class StopSignals:
     """SIGTERM, SIGHUP and SIGINT, noticed by a thread: it sets the event `stop`, and exits 1 after so many seconds.
 

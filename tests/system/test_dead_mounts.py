@@ -1,5 +1,6 @@
 """A mount that does not respond: who asks about it waits for a few seconds, and commands that do not need it go on."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -44,6 +45,34 @@ def test_dead_mount_holds_one_thread_for_all_who_ask(mount: Path, monkeypatch: p
     with pytest.raises(FileNotFoundError):
         responding_stat(mount / "missing")
     assert responds(mount / "missing")
+
+
+def test_signal_that_ends_probe_at_its_start_leaves_nothing_behind(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = list[object]()
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    before = signal.signal(signal.SIGUSR1, end)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(SystemExit):
+                responding_stat(database)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    wait_until(lambda: not waiting())
+    assert failures == []
+    assert mounts._probes == {}
+    assert responding_stat(database).st_ino == database.stat().st_ino
 
 
 def test_status_list_and_restore_elsewhere_do_not_wait_for_dead_mount(

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,34 @@ def test_signal_ignored_by_parent_stays_ignored_except_sigterm(number: signal.Si
     command = ["sh", "-c", "trap '' INT HUP TERM; exec \"$@\"", "sh", sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (code, "" if code else "goes on\n")
+
+
+# The signal comes while the catalog imports SQLAlchemy, of which the end of the run needs the whole.
+IMPORTING = """
+import sys
+from pathlib import Path
+from importlib.abc import MetaPathFinder
+import signal
+from backupd.catalog import open_catalog
+from backupd.system.signals import exit_on_signals
+class Stopping(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "sqlalchemy.sql.elements":
+            signal.raise_signal(NUMBER)
+exit_on_signals()
+sys.meta_path.insert(0, Stopping())
+try:
+    open_catalog(Path(sys.argv[1]))
+    print("went on")
+finally:
+    import sqlalchemy.orm
+    print("recorded")
+"""
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_import_for_catalog_waits_for_its_end(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IMPORTING.replace("NUMBER", str(int(number))), str(tmp_path / "catalog.sqlite3")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode in {128 + number, -number}, done.stdout) == (True, "recorded\n"), done
