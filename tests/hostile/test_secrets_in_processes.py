@@ -4,11 +4,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from backupd.system.file_lock import file_lock
 from support.bank import make_bank
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
@@ -65,6 +66,15 @@ def configured(sshd: Sshd, tmp_path: Path) -> Iterator[tuple[dict[str, str], Rec
         )
 
 
+@contextmanager
+def awaited(backups: Path, lock: str) -> Iterator[ExitStack]:
+    """Hold a lock of the store until what is yielded is closed: what waits for it lives until it was searched."""
+    (backups / ".backupd").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        held.enter_context(file_lock(backups / ".backupd" / lock, "test"))
+        yield held
+
+
 def of_kind(found: Found, *kinds: str) -> set[tuple[str, str, str]]:
     return {one for one in found.where if one[0] in kinds}
 
@@ -74,19 +84,26 @@ def in_place(found: Found, *places: str) -> set[tuple[str, str, str]]:
 
 
 def test_daemon_processes_show_no_secret_and_packing_process_has_none(
-    backupd: Backupd, database: Path, sshd: Sshd, secrets: dict[str, str], tmp_path: Path
+    backupd: Backupd, database: Path, backups: Path, sshd: Sshd, secrets: dict[str, str], tmp_path: Path
 ) -> None:
     database.unlink()
     make_bank(database, rows=100_000)
     done = tmp_path / "seen"
     with configured(sshd, tmp_path) as (environ, monitor):
         environ["BACKUPD_DRILL__COMMAND"] = shlex.join(["python3", "-c", READER, str(done)])
-        with watched_for(secrets) as found, running_daemon(backupd, program=REAL, **environ) as daemon:
+        with (
+            awaited(backups, "lock") as backup,
+            awaited(backups, "replicate-offsite.lock") as replicate,
+            watched_for(secrets) as found,
+            running_daemon(backupd, program=REAL, **environ) as daemon,
+        ):
+            wait_until(lambda: "daemon.task_process backup" in found.memories, "the backup")
+            backup.close()
+            wait_until(lambda: "daemon.task_process replicate" in found.memories, "the replication")
+            replicate.close()
             wait_until(lambda: "python3" in found.seen, "the command of the drill", 180)
             done.touch()
             wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 180)
-    assert "daemon.task_process backup" in found.memories
-    assert "daemon.task_process replicate" in found.seen
     assert "sqlite.worker.snapshot" in found.memories
     assert "sqlite.worker.integrity_check" in found.memories
     # It starts with the secrets in its environment, and has dropped them before it opens anything.
@@ -112,24 +129,34 @@ def test_running_daemon_has_no_secret_in_environment(backupd: Backupd, sshd: Ssh
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_command_drops_secrets_before_touching_volume(
-    backupd: Backupd, database: Path, sshd: Sshd, secrets: dict[str, str], tmp_path: Path, command: str
+    backupd: Backupd,
+    database: Path,
+    backups: Path,
+    sshd: Sshd,
+    secrets: dict[str, str],
+    tmp_path: Path,
+    command: str,
 ) -> None:
     database.unlink()
     make_bank(database, rows=100_000)
     words = {"backup": ["backup"], "restore": ["restore", "--to", str(tmp_path / "restored.db")]}
     if command == "restore":
         assert backupd("backup").code == 0
-    with configured(sshd, tmp_path) as (environ, monitor), watched_for(secrets) as found:
-        ran = subprocess.run(
+    anew = f"anew backupd {command}"
+    with (
+        configured(sshd, tmp_path) as (environ, monitor),
+        awaited(backups, "lock") as run,
+        watched_for(secrets) as found,
+        subprocess.Popen(
             [sys.executable, "-m", "backupd", *words[command]],
             env=backupd.environment(**environ),
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
-            check=False,
-        )
-    assert ran.returncode == 0
-    anew = f"anew backupd {command}"
-    assert anew in found.memories
+        ) as process,
+    ):
+        wait_until(lambda: anew in found.memories, "the run")
+        run.close()
+        assert process.wait(120) == 0
     assert of_kind(found, anew) == set()
     workers = {kind for kind in found.seen if kind.startswith("sqlite.worker")}
     assert workers

@@ -35,7 +35,7 @@ from support.steps import count_steps
 _OTHER_PROCESSES = ("backupd.sqlite.worker", "backupd.notifications.apprise")
 COVERAGE_CONFIG = "COVERAGE_PROCESS_CONFIG"  # read by coverage at the start of each process
 FORK_COVERAGE_CONFIG = "COVERAGE_OF_FORKS"  # likewise, for the fork server and its forks, but not for their children
-_STOPPED = "stopped\n"
+_STOPPED = b"stopped\n"
 _SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from support.fork_server import serve; serve()"
 
 
@@ -106,7 +106,7 @@ class ForkServer:
             env={**environ, COVERAGE_CONFIG: config} if measured and config else environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # a run may end before its beginning is read: its end has to stay where select(2) sees it
         )
 
     def __enter__(self) -> Self:
@@ -134,7 +134,7 @@ class ForkServer:
         run = self.start(arguments, environ, cwd, **how, watched=True)
         while (answer := run.ended.readline()) == _STOPPED:
             watch()
-            print(file=self._process.stdin, flush=True)
+            self._tell("")
         run.returncode = int(answer)
         return self.result(run)
 
@@ -200,12 +200,14 @@ class ForkServer:
             "in": terminal or os.devnull,
             **(dict.fromkeys(("out", "err"), str(output or terminal)) if output or terminal else {}),
         }
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self._tell(json.dumps(request))
         self._run = ForkedRun(int(self._process.stdout.readline()), self._process.stdout)
         return self._run
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
 
     def is_free(self) -> bool:
         """Tell whether it can begin a run: the last one has ended."""
@@ -217,7 +219,7 @@ class ForkedRun:
     """A process of a fork server, with what tests need of subprocess.Popen; `returncode` is None while it runs."""
 
     pid: int
-    ended: IO[str]
+    ended: IO[bytes]
     returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -272,7 +274,7 @@ def _wait(process: int, *, watched: bool) -> int:
         _, status = os.waitpid(process, os.WUNTRACED if watched else 0)
         if not os.WIFSTOPPED(status):
             return status
-        print(_STOPPED, end="", flush=True)
+        print(_STOPPED.decode(), end="", flush=True)
         sys.stdin.readline()
         os.kill(process, signal.SIGCONT)
 
