@@ -51,10 +51,10 @@ def test_catalog_with_foreign_object_is_damaged_before_object_runs(
     path = tmp_path / "catalog.sqlite3"
     open_catalog(path)
     plant(path, planted)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CatalogDamaged, match="its schema is not that of a catalog"):
         use(path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)

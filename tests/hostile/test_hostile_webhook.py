@@ -115,7 +115,7 @@ def test_announced_size_is_refused_before_body_arrives(gate: Daemon) -> None:
 def test_signed_nonsense_is_refused_quickly(gate: Daemon, body: bytes) -> None:
     began = time.monotonic()
     assert send(gate, body)[0] == 400
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_short_secret_is_masked_as_whole_word_only() -> None:
 
 def test_megabyte_is_masked_in_bounded_time() -> None:
     mask = Mask([KEY, TOKEN, PASSWORD, f"https://hc-ping.com/{UUID}"])
-    began = time.monotonic()
+    began = time.process_time()
     for hostile in ("://" * 300_000, "a:" * 500_000, "authorization:" * 70_000, LINES[0][:40] * 25_000):
         mask(hostile)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

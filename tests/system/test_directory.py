@@ -171,7 +171,7 @@ def test_file_under_lease_of_another_process_delays_no_read_beyond_limit(place: 
         began = time.monotonic()
         with pytest.raises(TimeoutError, match="cannot be read in time"):
             directory.read("name", timeout_s=0.2)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         with pytest.raises(BlockingIOError):
             directory.open_file("name")
     assert read_small_file(place / "name") == b"ours"
