@@ -1,7 +1,6 @@
 """`backupd doctor`."""
 
 import os
-import sys
 from collections.abc import Iterator
 
 import click
@@ -10,7 +9,7 @@ from backupd.bootstrap.notifications import app_to_check, try_notifications
 from backupd.bootstrap.replicas import diagnose
 from backupd.bootstrap.tasks import refuse_shared_databases
 from backupd.cli.common import all_secrets, command, open_context
-from backupd.cli.output import print_finding, print_json
+from backupd.cli.output import end_with_findings
 from backupd.config import Config
 from backupd.notifications.delivery import examine_app
 from backupd.privileges import ROOT_HINT, runs_as_root
@@ -34,12 +33,7 @@ def doctor_command(config: Config, *, notify: bool, as_json: bool) -> None:
         findings += examine_app(app)
     if notify:
         findings += try_notifications(config, context)
-    if as_json:
-        print_json(findings)
-    else:
-        for finding in findings:
-            print_finding(finding)
-    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+    end_with_findings(findings, as_json=as_json)
 
 
 def _user() -> Iterator[Finding]:

@@ -1,13 +1,12 @@
 """`backupd gate`."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
 from backupd.cli.common import command
-from backupd.cli.output import print_finding, print_json
+from backupd.cli.output import end_with_findings
 from backupd.config import Config, KeyPath
 
 
@@ -41,10 +40,4 @@ def gate_command(config: Config, *, check: bool, as_json: bool) -> None:
         serve(config)
     from backupd.gate.check import check_gates
 
-    findings = list(check_gates(config))
-    if as_json:
-        print_json(findings)
-    else:
-        for finding in findings:
-            print_finding(finding)
-    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+    end_with_findings(list(check_gates(config)), as_json=as_json)

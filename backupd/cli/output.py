@@ -90,7 +90,7 @@ def print_problems(report: AnyReport) -> None:
         print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
 
 
-def print_finding(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     """Print the result of one check, and what to do about it."""
     mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red", bold=True)
     if finding.warning:
@@ -98,6 +98,16 @@ def print_finding(finding: Finding) -> None:
     echo(f"{mark}  {finding.check}: {printable(finding.detail)}")
     if finding.hint:
         echo(f"         {printable(finding.hint)}")
+
+
+def end_with_findings(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
+    """Print the results of checks, and exit 1 if one is not ok."""
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            _print_finding(finding)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
 def print_notes(notes: Sequence[str]) -> None:

@@ -78,7 +78,7 @@ class TestResult:
         ways = (
             (self.passed, ""),
             (self.limit_s is not None, "read their output: a test may wait for something; or raise test_timeout_s"),
-            (self.disk, "let them write less, or give the gate a larger disk"),
+            (self.disk, "change them to write less, or give the gate a larger disk"),
             (self.noexec, noexec),
             (
                 self.signal == signal.SIGKILL,

@@ -66,7 +66,7 @@ def await_version(
         now, since = time.monotonic(), watched.new_since
         if since is not None and now - since >= settle:
             return _arrived(watched, push, before, since - began)
-        if now - began >= app.timeout_s + (0 if since is None else settle):
+        if since is None and now - began >= app.timeout_s:
             raise _not_arrived(watched, push, before, app)
         pause(_POLL_S, cancelled)
 

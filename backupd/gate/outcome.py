@@ -88,8 +88,8 @@ def shown_output(deploy: Deploy, outputs: Mapping[str, str], *, newest: bool) ->
 def way_back(deploy: Deploy, gate: Gate, before: Deploy | None, localizer: Localizer) -> tuple[str, ...]:
     """Return what goes back from a deploy that did not come up, in order, with commands between backticks.
 
-    `before` is the last deploy that came up. The app is stopped until version and data fit together: the new version
-    would change the restored data again.
+    `before` is the last deploy that came up. The app is stopped until version and data fit together, and the data come
+    last: the new version would migrate them again. Section 10 of docs/runbook.md has the same order.
     """
     translate, new = localizer.translate, without_backticks(deploy.push.version)
     if deploy.state != "unhealthy":
@@ -99,8 +99,8 @@ def way_back(deploy: Deploy, gate: Gate, before: Deploy | None, localizer: Local
     data = [translate("back.restore", version=new, generation=one) for one in generations]
     return (
         translate("back.stop", app=app),
-        *(data or [translate("back.no-backup", version=new)]),
         translate("back.version", app=app, version=_version_before(deploy, before, localizer)),
+        *(data or [translate("back.no-backup", version=new)]),
         translate("back.start", app=app),
     )
 

@@ -23,11 +23,11 @@ from backupd.gate.metrics import metrics_response
 from backupd.gate.model import Deploy, Gate
 from backupd.gate.page import page_response
 from backupd.log import Event, EventLog
+from backupd.system.in_thread import in_thread
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.web.access import Guesses
 from backupd.web.cached_response import CachedResponse, describe_error
 from backupd.web.connection import BodyTooLarge, read_body
-from backupd.web.in_thread import in_thread
 from backupd.web.localizer import LANGUAGES, Language
 from backupd.web.page import timeout_page
 from backupd.web.responses import (

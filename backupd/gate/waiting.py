@@ -1,13 +1,13 @@
 """Waiting that ends when a deploy is cancelled: for the next attempt, and for the answer to a request."""
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import Final, TypeVar
 
 from backupd.errors import Cancelled
 from backupd.system.http import HttpRequest, HttpResponse, send_request
+from backupd.system.in_thread import in_thread
 from backupd.system.process import process_start_errors
 
 T = TypeVar("T")
@@ -35,17 +35,9 @@ def abandonable(call: Callable[[], T], cancelled: IsCancelled) -> T:
 
     Raises what `call` raises, Cancelled, ProcessRefused.
     """
-    answer: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - the caller gets it
-            answer.set_exception(error)
-
     require_wanted(cancelled)
     with process_start_errors():
-        threading.Thread(target=work, name="step", daemon=True).start()
+        answer = in_thread(call, "step")
     while not answer.done():
         wait((answer,), _POLL_S)
         require_wanted(cancelled)

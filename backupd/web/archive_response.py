@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from backupd.model import ARCHIVE_SUFFIX, Manifest
+from backupd.system.in_thread import in_thread
 from backupd.web.connection import extend_lifetime
-from backupd.web.in_thread import in_thread
 
 # Opens the archive of a verified generation. Raises GenerationMissing, CopyCorrupt, ManifestInvalid, OSError.
 OpenArchive = Callable[[str], tuple[Manifest, BinaryIO]]

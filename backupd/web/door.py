@@ -22,12 +22,12 @@ from starlette.routing import Route
 from backupd.errors import CopyCorrupt, GenerationMissing, ManifestInvalid, UsageError
 from backupd.formatting import parse_span
 from backupd.remote.run import BACKUPS, LONGEST_KEY, LONGEST_WAIT_S, RUNS, RemoteRun, run_facts
+from backupd.system.in_thread import in_thread
 from backupd.tasks.requests import PinRequest, requested_pin
 from backupd.web.access import Guesses, bearer_refusal
 from backupd.web.archive_response import OpenArchive, open_response
 from backupd.web.cached_response import describe_error
 from backupd.web.connection import LIFETIME_S, BodyTooLarge, extend_lifetime, read_body
-from backupd.web.in_thread import in_thread
 from backupd.web.responses import WebResponse, error_response, internal_error_response, json_response
 from backupd.web.strict_json import read_object
 

@@ -77,7 +77,7 @@ GATE_HINTS: Final[Mapping[str, str]] = {
     # How the tests ended.
     "read their output: a test may wait for something": "lea su salida: una prueba puede estar esperando algo",
     "raise test_timeout_s": "aumente test_timeout_s",
-    "let them write less": "haga que escriban menos",
+    "change them to write less": "cámbielas para que escriban menos",
     "give the gate a larger disk": "dé al control un disco mayor",
     "{} is mounted noexec: if they run programs of the tree": (
         "{} está montado con noexec: si ejecutan programas del commit"

@@ -13,6 +13,7 @@ from backupd.gate.page import BUSY_REFRESH_S, page_response
 from backupd.runbook import runbook_address
 from backupd.web.localizer import LANGUAGES, Language
 from backupd.web.page import REFRESH_S
+from support.documents import ROOT
 from support.gate_states import (
     NOTES,
     NOW,
@@ -82,11 +83,15 @@ def test_unhealthy_deploy_says_how_to_go_back_in_order_of_runbook() -> None:
     back = text[text.index("How to go back Runbook") :]
     steps = [
         "In CapRover, tasks → App Configs: Instance Count 0",
-        "If v1.2 changed the data, in the container of backupd beside the app: backupd restore tasks-20261124-1200",
         "Version History: roll back to v1.1 (commit 10c0ffee10)",
+        "If v1.2 changed the data, in the container of backupd beside the app: backupd restore tasks-20261124-1200",
         "Instance Count 1",
     ]
     assert sorted(steps, key=back.index) == steps
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    section = runbook[runbook.index('<a id="deploy">') :]
+    same = ["**Stop the app**", "**Put the old version in place**", "**Restore the data", "**Start it**"]
+    assert sorted(same, key=section.index) == same
     assert f'href="{runbook_address("deploy")}"' in html_of(STATES["unhealthy"])
     assert "How to go back" not in text_of(STATES["stopped"]), "production is as it was"
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_thread(function: Callable[[], T]) -> Future[T]:
+def in_thread(function: Callable[[], T], name: str = "call") -> Future[T]:
     """Call `function` in a thread. Who no longer waits for the result cannot cancel it, and it is not lost to others.
 
     Raises RuntimeError where the system starts no thread.
@@ -22,5 +22,5 @@ def in_thread(function: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - the caller gets it
             result.set_exception(error)
 
-    Thread(target=run, name="backupd-http-answer", daemon=True).start()
+    Thread(target=run, name=name, daemon=True).start()
     return result
