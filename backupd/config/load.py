@@ -60,7 +60,10 @@ _SHAPE_EXPECTED: Mapping[str, str] = {
     "too_short": "must not be empty",
     "tuple_type": "must be a list of texts, in quotes",
 }
-_NO_SOURCE = "nothing to back up: set BACKUPD_DATABASE=/path/to/app.db, or path under [sources.NAME] in a file"
+_NO_SOURCE = (
+    "nothing to back up: set BACKUPD_DATABASE=/path/to/app.db, or path under [sources.NAME] in a file "
+    "(for backupd gate: [gate.NAME], BACKUPD_GATE__NAME__SECRET and its other keys)"
+)
 _SPECIAL: Mapping[tuple[KeyPath, str], str] = {
     (("sources",), "missing"): _NO_SOURCE,
     (("backups_dir",), "missing"): "is required, because the sources are in different directories",

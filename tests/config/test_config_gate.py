@@ -177,3 +177,8 @@ def test_configuration_without_gate_says_what_to_set() -> None:
 def test_service_links_of_kubernetes_set_no_gate() -> None:
     links = {"BACKUPD_GATE_SERVICE_HOST": "10.0.0.1", "BACKUPD_GATE_PORT": "tcp://10.0.0.1:8080"}
     assert not load_config(None, {"BACKUPD_DATABASE": "/a/tasks.db", **links}, NOWHERE).gate
+
+
+def test_gate_without_any_configuration_is_told_what_to_set() -> None:
+    with pytest.raises(ConfigError, match=r"for backupd gate: \[gate\.NAME\], BACKUPD_GATE__NAME__SECRET"):
+        load_config(None, {}, Path("/nonexistent"))
