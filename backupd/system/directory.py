@@ -76,6 +76,11 @@ class Directory:
         self._held.append(descriptor)
         return descriptor
 
+    def release(self, descriptor: int) -> int:
+        """Let a file that is held open be closed by somebody else; returns its `descriptor`."""
+        self._held.remove(descriptor)
+        return descriptor
+
     def child(self, name: str) -> "Directory":
         """Open the directory `name` in this one; a link is refused."""
         return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))

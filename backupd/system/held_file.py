@@ -70,6 +70,17 @@ class HeldFile:
         """Rename the file to `new` in `to`, see `Directory.move`. Raises UnexpectedFile, OSError."""
         self.directory.move(self.name, self.descriptor, to, new)
 
+    def hand_over(self, to: Directory, new: str) -> "HeldFile":
+        """Rename the file to `new` in `to`, which holds it open from now on; see `move`."""
+        self.move(to, new)
+        return HeldFile(to, new, to.hold(self.directory.release(self.descriptor)))
+
+    def discard(self) -> None:
+        """Close and remove the file, wherever it is open. Raises OSError."""
+        os.ftruncate(self.descriptor, 0)
+        os.close(self.directory.release(self.descriptor))
+        self.directory.unlink(self.name)
+
     @contextmanager
     def unwritable(self) -> Iterator[None]:
         """Only read the file from now on, and make sure that no process writes to it during the block.
