@@ -22,7 +22,15 @@ from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
+from backupd.tasks.requests import (
+    AppCheck,
+    BackupRequest,
+    DrillRequest,
+    FilesRequest,
+    Packing,
+    RetentionRule,
+    ShrinkGuard,
+)
 from backupd.tasks.restore import RestoreRequest
 
 # The order in which tasks run when several are due: new copies before the care of old ones.
@@ -134,6 +142,26 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         settings=SnapshotSettings(**source.model_dump(exclude={"path", "allow_empty", "hard_link"})),
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
+        packing=Packing(config.pack.level, workers(config), priority(config)),
+        retention=retention_rule(config),
+        guard=ShrinkGuard(**dict(config.shrink_guard)),
+        reserve_bytes=config.space.reserve,
+        timezone_warning=config.timezone_warning,
+        replicas=tuple(config.replicas),
+    )
+
+
+def files_request(config: Config, name: str) -> FilesRequest:
+    """Return the request to back up the set of files `name`."""
+    section = config.files[name]
+    return FilesRequest(
+        source=name,
+        path=section.path,
+        exclude=section.exclude,
+        database=section.with_ or (next(iter(config.sources)) if len(config.sources) == 1 else ""),
+        query=section.query,
+        timeout_s=section.timeout_s,
+        databases=tuple(Path(source.path) for source in config.sources.values()),
         packing=Packing(config.pack.level, workers(config), priority(config)),
         retention=retention_rule(config),
         guard=ShrinkGuard(**dict(config.shrink_guard)),
