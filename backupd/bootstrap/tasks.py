@@ -12,6 +12,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
+from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
@@ -22,7 +23,16 @@ from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
+from backupd.tasks.requests import (
+    AppCheck,
+    BackupRequest,
+    DrillRequest,
+    Hook,
+    Hooks,
+    Packing,
+    RetentionRule,
+    ShrinkGuard,
+)
 from backupd.tasks.restore import RestoreRequest
 
 # The order in which tasks run when several are due: new copies before the care of old ones.
@@ -140,7 +150,19 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
+        hooks=hooks(config),
     )
+
+
+def hooks(config: Config) -> Hooks:
+    """Return what is called around backups."""
+    return Hooks(_hook(config.hooks.before), _hook(config.hooks.after), config.hooks.timeout_s)
+
+
+def _hook(text: str | None) -> Hook | None:
+    if text is None:
+        return None
+    return Hook(url=text) if is_web(text) else Hook(tuple(shlex.split(text)))
 
 
 def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool) -> RestoreRequest:
