@@ -86,9 +86,12 @@ def hooks(wanted: Hooks, runs: Sequence[BackupRun]) -> Iterator[None]:
 def _before(hook: Hook, timeout_s: float, runs: Sequence[BackupRun]) -> None:
     answer = _call(hook, _Facts("before", _sources(runs)), timeout_s, runs)
     if answer.not_now:
-        raise Postponed(f"hooks.before asks to try again later ({answer.failure})", "nothing: the daemon tries again")
+        raise Postponed(
+            f"hooks.before asks to try again later ({answer.failure})",
+            "run it again later; the daemon does so by itself",
+        )
     if answer.failure:
-        hint = _HINTS.get(answer.how, "nothing was copied; docs/hooks.md says what a hook gets, and what its end means")
+        hint = _HINTS.get(answer.how, "look at the log of the app, or run the hook by hand (docs/hooks.md)")
         raise HookFailed(f"hooks.before: {answer.failure}", hint)
 
 

@@ -3,6 +3,7 @@
 What is killed calls nothing more; the next run calls both hooks again.
 """
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,12 +23,11 @@ HANGING = (
 
 def environ_of(workspace: Workspace, hanging: str = "") -> dict[str, str]:
     """Return the environment of a backup whose hooks note that they were called; the one named `hanging` hangs once."""
-    hooks = {
-        f"BACKUPD_HOOKS__{event.upper()}": f"sh -c '{HANGING}' {workspace.root}/hooks {event} '{'' if event == hanging else 'go'}'"
-        for event in ("before", "after")
-    }
-    (workspace.root / "hooks").mkdir(exist_ok=True)
-    return {**workspace.environ, **hooks}
+    directory = workspace.root / "hooks"
+    directory.mkdir(exist_ok=True)
+    words = {event: [str(directory), event, "" if event == hanging else "go"] for event in ("before", "after")}
+    hooks = {event: shlex.join(["sh", "-c", HANGING, *words[event]]) for event in words}
+    return workspace.environ | {f"BACKUPD_HOOKS__{event.upper()}": hook for event, hook in hooks.items()}
 
 
 def told(workspace: Workspace) -> list[str]:
