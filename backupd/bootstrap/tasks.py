@@ -27,6 +27,7 @@ from backupd.tasks.requests import (
     AppCheck,
     BackupRequest,
     DrillRequest,
+    FilesRequest,
     Hook,
     Hooks,
     Packing,
@@ -163,6 +164,26 @@ def _hook(text: str | None) -> Hook | None:
     if text is None:
         return None
     return Hook(url=text) if is_web(text) else Hook(tuple(shlex.split(text)))
+
+
+def files_request(config: Config, name: str) -> FilesRequest:
+    """Return the request to back up the set of files `name`."""
+    section = config.files[name]
+    return FilesRequest(
+        source=name,
+        path=section.path,
+        exclude=section.exclude,
+        database=section.with_ or (next(iter(config.sources)) if len(config.sources) == 1 else ""),
+        query=section.query,
+        timeout_s=section.timeout_s,
+        databases=tuple(Path(source.path) for source in config.sources.values()),
+        packing=Packing(config.pack.level, workers(config), priority(config)),
+        retention=retention_rule(config),
+        guard=ShrinkGuard(**dict(config.shrink_guard)),
+        reserve_bytes=config.space.reserve,
+        timezone_warning=config.timezone_warning,
+        replicas=tuple(config.replicas),
+    )
 
 
 def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool) -> RestoreRequest:

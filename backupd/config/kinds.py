@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 from backupd.errors import ConfigError
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
-from backupd.model import LOCAL_STORE, is_source_name
+from backupd.model import LOCAL_STORE, POINT, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 from backupd.stores.sftp.url import holds_password, parse_address
@@ -123,6 +123,20 @@ def _replica_name(name: str) -> str:
     if name == LOCAL_STORE:
         raise ValueError(f"'{LOCAL_STORE}' is reserved for backups_dir: choose another name")
     return name
+
+
+def _source_name(name: str) -> str:
+    if name.lower() == POINT:
+        raise ValueError(f"'{POINT}' is reserved for restore points: choose another name")
+    return name
+
+
+def _pattern(text: str) -> str:
+    if text.startswith("!"):
+        raise ValueError(f"{text[:60]!r} would include again what another pattern excludes, which is not supported")
+    if not text.strip("/") or "\0" in text or {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text[:60]!r} is not a pattern such as '*.tmp', 'cache/' or '/thumbs/**/small'")
+    return text
 
 
 def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
@@ -325,6 +339,7 @@ RepositoryName = Annotated[str, AfterValidator(_repository)]
 RefPattern = Annotated[str, AfterValidator(_ref_pattern)]
 RefPatterns = Annotated[tuple[RefPattern, ...], Field(min_length=1), BeforeValidator(_split_words)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_split_list)]
+Patterns = Annotated[tuple[Annotated[Text, AfterValidator(_pattern)], ...], BeforeValidator(_split_list)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 Token = Annotated[Secret, AfterValidator(_token)]
 SecretHttpUrl = Annotated[Secret, AfterValidator(_secret_http)]
@@ -334,5 +349,7 @@ SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterVa
 Name = Annotated[str, AfterValidator(_plain_name)]
 NameList = Annotated[tuple[Name, ...], BeforeValidator(_split_words)]
 ReplicaName = Annotated[Name, AfterValidator(_replica_name)]
+SourceName = Annotated[Name, AfterValidator(_source_name)]
 Named = Annotated[Mapping[Name, _Value], AfterValidator(_distinct)]
+NamedSources = Annotated[Mapping[SourceName, _Value], AfterValidator(_distinct)]
 NamedReplicas = Annotated[Mapping[ReplicaName, _Value], AfterValidator(_distinct)]

@@ -82,6 +82,7 @@ def config_digest(config: Config) -> str:
         "secrets": digest_of_secrets(config),
         "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
         "databases": [_file_facts(Path(source.path)) for source in config.sources.values()],
+        "directories": [_file_facts(section.path) for section in config.files.values()],
         "user": (os.geteuid(), os.getegid()),
         "version": __version__,
     }

@@ -60,6 +60,37 @@ class SourceSection(Table):
     )
 
 
+class FilesSection(Table):
+    """A directory of files beside the databases, such as uploads; its name becomes the first part of file names.
+
+    Each content is stored once. It is a source as a database is: it has generations, holds and limits of its own.
+    """
+
+    path: kinds.FilePath = Field(
+        description="The directory. Links in it are stored as links, and other mounts below it are not entered.",
+        examples=["/app/data/uploads"],
+    )
+    exclude: kinds.Patterns = Field(
+        (),
+        description='What is left out, by the rules of .gitignore, relative to path: "*.tmp" at any depth, "cache/" a '
+        'directory with all that is in it, "/thumbs/**/small" from path on; with commas in between, or a list.',
+        examples=[["*.tmp", "cache/"]],
+    )
+    with_: kinds.Text | None = Field(
+        None,
+        alias="with",
+        description="The source whose database belongs to the files; unset: the only one of [sources].",
+        examples=["tasks"],
+    )
+    query: kinds.Text | None = Field(
+        None,
+        description="Read-only SQL for the copy of that database: the first column of each row is the path of a file "
+        "that must be in the copy, relative to path or absolute.",
+        examples=["SELECT path FROM attachments"],
+    )
+    timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds for the copy of the files, in all.")
+
+
 class RetentionSection(Table):
     """Which generations are kept; at least one rule is above zero. Pinned generations are kept as well.
 

@@ -114,6 +114,26 @@ class BackupRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesRequest:
+    """Back up one set of files."""
+
+    source: str
+    path: Path  # the directory
+    exclude: tuple[str, ...] = ()  # patterns as in .gitignore, relative to `path`
+    database: str = ""  # the source that the files belong to; empty: none
+    query: str | None = None  # whose rows name files that must be in the copy
+    timeout_s: float = 3600
+    databases: tuple[Path, ...] = ()  # of all sources; with their side files they are left out
+    packing: Packing = field(default_factory=Packing)
+    retention: RetentionRule | None = field(default_factory=RetentionRule)  # None: prune nothing
+    guard: ShrinkGuard = field(default_factory=ShrinkGuard)
+    reserve_bytes: int | None = None  # as in BackupRequest
+    timezone_warning: str = ""
+    replicas: tuple[str, ...] = ()
+    pin: PinRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicationRequest:
     """Send to one replica what its retention rule keeps, and prune there."""
 
