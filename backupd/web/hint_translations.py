@@ -367,7 +367,12 @@ HINTS: Final[Mapping[str, str]] = {
     "raise drill.timeout_s": "aumente drill.timeout_s",
     "simplify drill.query": "simplifique drill.query",
     "check drill.command": "revise drill.command",
-    "check drill.command and PATH": "revise drill.command y PATH",
+    "check hooks.before and PATH": "revise hooks.before y PATH",
+    "let the hook end sooner": "haga que el hook termine antes",
+    "raise hooks.timeout_s": "aumente hooks.timeout_s",
+    "run the hook by hand (docs/hooks.md)": "ejecute el hook a mano (docs/hooks.md)",
+    "run it again later": "ejecútelo de nuevo más tarde",
+    "the daemon does so by itself": "el daemon lo hace por sí solo",
     "check drill.query": "revise drill.query",
     "texts are in single quotes, also in views of the app": (
         "los textos van entre comillas simples, también en las vistas de la aplicación"
