@@ -36,7 +36,7 @@ class Config(sections.Table):
 
     model_config = ConfigDict(validate_default=True)  # a default must fit the other sections too
 
-    sources: kinds.Named[sections.SourceSection]  # empty for a gate alone, see `load_config`
+    sources: kinds.NamedSources[sections.SourceSection]  # empty for a gate alone, see `load_config`
     backups_dir: kinds.FilePath = Field(
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
@@ -46,6 +46,7 @@ class Config(sections.Table):
         description="Address of the directory that contains runbook.md and runbook.es.md, to which the status page and "
         "messages link: your own copy of docs/, if that of the project cannot be reached.",
     )
+    files: kinds.NamedSources[sections.FilesSection] = Field({})
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()
     log: sections.LogSection = sections.LogSection()
@@ -55,6 +56,7 @@ class Config(sections.Table):
     pack: sections.PackSection = sections.PackSection()
     replicas: kinds.NamedReplicas[sections.ReplicaSection] = Field({})
     drill: sections.DrillSection = sections.DrillSection()
+    hooks: sections.HooksSection = sections.HooksSection()
     http: sections.HttpSection = sections.HttpSection()
     health: sections.HealthSection = sections.HealthSection()
     notify: sections.NotifySection = sections.NotifySection()
@@ -106,6 +108,23 @@ class Config(sections.Table):
                 raise ValueError(f"is the path of a side file of source {name}: set a separate directory")
         return directory
 
+    @field_validator("files")
+    @classmethod
+    def _are_separate_directories(
+        cls, files: Mapping[str, sections.FilesSection], info: ValidationInfo
+    ) -> Mapping[str, sections.FilesSection]:
+        """Refuse names of sources, files in two sets, and backups or a database as a set; skip invalid sections."""
+        sources, backups_dir = info.data.get("sources"), info.data.get("backups_dir")
+        for name, section in files.items():
+            for other, its in files.items():
+                if other != name and section.path in (its.path, *its.path.parents):
+                    raise ValueError(f"{other} is in the directory of {name}, {section.path}: keep one of them")
+            if backups_dir in (section.path, *section.path.parents):
+                raise ValueError(f"{name}: {section.path} is in backups_dir: set another directory")
+            if sources is not None:
+                _require_fits(name, section, sources)
+        return files
+
     @field_validator("replicas")
     @classmethod
     def _are_different_directories(
@@ -150,7 +169,8 @@ class Config(sections.Table):
     @classmethod
     def _are_of_runs(cls, pings: Mapping[str, SecretStr], info: ValidationInfo) -> Mapping[str, SecretStr]:
         if "sources" in info.data and "replicas" in info.data:
-            require_ping_names(pings, info.data["sources"], info.data["replicas"])
+            sources = (*info.data["sources"], *info.data.get("files", ()))
+            require_ping_names(pings, sources, info.data["replicas"])
         return pings
 
     @classmethod
@@ -287,6 +307,19 @@ def table_of(annotation: object) -> type[BaseModel] | None:
 def is_named(annotation: object) -> bool:
     """Return whether the field maps names that the operator chooses."""
     return get_origin(annotation) is Mapping
+
+
+def _require_fits(name: str, section: sections.FilesSection, sources: Mapping[str, sections.SourceSection]) -> None:
+    """Raise ValueError where set of files `name` contradicts `sources`."""
+    if same := [other for other in sources if other.lower() == name.lower()]:
+        raise ValueError(f"{name}: {same[0]} is a source in [sources] already: rename one")
+    for other, source in sources.items():
+        if str(section.path) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
+            raise ValueError(f"{name}: {section.path} is a side file of source {other}: set a directory")
+    if section.with_ is not None and section.with_ not in sources:
+        raise ValueError(f"{name}: with: unknown source {section.with_!r}; known sources: {', '.join(sources)}")
+    if section.query is not None and section.with_ is None and len(sources) != 1:
+        raise ValueError(f"{name}: query: needs with, the source whose database it reads: {', '.join(sources)}")
 
 
 def _keys(table: type[BaseModel], above: KeyPath) -> Iterator[Key]:
