@@ -76,10 +76,10 @@ class Directory:
         self._held.append(descriptor)
         return descriptor
 
-    def release(self, descriptor: int) -> int:
-        """Let a file that is held open be closed by somebody else; returns its `descriptor`."""
+    def release(self, descriptor: int) -> None:
+        """Close a file that this directory holds."""
         self._held.remove(descriptor)
-        return descriptor
+        os.close(descriptor)
 
     def child(self, name: str) -> "Directory":
         """Open the directory `name` in this one; a link is refused."""

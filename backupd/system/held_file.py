@@ -55,6 +55,10 @@ class HeldFile:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         return open(self.descriptor, "r+b", buffering=0, closefd=False)
 
+    def close(self) -> None:
+        """Close the file before its directory."""
+        self.directory.release(self.descriptor)
+
     def write(self, data: bytes) -> None:
         """Write `data` to the new file, and fsync it; not yet its directory. Raises OSError."""
         with self.stream() as stream:
@@ -73,12 +77,14 @@ class HeldFile:
     def hand_over(self, to: Directory, new: str) -> "HeldFile":
         """Rename the file to `new` in `to`, which holds it open from now on; see `move`."""
         self.move(to, new)
-        return HeldFile(to, new, to.hold(self.directory.release(self.descriptor)))
+        descriptor = to.hold(os.dup(self.descriptor))
+        self.directory.release(self.descriptor)
+        return HeldFile(to, new, descriptor)
 
     def discard(self) -> None:
         """Close and remove the file, wherever it is open. Raises OSError."""
         os.ftruncate(self.descriptor, 0)
-        os.close(self.directory.release(self.descriptor))
+        self.directory.release(self.descriptor)
         self.directory.unlink(self.name)
 
     @contextmanager
