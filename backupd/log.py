@@ -55,6 +55,7 @@ class Event(StrEnum):
     SOURCE_SHRUNK = "source.shrunk"
     GENERATION_PUBLISHED = "generation.published"
     GENERATION_SENT = "generation.sent"
+    POINT_PUBLISHED = "point.published"
     GENERATION_REMOVED = "generation.removed"
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_LOST = "generation.lost"

@@ -219,7 +219,7 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     """Publish the copy as a new generation. Raises NamesExhausted, OSError."""
     manifest = Manifest(
         format=1,
-        id=_free_id(source, capture, context),
+        id=free_id(source, capture.taken_at, context),
         source=source,
         store=context.identity(),
         taken_at=capture.taken_at,
@@ -238,9 +238,12 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     run.details = _details(manifest, context)
 
 
-def _free_id(source: str, capture: Capture, context: TaskContext) -> str:
-    """Return the next id of its minute, also past ids that were removed here: a replica may still hold one of these."""
-    ids = [generation_id(source, capture.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
+def free_id(source: str, taken_at: datetime, context: TaskContext) -> str:
+    """Return the next id of its minute, also past ids that were removed here: a replica may still hold one of these.
+
+    Raises NamesExhausted.
+    """
+    ids = [generation_id(source, taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
     in_use = context.store.ids_in_use() | context.copies().keys()
     last = max((number for number, one in enumerate(ids) if one in in_use), default=-1)
     if last + 1 == len(ids):
