@@ -243,6 +243,22 @@ def _command_line(text: str) -> str:
     return text
 
 
+def is_web(text: str) -> bool:
+    """Return whether a hook is a URL rather than a command line."""
+    return _SCHEME.match(text) is not None
+
+
+def _hook(text: str) -> str:
+    if not is_web(text):
+        program = shlex.split(_command_line(text))[0]
+        if "/" in program and not program.startswith("/"):
+            raise ValueError("must begin with the full path of the program, or with a name that is found in PATH")
+        return text
+    if re.search(r"\s", text):
+        raise ValueError("must be a command line or one URL: a URL has no spaces")
+    return _http(_url_without_password(text))
+
+
 def _ping_url(secret: SecretStr) -> SecretStr:
     Monitor.parse(secret.get_secret_value())
     return secret
@@ -318,6 +334,11 @@ ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
 ServerUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_plain_url)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
+Hook = Annotated[
+    Text,
+    AfterValidator(_hook),
+    PlainSerializer(lambda text: _without_query(text) if is_web(text) else text, return_type=str),
+]
 OtherUser = Annotated[int, Field(ge=1, le=_HIGHEST_ID), BeforeValidator(_number)]
 RepositoryName = Annotated[str, AfterValidator(_repository)]
 RefPattern = Annotated[str, AfterValidator(_ref_pattern)]

@@ -25,6 +25,7 @@ _NO_THREAD: Final = "can't start new thread"  # CPython's RuntimeError, which ke
 _REFUSED: Final = frozenset((errno.EAGAIN, errno.EPERM, errno.ENOSYS, errno.ENOMEM))  # clone(2), "ERRORS"
 _CGROUPS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/pids")  # version 2 and 1, as a container sees its own
 _NEAR: Final = 4
+_PREFIX: Final = "BACKUPD_"
 _PIDS: Final = "raise the limit of processes and threads of the container (docker run --pids-limit 256; 64 is enough)"
 _SECCOMP: Final = (
     "let the seccomp profile allow clone3: update Docker (20.10.10 or later) and libseccomp, or docker run "
@@ -60,6 +61,15 @@ def start_module(
             start_new_session=True,
             pass_fds=tuple(descriptors),
         )
+
+
+def environment_without(secrets: frozenset[str], environ: "Mapping[str, str]") -> dict[str, str]:
+    """Return `environ` without variables of backupd, and without any that has one of `secrets` as its value."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(_PREFIX) and value.strip() not in secrets
+    }
 
 
 def pipe(stream: "IO[bytes] | None") -> "IO[bytes]":
