@@ -11,9 +11,9 @@ still does not fit then is read by its name at the end.
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO, Final
 
@@ -22,6 +22,7 @@ from backupd.files.storing import Item, Storing
 from backupd.files.walker import Edit, FilesDirectory, Walk, walking
 from backupd.files.worker.walk import WalkReply
 from backupd.system.directory import Directory
+from backupd.system.fs import OPEN_FILES
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import allow_descriptors, descriptor_limits
 
@@ -59,11 +60,9 @@ class Seen:
 
     def add(self, reply: WalkReply) -> None:
         """Add what one walk has seen: of what each sees again, the last counts."""
-        self.new, self.changed, self.gone = (
-            self.new + reply["new"],
-            self.changed + reply["changed"],
-            self.gone + reply["gone"],
-        )
+        self.new += reply["new"]
+        self.changed += reply["changed"]
+        self.gone += reply["gone"]
         self.late, self.vanished, self.special = reply["late"], reply["vanished"], reply["special"]
         self.unreadable, self.unreadable_names = reply["unreadable"], tuple(reply["unreadable_names"])
         self.mounts = tuple(reply["mounts"])
@@ -151,7 +150,7 @@ class HeldFiles:
         for descriptor in tuple(self._descriptors):
             self._close(descriptor)
 
-    def _walking(self, most: int) -> "AbstractContextManager[Walk]":
+    def _walking(self, most: int) -> AbstractContextManager[Walk]:
         options = self._options
         return walking(
             self.directory,
@@ -193,7 +192,7 @@ class HeldFiles:
         self._indexes += 1
         new = HeldFile.create(self._staging, f"index-{self._indexes}")
         with reopened(self.index.descriptor) as old, open(new.descriptor, "wb", _BUFFER_BYTES, closefd=False) as out:
-            items = (self._given(item) for item in _merged(_items(edits, old), news))
+            items = map(self._given, _merged(_items(edits, old), news, self._close))
             self.storing.write(items, IndexWriter(out))
         self.index = new
 
@@ -211,3 +210,66 @@ class HeldFiles:
         if descriptor in self._descriptors:
             self._descriptors.remove(descriptor)
             os.close(descriptor)
+
+
+@contextmanager
+def holding(
+    directory: FilesDirectory, options: HoldOptions, index: HeldFile, storing: Storing, staging: Directory
+) -> Iterator[HeldFiles]:
+    """Yield the files of `directory`, which are held from `HeldFiles.hold` until they are stored.
+
+    `index` is that of the last run, or an empty file; `staging` an empty directory.
+    """
+    files = HeldFiles(directory, options, index, storing, staging)
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+def reopened(descriptor: int) -> BinaryIO:
+    """Return a buffered stream from the beginning of an open file, with a position of its own."""
+    return open(f"{OPEN_FILES}{descriptor}", "rb", _BUFFER_BYTES)
+
+
+def _item(edit: Edit) -> Item:
+    if edit.descriptor >= 0:
+        return Item(edit.line, edit.descriptor)
+    return Item(b"%s\t%s\n" % (edit.line, day_of(time.time_ns())))
+
+
+def _items(edits: Iterable[Edit], index: BinaryIO) -> Iterator[Item]:
+    """Yield the lines of the index that `edits` keep, and those that they add."""
+    lines, old = lines_of(index), b""
+    for edit in edits:
+        for line in islice(lines, edit.keep):
+            yield Item(line)
+        for line in islice(lines, edit.drop):
+            old = line
+        if edit.line:
+            item = _item(edit)
+            yield item._replace(old=old) if old and order_of(old) == order_of(edit.line) else item
+            old = b""
+
+
+def _merged(items: Iterable[Item], news: dict[bytes, Item], close: Callable[[int], None]) -> Iterator[Item]:
+    """Yield `items` with `news`, each by its order, in their order; one of the same path is replaced.
+
+    So is all that was below a path that is no directory any more.
+    """
+    left, below = deque(sorted(news.items())), b""
+    for item in items:
+        if not left and not below:
+            yield item
+            continue
+        order, replaced = order_of(item.line), False
+        while left and left[0][0] <= order:
+            at, new = left.popleft()
+            yield new
+            below, replaced = b"" if new.line.startswith(b"d") else at + b"\0", at == order
+        if replaced or (below and order.startswith(below)):
+            close(item.descriptor)
+        else:
+            yield item
+    for _, new in left:
+        yield new

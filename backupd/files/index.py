@@ -140,5 +140,7 @@ def read_trailer(index: BinaryIO) -> Trailer | None:
     with suppress(ValueError, TypeError, KeyError):
         facts = json.loads(b"{" + last)
         if int(facts.pop("crc32"), 16) == crc32:
-            return Trailer(str(facts["list_sha256"]), tuple(map(str, facts["uncovered"])), int(facts["uncovered_count"]))
+            return Trailer(
+                str(facts["list_sha256"]), tuple(map(str, facts["uncovered"])), int(facts["uncovered_count"])
+            )
     return None

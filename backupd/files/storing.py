@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from backupd.archive.archive import MEMBER_BYTES, in_order
 from backupd.archive.gzip_member import compress, pack_member
@@ -42,8 +42,11 @@ class Part(Protocol):
 class Sink(Protocol):
     """Where contents are stored, each once; used by several threads at a time."""
 
-    def holds(self, digest: bytes) -> bool:
-        """Tell whether the content of a digest (32 bytes) is there; it is then not swept for a while."""
+    def has(self, digest: bytes) -> bool:
+        """Tell whether the content of a digest (32 bytes) is there."""
+
+    def reuse(self, digest: bytes) -> bool:
+        """Tell the same; one that is there is not swept for a while, although no list names it yet."""
 
     def part(self) -> AbstractContextManager[Part]:
         """Begin a new content, which is discarded at the end of the block unless it was finished."""
@@ -92,6 +95,7 @@ class Findings:
     silently: list[bytes] = field(default_factory=list)
     databases: list[bytes] = field(default_factory=list)
     database_count: int = 0
+    missing: int = 0  # entries that are left out, because the store has lost their contents
 
     def add(self, read: _Read) -> None:
         """Count one file."""
@@ -125,28 +129,34 @@ class Storing:
         """
         options = self._options
         pool = ThreadPoolExecutor(options.workers, "contents", options.initializer)
-        waiting: deque[bytes | Future[_Read]] = deque()
+        waiting: deque[tuple[bytes | Future[_Read], int]] = deque()
         try:
             for item in items:
                 if item.descriptor < 0:
-                    waiting.append(item.line)
+                    waiting.append((item.line, -1))
                 elif os.fstat(item.descriptor).st_size > _HUGE_BYTES:
                     self._flush(waiting, index, 0)
                     self._write(_done(self._stored(item, workers=options.workers)), index)
                 else:
-                    waiting.append(pool.submit(self._stored, item))
+                    waiting.append((pool.submit(self._stored, item), item.descriptor))
                 self._flush(waiting, index, 2 * options.workers)
             self._flush(waiting, index, 0)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            for one, descriptor in waiting:
+                if isinstance(one, Future) and one.cancelled():
+                    os.close(descriptor)
 
-    def _flush(self, waiting: "deque[bytes | Future[_Read]]", index: IndexWriter, most: int) -> None:
-        while len(waiting) > most or (waiting and isinstance(waiting[0], bytes)):
-            self._write(waiting.popleft(), index)
+    def _flush(self, waiting: "deque[tuple[bytes | Future[_Read], int]]", index: IndexWriter, most: int) -> None:
+        while len(waiting) > most or (waiting and isinstance(waiting[0][0], bytes)):
+            self._write(waiting.popleft()[0], index)
 
     def _write(self, one: "bytes | Future[_Read]", index: IndexWriter) -> None:
         if isinstance(one, bytes):
-            index.write(one)
+            if one.startswith(b"f") and not self._sink.has(bytes.fromhex(one.split(b"\t")[2].decode())):
+                self.findings.missing += 1
+            else:
+                index.write(one)
             return
         read = one.result()
         self.findings.add(read)
@@ -190,13 +200,13 @@ class Storing:
             for piece in self._pieces(descriptor):
                 digest.update(piece)
                 size_bytes += len(piece)
-            if self._sink.holds(digest.digest()):
+            if self._sink.reuse(digest.digest()):
                 return _Content(digest.digest(), size_bytes, is_database=_is_database(descriptor))
         return self._large(descriptor, state.st_size, workers)
 
     def _small(self, data: bytes) -> "_Content":
         digest = hashlib.sha256(data).digest()
-        is_new = not self._sink.holds(digest)
+        is_new = not self._sink.reuse(digest)
         if is_new:
             member = pack_member(data, self._options.level)
             packed = len(member) <= WORTH * len(data)
@@ -226,7 +236,7 @@ class Storing:
                 members = map(pack, pieces())
             for member in members:
                 part.write(member)
-            is_new = not self._sink.holds(digest.digest())
+            is_new = not self._sink.reuse(digest.digest())
             if is_new:
                 part.finish(digest.digest(), packed=packed)
         return _Content(digest.digest(), read_bytes, is_new=is_new, is_database=_is_database(descriptor))

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Self
 from backupd.errors import SourceMissing, SourceUnusable, WorkerFailed, WorkerHung
 from backupd.files.worker.walk import END, FILES_OF_A_MESSAGE, MESSAGE_BYTES, WalkReply, WalkRequest
 from backupd.model import DirectoryFacts
+from backupd.system.fs import OPEN_FILES, opened
 from backupd.system.links import LINK_HINT, foreign_link
 from backupd.system.mounts import current_mounts
 from backupd.system.owners import known_owner, ownership_hint
@@ -145,7 +146,6 @@ def walking(
     exclude: Sequence[str],
     left_out: Sequence[str],
     most_open: int,
-    now_ns: int,
     deadline: float,
 ) -> Iterator[Walk]:
     """Walk `directory` in a child process that lives during the block, and compare it with the open `index`.
@@ -153,7 +153,7 @@ def walking(
     `left_out` are paths below it, `most_open` how many descriptors the walk and the looks after it may send in all.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
+    with ours, theirs, opened(f"{OPEN_FILES}{index}") as own_index:  # with a position of its own
         points = [mount.point for mount in current_mounts()]
         request = WalkRequest(
             path=str(directory.path),
@@ -162,14 +162,14 @@ def walking(
             uid=directory.facts.uid,
             gid=directory.facts.gid,
             socket=theirs.fileno(),
-            index=index,
+            index=own_index,
             exclude=list(exclude),
             left_out=list(left_out),
             mounts=[below for point in points if (below := directory.below(point))],
-            now_ns=now_ns,
+            now_ns=time.time_ns(),
             most_open=most_open,
         )
-        files = (theirs.fileno(), index)
+        files = (theirs.fileno(), own_index)
         with WorkerProcess[None](_MODULE, request, "/", deadline, files) as process:
             theirs.close()
             yield Walk(process, ours, deadline)

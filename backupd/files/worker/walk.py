@@ -4,7 +4,7 @@ Run as `python -m backupd.files.worker.walk`. Edits of the index go over a socke
 
     =N          the next N lines of the index hold still
     -N          the next N lines are gone, or another one follows
-    +LINE       a new line, without its day; the content of a file is `?`, and its open descriptor comes with the message
+    +LINE       a new line, without its day; the content of a file is `?`, its open descriptor comes with the message
 
 A second command tells what has changed since, as lines alone, in no order. Names are looked up in directories that are
 held open, and no link is followed, whatever is exchanged meanwhile.
@@ -95,8 +95,8 @@ class Walk:
         self._mounts = frozenset(os.fsencode(path) for path in request["mounts"])
         self._has_rules = bool(request["exclude"] or request["left_out"] or request["mounts"])
         self._known = list[_Known]()
-        self._today = request["now_ns"]
-        self._oldest = day_of(self._today - _REREAD_DAYS * 86_400 * 10**9)
+        self._now_ns = request["now_ns"]
+        self._oldest = day_of(self._now_ns - _REREAD_DAYS * 86_400 * 10**9)
         self.reply = WalkReply(
             new=0,
             changed=0,
@@ -126,7 +126,9 @@ class Walk:
         known = {one.path: one.inode for one in self._known}
         for one in list(self._known):
             with suppress(OSError):
-                state = os.stat(one.path or b".", dir_fd=self._root)  # may follow a link: then it differs, or is the same
+                state = os.stat(
+                    one.path or b".", dir_fd=self._root
+                )  # may follow a link: then it differs, or is the same
                 if one.mtime_ns == state.st_mtime_ns and one.inode == state.st_ino:
                     continue
             descriptor = self._reopened(one.path)
@@ -145,7 +147,7 @@ class Walk:
             start = b"%s\t%s%s\t" % (key, shown, text)
             remember(hash(start))
             line = index.line
-            if line.startswith(start) and (line[-1 - DAY_DIGITS : -1] >= self._oldest or not self._is_due(start)):
+            if line.startswith(start) and line[-1 - DAY_DIGITS : -1] >= self._oldest:
                 kept += 1
                 index.line = next(index.rest, b"")
             else:
@@ -208,16 +210,25 @@ class Walk:
             return is_directory
         return True
 
-    def _is_due(self, start: bytes) -> bool:
-        """Tell whether a file is read again though it looks unchanged: after 30 to 60 days, spread by its path."""
-        days = _REREAD_DAYS + crc32(start) % (_REREAD_DAYS + 1)
+    def _holds_still(self, key: bytes, shown: bytes) -> bool:
+        """Tell whether the next line of the index is that of a path, and need not be read again.
+
+        A file is read again after 30 to 60 days although it looks unchanged, spread by the paths.
+        """
+        if not self._index.line.startswith(b"%s\t%s\t" % (key, shown)):
+            return False
+        days = _REREAD_DAYS + crc32(shown) % (_REREAD_DAYS + 1)
         day = self._index.line[-1 - DAY_DIGITS : -1]
-        return start.startswith(b"f") and day < day_of(self._today - days * 86_400 * 10**9)
+        return not key.startswith(b"f") or day >= day_of(self._now_ns - days * 86_400 * 10**9)
 
     def _differs(self, parent: int, name: bytes, key: bytes, above: bytes, shown: bytes) -> None:
         """Replace the line of a path by one of what is there now, or add it."""
         path = above + name
         self._drop_before(path.replace(b"/", b"\0"))
+        if self._holds_still(key, shown):
+            self._out.keep(1)
+            self._index.next()
+            return
         was = self._index.holds(path)
         made = self._line(parent, name, key, path, shown)
         if made is None:
@@ -242,7 +253,10 @@ class Walk:
             except OSError as error:
                 self._failed(path, error)
                 return None
-            return b"%s\t%s\t%s" % (key, shown, escaped(target) or b"-"), -1
+            return b"%s\t%s\t%s" % (key, shown, escaped(target)), -1
+        return self._file_line(parent, name, path, shown)
+
+    def _file_line(self, parent: int, name: bytes, path: bytes, shown: bytes) -> tuple[bytes, int] | None:
         if self._opened >= self._request["most_open"]:
             self.reply["late"] += 1
             return None
@@ -267,7 +281,7 @@ class Walk:
 
     def _remember(self, descriptor: int, path: bytes) -> "array[int]":
         state = os.fstat(descriptor)
-        is_old = abs(self._request["now_ns"] - state.st_mtime_ns) > GRAIN_NS
+        is_old = abs(self._now_ns - state.st_mtime_ns) > GRAIN_NS
         lines = array("q")
         self._known.append(_Known(path, state.st_ino, state.st_mtime_ns if is_old else -1, lines))
         return lines
