@@ -55,6 +55,10 @@ class HeldFile:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         return open(self.descriptor, "r+b", buffering=0, closefd=False)
 
+    def close(self) -> None:
+        """Close the file before its directory."""
+        self.directory.release(self.descriptor)
+
     def write(self, data: bytes) -> None:
         """Write `data` to the new file, and fsync it; not yet its directory. Raises OSError."""
         with self.stream() as stream:
