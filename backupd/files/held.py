@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO, Final
 
-from backupd.files.index import IndexWriter, day_of, lines_of, order_of
+from backupd.files.index import IndexWriter, Trailer, day_of, lines_of, order_of
 from backupd.files.storing import Item, Storing
 from backupd.files.walker import Edit, FilesDirectory, Walk, walking
 from backupd.files.worker.walk import WalkReply
@@ -91,6 +91,7 @@ class HeldFiles:
         self._descriptors = set[int]()
         self._stack = ExitStack()
         self._walk: Walk | None = None
+        self._written: IndexWriter | None = None
         self._indexes = 0
 
     def hold(self) -> None:
@@ -138,6 +139,15 @@ class HeldFiles:
                 self._add(walk)
             self.until_ns = time.time_ns()
         return not_held
+
+    def finish_index(self, trailer: Trailer) -> HeldFile:
+        """End the new index, which `store` has made, and make it durable. Raises OSError."""
+        assert self._written is not None  # noqa: S101 - for the type checker
+        with open(self.index.descriptor, "ab", closefd=False) as out:
+            out.seek(0, os.SEEK_END)
+            out.write(self._written.last_line(trailer))
+        os.fsync(self.index.descriptor)
+        return self.index
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the index."""
@@ -193,7 +203,8 @@ class HeldFiles:
         new = HeldFile.create(self._staging, f"index-{self._indexes}")
         with reopened(self.index.descriptor) as old, open(new.descriptor, "wb", _BUFFER_BYTES, closefd=False) as out:
             items = map(self._given, _merged(_items(edits, old), news, self._close))
-            self.storing.write(items, IndexWriter(out))
+            self._written = IndexWriter(out)
+            self.storing.write(items, self._written)
         self.index = new
 
     def _held(self, edit: Edit) -> Item:

@@ -5,7 +5,7 @@ KEY, PATH, CONTENT, DAY, separated by tabs, in the order of the list (`archive.f
     f 644 1000 1000 1764475201123456789 1234 1764475201123456789 393226  2026/a.jpg  (SHA-256 in hex)  20422
         {"list_sha256": "...", "crc32": "..."}
 
-KEY is type, mode (octal), user, group, mtime (ns), size, ctime (ns) and inode; DAY counts from 1970 on. Two equal keys
+CONTENT of a file that is a SQLite database ends with `*`. KEY is type, mode (octal), user, group, mtime (ns), size, ctime (ns) and inode; DAY counts from 1970 on. Two equal keys
 of a path mean that nothing was changed there, see `racy`.
 """
 
@@ -21,6 +21,8 @@ from backupd.archive.file_list import EntryType, FileEntry, unescaped
 
 DAY_DIGITS: Final = 5
 GRAIN_NS: Final = 2_000_000_000  # of the time stamps of the coarsest file system
+DATABASE: Final = b"*"
+_DIGEST_DIGITS: Final = 64
 _DAY_NS: Final = 86_400 * 10**9
 _TRAILER_BYTES: Final = 64 << 10
 _PIECE_BYTES: Final = 1 << 20
@@ -70,7 +72,7 @@ def day_of(time_ns: int) -> bytes:
 
 def order_of(line: bytes) -> bytes:
     """Return what lines are sorted by: the path of one, part by part. Raises ValueError, IndexError."""
-    return unescaped(line.split(b"\t")[1]).replace(b"/", b"\0")
+    return path_of(line).replace(b"/", b"\0")
 
 
 def entry_of(line: bytes) -> FileEntry:
@@ -85,7 +87,7 @@ def entry_of(line: bytes) -> FileEntry:
         gid=int(gid),
         mtime_ns=max(-_LATEST_NS, min(int(mtime_ns), _LATEST_NS)),
         size_bytes=int(size) if kind == b"f" else 0,
-        digest=content.decode() if kind == b"f" else "",
+        digest=content[:_DIGEST_DIGITS].decode() if kind == b"f" else "",
         target=unescaped(content) if kind == b"l" else b"",
     )
 
@@ -101,6 +103,21 @@ def _type(kind: bytes) -> EntryType:
     raise ValueError(f"{kind!r} is no type of an entry")
 
 
+def path_of(line: bytes) -> bytes:
+    """Return the path of a line. Raises ValueError, IndexError."""
+    return unescaped(line.split(b"\t")[1])
+
+
+def digest_of(line: bytes) -> bytes:
+    """Return the raw digest of the line of a file. Raises ValueError, IndexError."""
+    return bytes.fromhex(line.split(b"\t")[2][:_DIGEST_DIGITS].decode())
+
+
+def is_database(line: bytes) -> bool:
+    """Tell whether the line is that of a file that is a SQLite database. Raises IndexError."""
+    return line.startswith(b"f") and line.split(b"\t")[2].endswith(DATABASE)
+
+
 def lines_of(index: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of the open index from its beginning, without the last one."""
     index.seek(0)
@@ -111,7 +128,7 @@ def lines_of(index: BinaryIO) -> Iterator[bytes]:
 
 
 class IndexWriter:
-    """Writes an index to an open, empty file."""
+    """Writes the lines of an index to an open, empty file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._crc32 = stream, 0
@@ -121,11 +138,9 @@ class IndexWriter:
         self._crc32 = zlib.crc32(line, self._crc32)
         self._stream.write(line)
 
-    def finish(self, trailer: Trailer) -> None:
-        """Write the last line."""
-        facts = trailer._asdict() | {"crc32": f"{self._crc32:08x}"}
-        self._stream.write(b"\t%s\n" % json.dumps(facts).encode())
-        self._stream.flush()
+    def last_line(self, trailer: Trailer) -> bytes:
+        """Return the line that ends the index."""
+        return b"\t%s\n" % json.dumps(trailer._asdict() | {"crc32": f"{self._crc32:08x}"}).encode()
 
 
 def read_trailer(index: BinaryIO) -> Trailer | None:

@@ -2,19 +2,23 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from backupd.archive.file_list import decode_entries, encode_entry
-from backupd.files.index import entry_of
+from backupd.files.index import entry_of, is_database, path_of
+
+_MOST_NAMED: Final = 3
 
 
 class Sums(NamedTuple):
-    """How many entries a list has, and the bytes of its files."""
+    """How many entries a list has, the bytes of its files, and which of them are databases."""
 
     files: int
     directories: int
     links: int
     size_bytes: int
+    databases: tuple[bytes, ...]  # a few of them
+    database_count: int
 
 
 def write_list(lines: Iterable[bytes], out: BinaryIO, found_in: str, saw: Callable[[bytes], object]) -> Sums:
@@ -22,17 +26,20 @@ def write_list(lines: Iterable[bytes], out: BinaryIO, found_in: str, saw: Callab
 
     Raises CopyCorrupt where it would be one that no restore accepts, OSError.
     """
-    counts = {"d": 0, "f": 0, "l": 0}
+    counts, databases = {"d": 0, "f": 0, "l": 0}, list[bytes]()
     size_bytes = 0
-    for entry in decode_entries(_written(lines, out), found_in):
+    for entry in decode_entries(_written(lines, out, databases), found_in):
         counts[entry.type] += 1
         size_bytes += entry.size_bytes
         saw(entry.path)
-    return Sums(counts["f"], counts["d"], counts["l"], size_bytes)
+    named = tuple(databases[:_MOST_NAMED])
+    return Sums(counts["f"], counts["d"], counts["l"], size_bytes, named, len(databases))
 
 
-def _written(lines: Iterable[bytes], out: BinaryIO) -> Iterator[bytes]:
+def _written(lines: Iterable[bytes], out: BinaryIO, databases: list[bytes]) -> Iterator[bytes]:
     for line in lines:
+        if is_database(line):
+            databases.append(path_of(line))
         encoded = encode_entry(entry_of(line))
         out.write(encoded)
         yield encoded

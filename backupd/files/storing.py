@@ -9,17 +9,17 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Final, NamedTuple, Protocol
 
 from backupd.archive.archive import MEMBER_BYTES, in_order
 from backupd.archive.gzip_member import compress, pack_member
 from backupd.errors import SnapshotFailed
-from backupd.files.index import IndexWriter, day_of, key_of, racy
+from backupd.files.index import DATABASE, IndexWriter, day_of, digest_of, key_of, racy
 
 WORTH: Final = 0.97  # of its size at most; what shrinks less is stored as it is
 _HUGE_BYTES: Final = 64 << 20
@@ -42,11 +42,8 @@ class Part(Protocol):
 class Sink(Protocol):
     """Where contents are stored, each once; used by several threads at a time."""
 
-    def has(self, digest: bytes) -> bool:
-        """Tell whether the content of a digest (32 bytes) is there."""
-
-    def reuse(self, digest: bytes) -> bool:
-        """Tell the same; one that is there is not swept for a while, although no list names it yet."""
+    def holds(self, digest: bytes) -> bool:
+        """Tell whether the content of a digest (32 bytes) is there, undamaged; it is then not swept for a while."""
 
     def part(self) -> AbstractContextManager[Part]:
         """Begin a new content, which is discarded at the end of the block unless it was finished."""
@@ -65,10 +62,10 @@ class _Read(NamedTuple):
 
     path: bytes
     line: bytes = b""
+    digest: bytes = b""
     stored_bytes: int = 0  # of the file, if its content was new
     changed: bool = False  # it never held still
     silently: bool = False  # another content under the same times
-    database: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +90,6 @@ class Findings:
     changed: list[bytes] = field(default_factory=list)
     changed_count: int = 0
     silently: list[bytes] = field(default_factory=list)
-    databases: list[bytes] = field(default_factory=list)
-    database_count: int = 0
     missing: int = 0  # entries that are left out, because the store has lost their contents
 
     def add(self, read: _Read) -> None:
@@ -105,21 +100,22 @@ class Findings:
             (not read.line, self.unreadable),
             (read.changed, self.changed),
             (read.silently, self.silently),
-            (read.database, self.databases),
         ):
             if found and len(names) < _MOST_NAMED:
                 names.append(read.path)
         self.unreadable_count += not read.line
         self.changed_count += read.changed
-        self.database_count += read.database
 
 
 class Storing:
     """Stores the contents of the files of one set."""
 
-    def __init__(self, sink: Sink, options: StoreOptions) -> None:
+    def __init__(self, sink: Sink, stored: Callable[[], Container[bytes]], options: StoreOptions) -> None:
+        """`stored` returns the digests of what was there before, and is called when the first is needed."""
         self.findings = Findings()
         self._sink, self._options = sink, options
+        self._stored_before = cache(stored)
+        self._stored_now = set[bytes]()
         self._done_bytes = 0
 
     def write(self, items: Iterable[Item], index: IndexWriter) -> None:
@@ -153,15 +149,19 @@ class Storing:
 
     def _write(self, one: "bytes | Future[_Read]", index: IndexWriter) -> None:
         if isinstance(one, bytes):
-            if one.startswith(b"f") and not self._sink.has(bytes.fromhex(one.split(b"\t")[2].decode())):
+            if one.startswith(b"f") and not self._has(digest_of(one)):
                 self.findings.missing += 1
             else:
                 index.write(one)
             return
         read = one.result()
+        self._stored_now.add(read.digest)
         self.findings.add(read)
         if read.line:
             index.write(read.line)
+
+    def _has(self, digest: bytes) -> bool:
+        return digest in self._stored_now or digest in self._stored_before()
 
     def _stored(self, item: Item, workers: int = 1) -> _Read:
         path = item.line.split(b"\t")[1]
@@ -181,11 +181,11 @@ class Storing:
         if not held_still:
             parts = key.split(b" ")
             key = b" ".join((*parts[:5], b"%d" % content.size_bytes, b"0", parts[7]))
-        line = b"%s\t%s\t%s\t%s\n" % (racy(key, now_ns), path, content.digest.hex().encode(), day_of(now_ns))
-        old_key, _, old_content, *_ = (item.old or b"\t\t").split(b"\t")
-        silently = old_key == key and bool(old_content) and old_content != content.digest.hex().encode()
+        shown = content.digest.hex().encode() + (DATABASE if content.is_database else b"")
+        line = b"%s\t%s\t%s\t%s\n" % (racy(key, now_ns), path, shown, day_of(now_ns))
+        silently = item.old.startswith(b"%s\t" % key) and digest_of(item.old) != content.digest
         stored_bytes = content.size_bytes if content.is_new else 0
-        return _Read(path, line, stored_bytes, not held_still, silently, content.is_database)
+        return _Read(path, line, content.digest, stored_bytes, not held_still, silently)
 
     def _content(self, item: Item, state: os.stat_result, workers: int) -> "_Content":
         """Read the file, and store its content where that is new. Raises UnreadableContent, OSError of the store."""
@@ -200,13 +200,13 @@ class Storing:
             for piece in self._pieces(descriptor):
                 digest.update(piece)
                 size_bytes += len(piece)
-            if self._sink.reuse(digest.digest()):
+            if self._sink.holds(digest.digest()):
                 return _Content(digest.digest(), size_bytes, is_database=_is_database(descriptor))
         return self._large(descriptor, state.st_size, workers)
 
     def _small(self, data: bytes) -> "_Content":
         digest = hashlib.sha256(data).digest()
-        is_new = not self._sink.reuse(digest)
+        is_new = not self._sink.holds(digest)
         if is_new:
             member = pack_member(data, self._options.level)
             packed = len(member) <= WORTH * len(data)
@@ -236,7 +236,7 @@ class Storing:
                 members = map(pack, pieces())
             for member in members:
                 part.write(member)
-            is_new = not self._sink.reuse(digest.digest())
+            is_new = not self._sink.holds(digest.digest())
             if is_new:
                 part.finish(digest.digest(), packed=packed)
         return _Content(digest.digest(), read_bytes, is_new=is_new, is_database=_is_database(descriptor))

@@ -59,6 +59,10 @@ class FilesDirectory:
         uid, gid = known_owner(real, state)
         return cls(real, DirectoryFacts(str(real), uid, gid, state.st_mode & 0o7777), state.st_dev, state.st_ino)
 
+    def may_be_read_by(self, uid: int | None) -> bool:
+        """Tell whether the user `uid` may read all that is in it: it is his."""
+        return uid == self.facts.uid
+
     def below(self, path: Path | str) -> str | None:
         """Return `path`, whose links are followed, relative to this directory; None where it is not below it."""
         relative = os.path.relpath(os.path.realpath(path), self.path)
