@@ -74,6 +74,19 @@ class HeldFile:
         """Rename the file to `new` in `to`, see `Directory.move`. Raises UnexpectedFile, OSError."""
         self.directory.move(self.name, self.descriptor, to, new)
 
+    def hand_over(self, to: Directory, new: str) -> "HeldFile":
+        """Rename the file to `new` in `to`, which holds it open from now on; see `move`."""
+        self.move(to, new)
+        descriptor = to.hold(os.dup(self.descriptor))
+        self.directory.release(self.descriptor)
+        return HeldFile(to, new, descriptor)
+
+    def discard(self) -> None:
+        """Close and remove the file, wherever it is open. Raises OSError."""
+        os.ftruncate(self.descriptor, 0)
+        self.directory.release(self.descriptor)
+        self.directory.unlink(self.name)
+
     @contextmanager
     def unwritable(self) -> Iterator[None]:
         """Only read the file from now on, and make sure that no process writes to it during the block.

@@ -91,12 +91,17 @@ def close_input(process: "subprocess.Popen[bytes]") -> None:
         pipe(process.stdin).close()
 
 
-def call_when_parent_ends(action: "Callable[[], object]") -> None:
-    """Call `action` in a thread when standard input closes: the parent has ended. Raises ProcessRefused."""
+def call_when_parent_ends(action: "Callable[[], object]", on_line: "Callable[[bytes], object]" = len) -> None:
+    """Call `action` in a thread when standard input closes: the parent has ended. Raises ProcessRefused.
+
+    Until then `on_line` is called there with each further line of it.
+    """
     import threading
 
     def wait() -> None:
-        os.read(0, 1)
+        with open(0, "rb", closefd=False) as lines:
+            for line in lines:
+                on_line(line)
         action()
 
     with process_start_errors():
