@@ -5,8 +5,8 @@ KEY, PATH, CONTENT, DAY, separated by tabs, in the order of the list (`archive.f
     f 644 1000 1000 1764475201123456789 1234 1764475201123456789 393226  2026/a.jpg  (SHA-256 in hex)  20422
         {"list_sha256": "...", "crc32": "..."}
 
-CONTENT of a file that is a SQLite database ends with `*`. KEY is type, mode (octal), user, group, mtime (ns), size, ctime (ns) and inode; DAY counts from 1970 on. Two equal keys
-of a path mean that nothing was changed there, see `racy`.
+CONTENT of a file that is a SQLite database ends with `*`. KEY is type, mode (octal), user, group, mtime (ns), size,
+ctime (ns) and inode; DAY counts from 1970 on. Two equal keys of a path mean that nothing was changed there, see `racy`.
 """
 
 import json

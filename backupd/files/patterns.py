@@ -1,4 +1,4 @@
-"""Patterns of what is left out of a set of files: those of .gitignore (https://git-scm.com/docs/gitignore), but no `!`."""
+"""Patterns of what is left out of a set of files: as in .gitignore (https://git-scm.com/docs/gitignore), but no `!`."""
 
 import os
 import re

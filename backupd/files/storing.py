@@ -111,7 +111,7 @@ class Storing:
     """Stores the contents of the files of one set."""
 
     def __init__(self, sink: Sink, stored: Callable[[], Container[bytes]], options: StoreOptions) -> None:
-        """`stored` returns the digests of what was there before, and is called when the first is needed."""
+        """Store in `sink`; `stored` returns the digests of what was there before, when the first is needed."""
         self.findings = Findings()
         self._sink, self._options = sink, options
         self._stored_before = cache(stored)

@@ -22,17 +22,8 @@ Reply = TypeVar("Reply")
 _STDERR_CHARACTERS = 400
 _EXIT_TIMEOUT_S = 5.0
 _LONGEST_LINE_BYTES = 32 << 20
-_SHORTEST_LIMIT_S, _SLOWEST_BYTES_S = 600.0, 2 << 20
 _SETTINGS = "BACKUPD_"  # secrets may be among them
 _LONGEST_POLL_S = 3600.0  # poll(2) counts milliseconds in an int
-
-
-def deadline_for(size_bytes: int) -> float:
-    """Return when work on a file of `size_bytes` that begins now must have ended, by the monotonic clock.
-
-    That is in 10 minutes, and in the time that a slow disk takes, which reads 2 MiB a second.
-    """
-    return time.monotonic() + _SHORTEST_LIMIT_S + size_bytes / _SLOWEST_BYTES_S
 
 
 def ignore(_first: object, _second: object) -> None:

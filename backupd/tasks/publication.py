@@ -9,7 +9,7 @@ from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted
 from backupd.formatting import human_bytes
-from backupd.model import Contents, Hold, Manifest, generation_id
+from backupd.model import AnyManifest, Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.os_errors import os_error_text

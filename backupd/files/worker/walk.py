@@ -26,6 +26,7 @@ from backupd.errors import SourceReplaced
 from backupd.files.index import DAY_DIGITS, GRAIN_NS, day_of, key_of, order_of
 from backupd.files.patterns import excluded
 from backupd.system.owners import become_owner
+from backupd.system.worker import ParentPipe, serve
 
 MESSAGE_BYTES: Final = 96 << 10  # at most: the socket's buffer takes more
 FILES_OF_A_MESSAGE: Final = 64
@@ -436,7 +437,7 @@ class _Edits:
         self._parts, self._size, self._descriptors = [], 0, []
 
 
-def serve_walk(request: WalkRequest) -> None:
+def serve_walk(request: WalkRequest, _parent: ParentPipe) -> None:
     """Walk, and after the end of that look again as often as the parent commands."""
     become_owner(request["uid"], request["gid"])
     with socket.socket(fileno=request["socket"]) as peer:
@@ -447,6 +448,4 @@ def serve_walk(request: WalkRequest) -> None:
 
 
 if __name__ == "__main__":
-    from backupd.sqlite.worker.protocol import serve
-
-    serve(lambda request, _parent: serve_walk(request))
+    serve(serve_walk)

@@ -1,1 +1,0 @@
-"""Backups of sets of files."""
