@@ -100,7 +100,7 @@ def _type(kind: bytes) -> EntryType:
             return "f"
         case b"l":
             return "l"
-    raise ValueError(f"{kind!r} is no type of an entry")
+    raise ValueError(f"{kind!r} is not a type of an entry")
 
 
 def path_of(line: bytes) -> bytes:

@@ -48,7 +48,9 @@ class FilesDirectory:
                 "check path, and that the right volume is mounted; an app that has no files yet: make it empty",
             ) from None
         except NotADirectoryError:
-            raise SourceUnusable(f"{path} is no directory", "a set of files is a directory; name it in path") from None
+            raise SourceUnusable(
+                f"{path} is not a directory", "a set of files is a directory; name it in path"
+            ) from None
         except PermissionError as error:
             hint = ownership_hint(real, "run backupd as the user of the app (PUID), or as root")
             raise SourceUnusable(f"uid {os.geteuid()} may not access {real}", hint) from error
