@@ -22,6 +22,7 @@ from backupd.stores.content_writer import ContentWriter
 from backupd.stores.contract import HIDDEN
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
+from backupd.system.os_errors import os_error_text
 from backupd.system.resources import lower_priority, require_space, reserve_bytes, watching_space
 from backupd.tasks.capture import ARCHIVE_PART, PackedCopy
 from backupd.tasks.context import TaskContext
@@ -96,7 +97,10 @@ class HeldSet:
             self._writer.commit()
         with run.stage("list"):
             facts, packed, trailer = self._list(saw)
-        self._keep_index(trailer)
+        try:
+            self._keep_index(trailer)
+        except OSError as error:
+            run.warn(f"all files of {self._request.source} will be read again: {os_error_text(error)}")
         unchanged = previous is not None and facts.list_sha256 == previous.files.list_sha256
         return self._result(trailer, not_held=not_held, files=facts, packed=packed, unchanged=unchanged)
 
@@ -174,8 +178,7 @@ def holding_set(request: FilesRequest, staging: Directory, context: TaskContext)
     require_space(store.directory, 0, reserve, f"a backup of {request.source}", _FILES_OF_A_CAPTURE)
     with ExitStack() as stack:
         own = stack.enter_context(staging.make(f"files-{request.source}", durable=False))
-        parts = stack.enter_context(own.make("contents", durable=False))
-        writer = stack.enter_context(store.contents.adding(parts, directory.may_be_read_by))
+        writer = stack.enter_context(store.contents.adding(own, directory.may_be_read_by))
         options = StoreOptions(
             level=request.packing.level or _LEVEL,
             workers=request.packing.workers,
@@ -192,8 +195,8 @@ def holding_set(request: FilesRequest, staging: Directory, context: TaskContext)
 
 
 def _last_index(source: str, own: Directory, store: Path) -> tuple[HeldFile, Trailer]:
-    """Return the index that the last run has left, an empty one where it is missing or damaged. Raises OSError."""
-    with suppress(FileNotFoundError), Directory.open(store) as base, base.child(HIDDEN) as hidden:
+    """Return the index that the last run has left, an empty one where it cannot be read. Raises OSError."""
+    with suppress(OSError), Directory.open(store) as base, base.child(HIDDEN) as hidden:
         with hidden.child(INDEX) as directory:
             descriptor = directory.open_file(source)
         found = HeldFile(own, INDEX, own.hold(descriptor))
