@@ -19,13 +19,11 @@ STATES: tuple[Found | None, ...] = (None, "old", "partial", "new", "other")
 KEPT = "pre-restore-20261125T120000Z"
 
 
-@pytest.mark.parametrize("found", [*product(STATES, repeat=2), *product(STATES, repeat=3)])
-def test_restore_is_finished_only_where_all_is_new_and_touched_only_where_all_copies_exist(
-    found: tuple[Found | None, ...],
-) -> None:
-    decision = decide(found)
-    assert (decision == "forgotten") == (None in found)
-    assert (decision == "finished") == (set(found) == {"new"})
+def test_restore_is_finished_only_where_all_is_new_and_touched_only_where_all_copies_exist() -> None:
+    for found in (*product(STATES, repeat=2), *product(STATES, repeat=3)):
+        decision = decide(found)
+        assert (decision == "forgotten") == (None in found), found
+        assert (decision == "finished") == (set(found) == {"new"}), found
 
 
 def directory(tmp_path: Path, name: str) -> Path:
