@@ -11,9 +11,12 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Le, Len, MaxLen
 
-ARCHIVE_SUFFIX = ".sqlite3.gz"
+ARCHIVE_SUFFIX = ".sqlite3.gz"  # of a database
+LIST_SUFFIX = ".files.gz"  # of a set of files: the list of them, whose contents are stored once each
+POINT_SUFFIX = ".point.json"
 MANIFEST_SUFFIX = ".manifest.json"
 LOCAL_STORE = "local"
+POINT = "point"  # the first part of the id of a restore point, where that of a generation has its source
 MANIFEST_MAX_BYTES = 8 << 20
 # A generation that is dated further ahead was dated by a clock that ran ahead.
 CLOCK_TOLERANCE = timedelta(minutes=10)
@@ -29,6 +32,7 @@ Count = Annotated[int, Ge(0), Le(2**63 - 1)]
 Seconds = Annotated[float, Ge(0)]
 Sha256 = Annotated[str, Len(64, 64)]
 
+Kind = Literal["database", "files"]
 Verification = Literal["full", "structural", "opaque", "corrupt"]
 State = Verification | Literal["unknown"]  # unknown: its manifest cannot be read now
 Outcome = Literal["published", "unchanged", "done", "failed", "degraded"]
@@ -60,6 +64,11 @@ def generation_id(source: str, taken_at: datetime, attempt: int = 1) -> str:
     suffix = "" if attempt == 1 else f"-{attempt}"
     t = taken_at.astimezone(UTC)  # strftime takes several times as long, and lists are long
     return f"{source}-{t.year:04}{t.month:02}{t.day:02}-{t.hour:02}{t.minute:02}{suffix}"
+
+
+def is_point_id(text: str) -> bool:
+    """Return whether `text` can be the id of a restore point: `point-YYYYMMDD-HHmm`, with `-N` after a collision."""
+    return is_generation_id(text) and source_of(text) == POINT
 
 
 def utc_from_text(text: str) -> datetime:
@@ -161,7 +170,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that is needed to verify and to restore one archive; the truth about a generation."""
+    """All that is needed to verify and to restore the archive of a database; the truth about a generation."""
 
     format: Literal[1]
     id: Name
@@ -175,6 +184,107 @@ class Manifest:
     contents: Contents | None
     verdict: Verdict
 
+    @property
+    def content_bytes(self) -> int:
+        """The size of what a restore puts in place."""
+        return self.snapshot.size_bytes
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of what the archive holds."""
+        return self.snapshot.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryFacts:
+    """Path, owner and mode of a directory of files; an id is None where the user namespace did not map it."""
+
+    path: Text
+    uid: Count | None
+    gid: Count | None
+    mode: Annotated[int, Ge(0), Le(0o7777)]
+
+
+@dataclass(frozen=True, slots=True)
+class FilesFacts:
+    """What a set of files is: its list, uncompressed, and the sums over its entries."""
+
+    list_sha256: Sha256
+    list_bytes: Count
+    files: Count
+    directories: Count  # below the one of the set
+    links: Count
+    size_bytes: Count  # of all files, those of equal contents included
+    skipped: Count  # sockets, pipes, devices, and what could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class FilesManifest:
+    """All that is needed to verify and to restore a set of files, but for the contents that its list names by digest.
+
+    `kind` is the first line of its JSON, which tells it from the manifest of a database.
+    """
+
+    kind: Literal["files"]
+    format: Literal[1]
+    id: Name
+    source: Name
+    store: Annotated[str, Len(16, 16)]
+    taken_at: datetime
+    backupd_version: Name
+    origin: DirectoryFacts
+    files: FilesFacts
+    archive: ArchiveFacts  # of the list
+    verdict: Verdict
+
+    @property
+    def content_bytes(self) -> int:
+        """The size of what a restore puts in place."""
+        return self.files.size_bytes
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of what the archive holds."""
+        return self.files.list_sha256
+
+
+AnyManifest = Manifest | FilesManifest
+
+
+@dataclass(frozen=True, slots=True)
+class PointPart:
+    """One source of a restore point: the generation that holds it as of an instant from `since` to `until` (aware)."""
+
+    source: Name
+    kind: Kind
+    generation: Name
+    archive_sha256: Sha256
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePoint:
+    """The generations of one run, which are restored, kept and removed together; no source is missing in it."""
+
+    format: Literal[1]
+    id: Name
+    store: Annotated[str, Len(16, 16)]
+    taken_at: datetime  # the earliest instant of a part
+    backupd_version: Name
+    parts: Annotated[tuple[PointPart, ...], Len(1, 1000)]
+
+    @property
+    def spread_ms(self) -> int:
+        """How far apart the instants of the parts are at most, in milliseconds, rounded up."""
+        spread = max(part.until for part in self.parts) - min(part.since for part in self.parts)
+        return -(-spread // timedelta(milliseconds=1))
+
+    @property
+    def generations(self) -> frozenset[str]:
+        """The ids of the generations of its parts."""
+        return frozenset(part.generation for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -187,6 +297,7 @@ class Generation:
     snapshot_bytes: int
     verification: State  # when it was made
     damaged: bool = False  # a later check found damage
+    kind: Kind = "database"
 
     @property
     def verified(self) -> bool:

@@ -37,7 +37,7 @@ from backupd.catalog.models import (
 )
 from backupd.catalog.session import UnitOfWork
 from backupd.errors import Terminated
-from backupd.model import CLOCK_TOLERANCE, Manifest, is_generation_id
+from backupd.model import CLOCK_TOLERANCE, AnyManifest, is_generation_id
 from backupd.report import AnyReport, report_facts
 from backupd.schedule import TaskHistory
 
@@ -254,7 +254,7 @@ class Catalog:
             found = (record_of(CheckRecord, row, sound=bool(row.sound)) for row in session.scalars(checks))
             return GenerationHistory(tuple(map(run_record, session.scalars(runs))), tuple(found))
 
-    def add_generation(self, manifest: Manifest, store: str, *, since: datetime | None = None) -> None:
+    def add_generation(self, manifest: AnyManifest, store: str, *, since: datetime | None = None) -> None:
         """Record a generation and that `store` has an undamaged copy of it `since` then (None: now).
 
         Call it when a copy was published: it clears the mark of a damaged older copy.

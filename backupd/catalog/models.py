@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from backupd.catalog import RunRecord
-from backupd.model import Manifest, Outcome, Severity, Verification, utc_from_text
+from backupd.model import AnyManifest, Outcome, Severity, Verification, utc_from_text
 from backupd.report import report_from_json
 
 CopyState = Literal["present", "damaged", "missing"]
@@ -193,15 +193,15 @@ def run_record(row: RunRow) -> RunRecord:
     return record_of(RunRecord, row, report=None if row.report is None else report_from_json(row.report))
 
 
-def generation_row(manifest: Manifest) -> GenerationRow:
+def generation_row(manifest: AnyManifest) -> GenerationRow:
     """Return the row of a manifest."""
     return GenerationRow(
         id=manifest.id,
         source=manifest.source,
         taken_at=manifest.taken_at,
-        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_bytes=manifest.content_bytes,
         archive_bytes=manifest.archive.size_bytes,
-        snapshot_sha256=manifest.snapshot.sha256,
+        snapshot_sha256=manifest.content_sha256,
         archive_sha256=manifest.archive.sha256,
         verification=manifest.verdict.level,
     )

@@ -41,7 +41,7 @@ from backupd.catalog.database import (
 )
 from backupd.catalog.models import Base, CopyRow, GenerationRow, UtcDateTime, generation_row
 from backupd.catalog.session import make_engine, sqlalchemy_errors
-from backupd.model import Manifest, utc_from_text
+from backupd.model import AnyManifest, utc_from_text
 from backupd.report import report_from_json
 from backupd.system.directory import Directory
 
@@ -65,7 +65,7 @@ class OldCatalog:
         self.complete = False
 
 
-def rebuild(path: Path, manifests: Iterable[tuple[Manifest, str]]) -> int:
+def rebuild(path: Path, manifests: Iterable[tuple[AnyManifest, str]]) -> int:
     """Index `manifests`, each with its store, in a new catalog at `path`; return the number of generations.
 
     Keeps all readable runs, checks, marks of damage and notices of the old catalog; when some rows were unreadable, it

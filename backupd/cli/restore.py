@@ -25,7 +25,7 @@ from backupd.privileges import drop_privileges, give_directories
 from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target import STOPPED_FLAG
 from backupd.stores.contract import Archives
-from backupd.tasks.choice import LATEST, Accept, Choose, choose_generation, require_newest
+from backupd.tasks.choice import LATEST, Accept, Choose, choose_database, require_database, require_newest
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import adopt, choose_usable, provenance_of
@@ -194,7 +194,7 @@ def _choose(
     if chosen.store in (None, LOCAL_STORE):
         if not inventory.generations:
             raise _nothing_here(context.store.directory, source, config)
-        manifest = choose_generation(inventory, chosen.id, source, chosen.at)
+        manifest = choose_database(inventory, chosen.id, source, chosen.at)
     else:
         name = str(chosen.store)
         if adopting:
@@ -286,7 +286,7 @@ def _choose_again(
 
     def choose() -> Manifest:
         inventory = fit(read_inventory(context))
-        again = choose_generation(inventory, chosen.id, manifest.source, chosen.at)
+        again = choose_database(inventory, chosen.id, manifest.source, chosen.at)
         if chosen.id == LATEST:
             require_newest(again, inventory, lambda warning: warning == accepted, chosen.at)
         return again
@@ -325,7 +325,8 @@ def _undo(
                 f"store {store} has no generation {safety}, the state before the restore that is taken back",
                 "if another store has it (backupd list --store NAME): --from NAME",
             )
-        return _restore(lambda: manifest, request, archives, config, context, online=online)
+        safe = require_database(manifest)
+        return _restore(lambda: safe, request, archives, config, context, online=online)
 
 
 def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run: bool) -> None:

@@ -17,7 +17,7 @@ from backupd.privileges import give_directories
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
 from backupd.system.resources import total_bytes
-from backupd.tasks.choice import LATEST, Accept, choose_generation, require_newest
+from backupd.tasks.choice import LATEST, Accept, choose_database, require_newest
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, recorded_path, require_same_database
 from backupd.tasks.provenance import choose_usable, refusal
@@ -144,7 +144,7 @@ def _chosen(
         inventory.require_readable(source)
         return None
     if store == LOCAL_STORE:
-        manifest = choose_generation(inventory, wanted.id, source, wanted.at)
+        manifest = choose_database(inventory, wanted.id, source, wanted.at)
         if wanted.id == LATEST:
             require_same_database(manifest, inventory, request.path)
         return manifest

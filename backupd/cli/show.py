@@ -12,7 +12,7 @@ from backupd.cli.output import echo, minute_text, print_json, print_warning, tim
 from backupd.cli.pin import pin_facts, pin_text
 from backupd.config import Config
 from backupd.formatting import counted, human_bytes, printable
-from backupd.model import Contents, Manifest
+from backupd.model import AnyManifest, Contents, FilesManifest, Manifest
 from backupd.report import describe, report_facts
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.owners import owner_text
@@ -55,28 +55,44 @@ def show_command(config: Config, wanted: str, source: str | None, *, as_json: bo
     _print_history(history, config.schedule.timezone)
 
 
-def _print(manifest: Manifest, zone: str) -> None:
-    origin, snapshot, archive, verdict = manifest.origin, manifest.snapshot, manifest.archive, manifest.verdict
+def _print(manifest: AnyManifest, zone: str) -> None:
+    origin, archive, verdict = manifest.origin, manifest.archive, manifest.verdict
     lines = {
         "generation": manifest.id,
         "taken at": time_text(manifest.taken_at, zone),
         "made by": f"store {manifest.store}",
         "source": f"{origin.path} (owner {owner_text(origin.uid, origin.gid)}, mode {origin.mode:04o})",
-        "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
-        f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
-        f"{snapshot.journal_mode}, by {snapshot.method}",
-        "sha256": snapshot.sha256,
+        **(_lines_of_files(manifest) if isinstance(manifest, FilesManifest) else _lines_of_database(manifest)),
         "archive": f"{human_bytes(archive.size_bytes)}, {counted(archive.members, 'member')}",
         "archive sha256": archive.sha256,
         "verified": f"{verdict.level} ({', '.join(verdict.checks)})",
-        "tables": _tables(manifest.contents) if manifest.contents else "unknown",
-        "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
         "backupd": manifest.backupd_version,
     }
     for name, text in lines.items():
         echo(f"{name:<15} {printable(text)}")
     for note in (*verdict.notes, *filter(None, [verdict.doubt])):
         echo(f"{'note':<15} {printable(note)}")
+
+
+def _lines_of_database(manifest: Manifest) -> dict[str, str]:
+    snapshot = manifest.snapshot
+    return {
+        "snapshot": f"{human_bytes(snapshot.size_bytes)}, "
+        f"{counted(snapshot.page_count, 'page')} of {snapshot.page_size} bytes, "
+        f"{snapshot.journal_mode}, by {snapshot.method}",
+        "sha256": snapshot.sha256,
+        "tables": _tables(manifest.contents) if manifest.contents else "unknown",
+        "sqlite": f"written by {snapshot.sqlite_writer}, copied by {snapshot.sqlite_copier}",
+    }
+
+
+def _lines_of_files(manifest: FilesManifest) -> dict[str, str]:
+    files = manifest.files
+    return {
+        "files": f"{counted(files.files, 'file')} of {human_bytes(files.size_bytes)} in all, "
+        f"{counted(files.links, 'link')}, {files.skipped} skipped",
+        "sha256": f"{files.list_sha256} (of the list)",
+    }
 
 
 def _tables(contents: Contents) -> str:

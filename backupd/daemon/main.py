@@ -16,7 +16,7 @@ from backupd.daemon.requested import RequestedBackups
 from backupd.daemon.task_queue import TaskQueue, TaskQueues
 from backupd.errors import ConfigError
 from backupd.log import Event, EventLog
-from backupd.model import Manifest
+from backupd.model import AnyManifest
 from backupd.privileges import (
     ROOT_HINT,
     become_owner_of_backups,
@@ -145,7 +145,7 @@ def _server(config: Config, status: StatusService, requested: RequestedBackups, 
         secret.get_secret_value() if secret else None for secret in (http.token, http.backup_token, http.download_token)
     )
 
-    def open_archive(generation: str) -> tuple[Manifest, BinaryIO]:
+    def open_archive(generation: str) -> tuple[AnyManifest, BinaryIO]:
         from backupd.tasks.verify import open_verified  # few daemons ever need it, and all are to stay small
 
         return open_verified(generation, context)

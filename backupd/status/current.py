@@ -216,7 +216,7 @@ def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFi
         source=source,
         generations=len(generations),
         verified=sum(generation.verified for generation in generations),
-        snapshot_bytes=newest.snapshot.size_bytes if newest else None,
+        snapshot_bytes=newest.content_bytes if newest else None,
         archive_bytes=newest.archive.size_bytes if newest else None,
         newest_at=newest.taken_at if newest else None,
         frozen=context.holds.get(source) is not None,

@@ -6,7 +6,7 @@ from typing import Final
 
 from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, GenerationTaken, NewestUnusable, UsageError
 from backupd.formatting import local_time
-from backupd.model import LOCAL_STORE, Generation, Manifest, source_of
+from backupd.model import LOCAL_STORE, AnyManifest, Generation, Manifest, source_of
 from backupd.tasks.inventory import Inventory
 
 LATEST: Final = "latest"
@@ -20,7 +20,27 @@ def never(_warning: str) -> bool:
     return False
 
 
-def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
+def choose_database(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> Manifest:
+    """Return the generation of a database that an operator means, as `choose_generation` does.
+
+    Raises UsageError for one of a set of files.
+    """
+    if at is None and wanted != LATEST and wanted in inventory.manifests:
+        return require_database(inventory.manifests[wanted])
+    return require_database(choose_generation(inventory.databases(), wanted, source, at))
+
+
+def require_database(manifest: AnyManifest) -> Manifest:
+    """Return `manifest` as that of a database. Raises UsageError for that of a set of files."""
+    if isinstance(manifest, Manifest):
+        return manifest
+    raise UsageError(
+        f"{manifest.id} is a set of files, not a database",
+        "restore it with the restore point that it is part of: backupd restore --point (backupd list --points)",
+    )
+
+
+def choose_generation(inventory: Inventory, wanted: str, source: str | None, at: datetime | None) -> AnyManifest:
     """Return the generation that an operator means: by id, `latest`, or the newest taken at or before `at`.
 
     Damaged ones and those dated in the future are meant by id alone; `accepted_choice` tells which newer ones of them
@@ -65,7 +85,7 @@ def _none_fits(inventory: Inventory, source: str | None, at: datetime | None) ->
     )
 
 
-def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None = None) -> str:
+def warning_of_newer(chosen: AnyManifest, inventory: Inventory, at: datetime | None = None) -> str:
     """Return which newer generations of the source of `chosen` are skipped, and why; empty for none.
 
     With `at` only those count that were taken by then.
@@ -83,7 +103,7 @@ def warning_of_newer(chosen: Manifest, inventory: Inventory, at: datetime | None
 
 
 def require_newest(
-    chosen: Manifest, inventory: Inventory, accept: Accept, at: datetime | None = None, zone: tzinfo = UTC
+    chosen: AnyManifest, inventory: Inventory, accept: Accept, at: datetime | None = None, zone: tzinfo = UTC
 ) -> str:
     """Return the warning that an operator has accepted with `chosen`, empty if no newer one is skipped.
 
@@ -106,13 +126,13 @@ def require_newest(
     )
 
 
-def accepting_damage(accept: Accept, chosen: Manifest, inventory: Inventory) -> Accept:
+def accepting_damage(accept: Accept, chosen: AnyManifest, inventory: Inventory) -> Accept:
     """Return `accept` where a newer generation may be good, or was replaced; damage alone needs no acceptance."""
     in_doubt = any(_newer(chosen, inventory, inventory.unreadable | inventory.replaced))
     return accept if in_doubt else lambda _warning: True
 
 
-def _newer(chosen: Manifest, inventory: Inventory, ids: Collection[str] | None = None) -> Iterator[Generation]:
+def _newer(chosen: AnyManifest, inventory: Inventory, ids: Collection[str] | None = None) -> Iterator[Generation]:
     """Yield the generations of the source of `chosen` with a later id, of those `ids` (None: all)."""
     order = _order(chosen.id)
     for generation in inventory.of(chosen.source):

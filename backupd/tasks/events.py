@@ -8,7 +8,7 @@ from typing import Literal
 
 from backupd.errors import CatalogUnavailable
 from backupd.log import Event
-from backupd.model import LOCAL_STORE, Hold, Manifest, Pin
+from backupd.model import LOCAL_STORE, AnyManifest, Hold, Pin
 from backupd.stores.contract import RecoveredItem, Transfer
 from backupd.system.file_lock import LockHolder
 
@@ -61,7 +61,7 @@ class SnapshotQuarantined(TaskEvent):
 class SourceUnchanged(TaskEvent):
     """The source holds, digest for digest, what this generation holds."""
 
-    manifest: Manifest
+    manifest: AnyManifest
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
@@ -104,7 +104,7 @@ class PruningReleased(TaskEvent):
 class GenerationPublished(TaskEvent):
     """A generation is in the local store."""
 
-    manifest: Manifest
+    manifest: AnyManifest
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
@@ -117,7 +117,7 @@ class GenerationPublished(TaskEvent):
 class GenerationSent(TaskEvent):
     """A generation is at a replica, and was verified there."""
 
-    manifest: Manifest
+    manifest: AnyManifest
     store: str
     transfer: Transfer
 
@@ -368,7 +368,7 @@ class StoreListed(TaskEvent):
 
     store: str
     present: frozenset[str]
-    manifests: Mapping[str, Manifest]
+    manifests: Mapping[str, AnyManifest]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,15 @@ from backupd.errors import (
     StoreUnusable,
 )
 from backupd.formatting import human_bytes
-from backupd.model import CLOCK_TOLERANCE, LOCAL_STORE, MANIFEST_SUFFIX, Generation, Manifest
+from backupd.model import (
+    CLOCK_TOLERANCE,
+    LOCAL_STORE,
+    MANIFEST_SUFFIX,
+    AnyManifest,
+    FilesManifest,
+    Generation,
+    Manifest,
+)
 from backupd.problems import refused_step
 from backupd.stores.contract import ListedGeneration, Store
 from backupd.system.fs import visible_directory
@@ -32,7 +40,7 @@ class Inventory:
     """All generations of a store."""
 
     generations: tuple[Generation, ...]  # newest first
-    manifests: Mapping[str, Manifest]  # by id, those that could be read
+    manifests: Mapping[str, AnyManifest]  # by id, those that could be read
     refused: Mapping[str, str]  # by id, why the others could not, or may not be used
     now: datetime  # a generation that is dated later was taken by a clock that ran ahead, and never counts as newest
     lost: frozenset[str] = frozenset()  # ids of refused ones whose archive is gone, at a replica the whole copy
@@ -134,7 +142,7 @@ class Inventory:
         """Return the generations of one source, newest first."""
         return self._by_source.get(source, ())
 
-    def manifests_of(self, source: str) -> list[Manifest]:
+    def manifests_of(self, source: str) -> list[AnyManifest]:
         """Return the readable manifests of one source, newest first."""
         return [self.manifests[g.id] for g in self.of(source) if g.id in self.manifests]
 
@@ -142,9 +150,18 @@ class Inventory:
         """Return the identity of the store that made the newest readable generation."""
         return next((self.manifests[g.id].store for g in self.generations if g.id in self.manifests), None)
 
-    def last_verified(self, source: str) -> Manifest | None:
+    def last_verified(self, source: str) -> AnyManifest | None:
         """Return the manifest of the newest generation of `source` that counts."""
         return next((self.manifests[g.id] for g in self.of(source) if self.counts(g)), None)
+
+    def last_database(self, source: str) -> Manifest | None:
+        """Return what `last_verified` returns, None where that is a set of files: its name was used for one before."""
+        newest = self.last_verified(source)
+        return newest if isinstance(newest, Manifest) else None
+
+    def databases(self) -> "Inventory":
+        """Return the inventory without sets of files."""
+        return self.without(generation.id for generation in self.generations if generation.kind == "files")
 
     def without(self, ids: Iterable[str]) -> "Inventory":
         """Return the inventory without the generations of these ids."""
@@ -186,7 +203,7 @@ def take_inventory(
 ) -> Inventory:
     """Read every manifest in `store`; `damaged` and `lost` (without an archive) are ids."""
     generations: list[Generation] = []
-    manifests: dict[str, Manifest] = {}
+    manifests: dict[str, AnyManifest] = {}
     refused: dict[str, str] = {}
     unreadable, vanished = set[str](), list[ListedGeneration]()
 
@@ -221,15 +238,16 @@ def take_inventory(
     return Inventory(tuple(generations), manifests, refused, now, gone, store.name, frozenset(unreadable))
 
 
-def _generation(manifest: Manifest, archive_bytes: int, *, damaged: bool) -> Generation:
+def _generation(manifest: AnyManifest, archive_bytes: int, *, damaged: bool) -> Generation:
     return Generation(
         id=manifest.id,
         source=manifest.source,
         taken_at=manifest.taken_at,
         archive_bytes=archive_bytes,
-        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_bytes=manifest.content_bytes,
         verification=manifest.verdict.level,
         damaged=damaged,
+        kind="files" if isinstance(manifest, FilesManifest) else "database",
     )
 
 
@@ -261,7 +279,7 @@ _MAX_NAMED = 3
 _WAY_OUT = "give each app a backups_dir of its own, or its source another name"
 
 
-def by_database(generations: Iterable[Generation], manifests: Iterable[Manifest]) -> list[list[Generation]]:
+def by_database(generations: Iterable[Generation], manifests: Iterable[AnyManifest]) -> list[list[Generation]]:
     """Split the `generations` of one source by database where `manifests` show that several were backed up in turn.
 
     All of them are in the result, in the order given; those without a manifest are with the first.
@@ -286,7 +304,7 @@ def shared_source_warning(inventory: Inventory, source: str, path: Path) -> str:
     return f"{newest} and {own} are backed up in turn as {source} in one directory: {_WAY_OUT}"
 
 
-def require_same_database(manifest: Manifest, inventory: Inventory, path: Path) -> None:
+def require_same_database(manifest: AnyManifest, inventory: Inventory, path: Path) -> None:
     """Refuse a generation of another database than the one at `path`, where both are backed up in turn.
 
     Raises OtherDatabase.
@@ -312,6 +330,6 @@ def _in_turn(paths: Sequence[str]) -> bool:
     return len(set(runs)) < len(runs)
 
 
-def _taken_in_turn(newest_first: Sequence[Manifest], now: str) -> bool:
+def _taken_in_turn(newest_first: Sequence[AnyManifest], now: str) -> bool:
     """Return whether a path comes back in the manifests and `now`, the path that comes next."""
     return _in_turn([*(manifest.origin.path for manifest in reversed(newest_first)), now])

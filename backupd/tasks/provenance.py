@@ -13,8 +13,8 @@ from typing import Final
 
 from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
-from backupd.model import Manifest
-from backupd.tasks.choice import LATEST, choose_generation
+from backupd.model import AnyManifest, Manifest
+from backupd.tasks.choice import LATEST, choose_database
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import StoreAdopted
 from backupd.tasks.inventory import Inventory
@@ -30,7 +30,7 @@ class ForeignGenerations:
 
     source: str
     store: str  # the identity of that store
-    manifests: tuple[Manifest, ...]  # newest first; at least one
+    manifests: tuple[AnyManifest, ...]  # newest first; at least one
 
     @property
     def ids(self) -> frozenset[str]:
@@ -53,14 +53,14 @@ class Provenance:
     adopted: Mapping[str, datetime]  # until when the generations of other stores count, by identity
     sources: frozenset[str]  # that this store has generations of
 
-    def counts(self, manifest: Manifest) -> bool:
+    def counts(self, manifest: AnyManifest) -> bool:
         """Return whether a generation counts as own."""
         until = self.adopted.get(manifest.store)
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 
     def foreign(self, remote: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
         """Return what does not count as own, of one source or all; the store with the newest generation first."""
-        found = defaultdict[tuple[str, str], list[Manifest]](list)
+        found = defaultdict[tuple[str, str], list[AnyManifest]](list)
         for generation in remote.generations:
             manifest = remote.manifests.get(generation.id)
             if manifest and source in (None, manifest.source) and not self.counts(manifest):
@@ -103,7 +103,7 @@ def refusal(
 def choose_usable(
     remote: Inventory, provenance: Provenance, wanted: str, source: str | None, at: datetime | None, name: str
 ) -> Manifest:
-    """Choose a generation of replica `name` as `choose_generation` does. Raises ForeignCopies for a foreign one."""
+    """Choose a generation of replica `name` as `choose_database` does. Raises ForeignCopies for a foreign one."""
     usable = provenance.usable(remote)
     hidden = [group for group in provenance.foreign(remote, source) if not group.ids <= usable.manifests.keys()]
     by_id = at is None and wanted != LATEST
@@ -111,7 +111,7 @@ def choose_usable(
     if by_id and (meant := [group for group in hidden if wanted in group.ids - remote.replaced]):
         raise refusal(meant, name, consequence, remote.now, _WITH_ADOPT)
     try:
-        manifest = choose_generation(usable, wanted, source, at)
+        manifest = choose_database(usable, wanted, source, at)
     except GenerationMissing:
         if hidden and not by_id:
             raise refusal(hidden, name, consequence, remote.now, _WITH_ADOPT) from None

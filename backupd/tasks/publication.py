@@ -56,8 +56,9 @@ class PublicationDecision:
 
 def source_state(source: str, inventory: Inventory, context: TaskContext) -> SourceState:
     """Read what is known of a source. Raises OSError."""
-    previous, hold = inventory.last_verified(source), context.holds.get(source)
-    reference = inventory.manifests.get(hold.reference or "") if hold else None
+    previous, hold = inventory.last_database(source), context.holds.get(source)
+    held = inventory.manifests.get(hold.reference or "") if hold else None
+    reference = held if isinstance(held, Manifest) else None
     quarantine = context.store.hidden / "quarantine" / source
     return SourceState(previous, reference or previous, context.holds.accepted(source), quarantine)
 

@@ -12,7 +12,7 @@ from typing import Final
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ForeignCopies, GenerationMissing, ManifestInvalid, NoSpace, NothingToSend, ReplicaFailed
 from backupd.formatting import human_bytes
-from backupd.model import Generation, Hold, Kept, Manifest, Pin, Removed
+from backupd.model import AnyManifest, Generation, Hold, Kept, Pin, Removed
 from backupd.report import ReplicationDetails, RunReport
 from backupd.retention import NO_PINS, plan_retention
 from backupd.stores.contract import Replica, find_manifest, generation_taken
@@ -28,7 +28,7 @@ from backupd.tasks.verify import digest_archive, record_verification
 _MAX_NAMED: Final = 200  # characters
 
 
-def send(manifest: Manifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
+def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
     """Send one generation, unless it has been pruned since the plan was made, or its local archive is damaged.
 
     Raises GenerationTaken, NoSpace, CopyCorrupt, ReplicaUnreachable, OSError.
@@ -256,7 +256,7 @@ def _counted(replica: Replica, run: ReplicationRun) -> Iterator[None]:
         run.details = replace(run.details, sent_bytes=sent_bytes)
 
 
-def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
+def _manifest_at(replica: Replica, generation_id: str) -> AnyManifest | None:
     encoded = find_manifest(replica, generation_id)
     try:
         return None if encoded is None else decode_manifest(encoded, generation_id)
@@ -264,7 +264,7 @@ def _manifest_at(replica: Replica, generation_id: str) -> Manifest | None:
         return None
 
 
-def _require_room(manifest: Manifest, replica: Replica) -> None:
+def _require_room(manifest: AnyManifest, replica: Replica) -> None:
     free = replica.free_space()
     needed = manifest.archive.size_bytes - replica.partial_bytes(manifest.id)
     if free is not None and free < needed:
@@ -274,7 +274,7 @@ def _require_room(manifest: Manifest, replica: Replica) -> None:
         )
 
 
-def _record_sent(manifest: Manifest, replica: Replica, run: ReplicationRun) -> None:
+def _record_sent(manifest: AnyManifest, replica: Replica, run: ReplicationRun) -> None:
     transfer, details = replica.last_transfer, run.details
     run.details = replace(
         details,

@@ -13,12 +13,12 @@ from typing import BinaryIO
 from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
-from backupd.model import LOCAL_STORE, Generation, Manifest
+from backupd.model import LOCAL_STORE, AnyManifest, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import reserve_bytes
-from backupd.tasks.choice import choose_generation
+from backupd.tasks.choice import choose_database
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
@@ -35,7 +35,7 @@ class ArchiveCheck:
     detail: str
 
 
-def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
+def digest_archive(manifest: AnyManifest, store: Store) -> ArchiveCheck:
     """Digest the archive of a generation as the disk has it, not the page cache. Raises GenerationMissing.
 
     An archive that the disk cannot read back (EIO) is damaged; one that is out of reach for another reason is not.
@@ -53,7 +53,7 @@ def digest_archive(manifest: Manifest, store: Store) -> ArchiveCheck:
     return ArchiveCheck(sound=False, damaged=True, detail=what)
 
 
-def open_verified(generation_id: str, context: TaskContext) -> tuple[Manifest, BinaryIO]:
+def open_verified(generation_id: str, context: TaskContext) -> tuple[AnyManifest, BinaryIO]:
     """Open the archive of a verified generation of the local store, and return its manifest too.
 
     Raises GenerationMissing, CopyCorrupt for one that is damaged, ManifestInvalid, OSError.
@@ -170,7 +170,7 @@ def _verify_copy(
     generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
 ) -> str:
     try:
-        manifest = choose_generation(inventory, generation, None, None)
+        manifest = choose_database(inventory, generation, None, None)
         with work_directory(context) as directory:
             kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
             copy = HeldFile.create(directory, "snapshot.sqlite3")
@@ -211,7 +211,7 @@ def scrub(source: str, context: TaskContext) -> RunReport[RunDetails]:
     return run.report
 
 
-def _verify_archive(manifest: Manifest, run: Run[RunDetails], context: TaskContext) -> None:
+def _verify_archive(manifest: AnyManifest, run: Run[RunDetails], context: TaskContext) -> None:
     with run.stage("digest"):
         found = digest_archive(manifest, context.store)
     run.details = RunDetails(generation=manifest.id)

@@ -10,12 +10,12 @@ from typing import BinaryIO, Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backupd.model import ARCHIVE_SUFFIX, Manifest
+from backupd.model import ARCHIVE_SUFFIX, AnyManifest
 from backupd.system.in_thread import in_thread
 from backupd.web.connection import extend_lifetime
 
 # Opens the archive of a verified generation. Raises GenerationMissing, CopyCorrupt, ManifestInvalid, OSError.
-OpenArchive = Callable[[str], tuple[Manifest, BinaryIO]]
+OpenArchive = Callable[[str], tuple[AnyManifest, BinaryIO]]
 # A client that reads less than a part in this time, 64 KiB a second, loses its connection; so does one that waits for
 # the disk.
 PART_S = 30.0
@@ -28,7 +28,7 @@ async def open_response(generation: str, open_archive: OpenArchive, release: Cal
     Raises what `open_archive` does.
     """
 
-    def end(opened: Future[tuple[Manifest, BinaryIO]]) -> None:
+    def end(opened: Future[tuple[AnyManifest, BinaryIO]]) -> None:
         if not opened.exception():
             opened.result()[1].close()
         release()
@@ -52,7 +52,7 @@ class ArchiveResponse(Response):
     The file is held open: a generation that is pruned meanwhile is sent to its end.
     """
 
-    def __init__(self, manifest: Manifest, stream: BinaryIO, release: Callable[[], None]) -> None:
+    def __init__(self, manifest: AnyManifest, stream: BinaryIO, release: Callable[[], None]) -> None:
         digest = b64encode(bytes.fromhex(manifest.archive.sha256)).decode()
         headers = {
             "Content-Type": "application/gzip",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backupd.log import null_log
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
-from backupd.tasks.choice import choose_generation
+from backupd.tasks.choice import choose_database
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore import RestoreRequest
@@ -74,7 +74,7 @@ def test_restored_backup_equals_database(
         with closing(sqlite3.connect(path)) as app, app:
             app.execute('DELETE FROM "t 0"')
             app.execute("CREATE TABLE other(x)")
-        manifest = choose_generation(local_inventory(context), "latest", "tasks", None)
+        manifest = choose_database(local_inventory(context), "latest", "tasks", None)
         report, done = restore_in_place(lambda: manifest, RestoreRequest("tasks", path, 2), context.store, context)
         assert report.outcome == "done", report
         assert done is not None

@@ -11,7 +11,7 @@ import pytest
 from backupd.errors import CopyCorrupt, GenerationMissing
 from backupd.model import RetentionPolicy
 from backupd.tasks.backup import backup
-from backupd.tasks.choice import choose_generation
+from backupd.tasks.choice import choose_database
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.prune import prune
 from backupd.tasks.requests import BackupRequest, RetentionRule
@@ -87,11 +87,11 @@ def test_restore_of_damaged_generation_names_and_marks_it(
 ) -> None:
     older, newest = two
     spoil(context, newest)
-    manifest = choose_generation(local_inventory(context), "latest", None, None)
+    manifest = choose_database(local_inventory(context), "latest", None, None)
     with pytest.raises(CopyCorrupt, match=newest):
         restore_to_path(manifest, tmp_path / "restored.db", 1, context)
     assert not (tmp_path / "restored.db").exists()
-    assert choose_generation(local_inventory(context), "latest", None, None).id == older
+    assert choose_database(local_inventory(context), "latest", None, None).id == older
 
 
 def test_generation_dated_in_future_is_never_latest(order: BackupRequest, context: TaskContext) -> None:
@@ -100,8 +100,8 @@ def test_generation_dated_in_future_is_never_latest(order: BackupRequest, contex
     touch(order.path)
     today = backup(order, context)
     inventory = local_inventory(context)
-    assert choose_generation(inventory, "latest", None, None).id == today.generation
-    assert choose_generation(inventory, str(future.generation), None, None).id == future.generation
+    assert choose_database(inventory, "latest", None, None).id == today.generation
+    assert choose_database(inventory, str(future.generation), None, None).id == future.generation
     last = inventory.last_verified("tasks")
     assert last is not None
     assert last.id == today.generation
@@ -122,7 +122,7 @@ def test_code_in_directory_of_restore_is_not_run(two: tuple[str, str], context: 
     trap.mkdir()
     for module in ("json", "apsw", "random"):
         (trap / f"{module}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    manifest = choose_generation(local_inventory(context), two[0], None, None)
+    manifest = choose_database(local_inventory(context), two[0], None, None)
     restore_to_path(manifest, trap / "restored.db", 1, context)
     assert (trap / "restored.db").exists()
     assert not (tmp_path / "sprung").exists()
@@ -147,5 +147,5 @@ def test_leftovers_of_killed_restores_are_swept_after_a_day(
     old.touch()
     young.touch()
     os.utime(old, (0, 0))
-    restore_to_path(choose_generation(local_inventory(context), two[0], None, None), tmp_path / "x.db", 1, context)
+    restore_to_path(choose_database(local_inventory(context), two[0], None, None), tmp_path / "x.db", 1, context)
     assert (old.exists(), young.exists()) == (False, True)

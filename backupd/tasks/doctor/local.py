@@ -225,7 +225,7 @@ def _readable(request: BackupRequest) -> str:
 
 def _space(request: BackupRequest, context: TaskContext) -> str:
     source, directory = _source(request), context.store.directory
-    last = local_inventory(context).last_verified(request.source)
+    last = local_inventory(context).last_database(request.source)
     needed = bytes_needed(source, last, 2 if request.settings.method == "vacuum" else 1)
     reserve = reserve_bytes(directory, request.reserve_bytes)
     require_space(directory, needed, reserve, f"a backup of {request.source}", FILES_OF_A_BACKUP)

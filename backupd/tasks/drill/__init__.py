@@ -121,7 +121,7 @@ def _newest(
     if request.store != LOCAL_STORE:
         foreign = provenance_of(read_inventory(context), context).foreign(inventory, request.source)
         inventory = inventory.without({key for group in foreign for key in group.ids} - inventory.replaced)
-    manifest, as_of = inventory.last_verified(request.source), last_verified_at(request.source, inventory, context)
+    manifest, as_of = inventory.last_database(request.source), last_verified_at(request.source, inventory, context)
     if foreign and manifest is None:
         raise refusal(foreign, request.store, "a drill of them would prove nothing for this app", context.clock())
     if manifest is None or as_of is None:
