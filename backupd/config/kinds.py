@@ -265,6 +265,15 @@ def _ref_pattern(pattern: str) -> str:
     return pattern
 
 
+def _path_pattern(pattern: str) -> str:
+    text = pattern.strip("/")
+    if pattern.startswith("/"):
+        raise ValueError(f"{pattern[:60]!r} begins at the root: write it relative to the directory of path")
+    if not text or {"", ".", ".."} & {*text.split("/")}:
+        raise ValueError(f"{pattern[:60]!r} is not a relative path or pattern such as 'cache.db' or 'tenants/*/tmp'")
+    return text
+
+
 def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for number, secret in enumerate(urls, start=1):
         url = secret.get_secret_value()
@@ -304,6 +313,7 @@ RepositoryName = Annotated[str, AfterValidator(_repository)]
 RefPattern = Annotated[str, AfterValidator(_ref_pattern)]
 RefPatterns = Annotated[tuple[RefPattern, ...], Field(min_length=1), BeforeValidator(_split_words)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_split_list)]
+PathPatternList = Annotated[tuple[Annotated[Text, AfterValidator(_path_pattern)], ...], BeforeValidator(_split_list)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 Token = Annotated[Secret, AfterValidator(_token)]
 SecretHttpUrl = Annotated[Secret, AfterValidator(_secret_http)]

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic.fields import FieldInfo
 
 from backupd.config import kinds, sections
-from backupd.config.discovery import Discovery
 from backupd.config.gate import GateSection
 from backupd.config.ownership import exposure
+from backupd.config.source_sets import Member, SourceSets
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
 from backupd.pings import PingHelper, require_ping_names
@@ -24,6 +24,7 @@ from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
 ANY = "*"
 ENVIRONMENT = "environment"
+_SEVERAL = 2
 
 KeyPath = tuple[str, ...]
 
@@ -82,7 +83,7 @@ class Config(sections.Table):
     _skipped: str = PrivateAttr("")
     _digest_of_secrets: str = PrivateAttr("")
     _ping_helper: PingHelper | None = PrivateAttr(None)
-    _discovery: Discovery | None = PrivateAttr(None)
+    _source_sets: SourceSets | None = PrivateAttr(None)
 
     @field_validator("sources")
     @classmethod
@@ -136,8 +137,6 @@ class Config(sections.Table):
             raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
         if drill.source is not None and drill.source not in sources:
             raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
-        if drill.checks_app and drill.source is None and len(sources) > 1:
-            raise ValueError(f"source: is required, because there are several sources: {', '.join(sources)}")
         if place := drill.place_at:
             for name, source in sources.items():
                 if files_of_database(place) & files_of_database(source.path):
@@ -200,19 +199,29 @@ class Config(sections.Table):
         return copy
 
     @property
-    def discovery(self) -> Discovery | None:
-        """How the only source was found, where a directory was named; None where it is a file."""
-        return self._discovery
+    def source_sets(self) -> SourceSets | None:
+        """The sections whose path is a directory or a pattern, and what was found there; None where there is none."""
+        return self._source_sets
 
-    def with_discovery(self, discovery: Discovery | None) -> Self:
-        """Return a copy whose source was found so; where its database is another than before, that is the source."""
-        copy = self.model_copy()
-        copy._discovery = discovery  # noqa: SLF001 - of its own class
-        if discovery is None or [source.path for source in self.sources.values()] == [discovery.database]:
-            return copy
-        (section,) = self.sources.values()
-        found = {discovery.source: section.model_copy(update={"path": discovery.database})}
-        return copy.model_copy(update={"sources": found})
+    def with_source_sets(self, found: SourceSets) -> Self:
+        """Return a copy whose sources are those of `found`; the same where it has no sets."""
+        if not found.sets:
+            return self
+        sources = {name: sections.SourceSection(**table) for name, table in found.sources().items()}
+        copy = self.model_copy(update={"sources": sources})
+        copy._source_sets = found  # noqa: SLF001 - of its own class
+        return copy
+
+    @property
+    def unclear_drill(self) -> str:
+        """Why it is not clear on the database of which source a drill checks the app; empty where it is, or not."""
+        if self.drill.source is not None or len(self.sources) < _SEVERAL or not self.drill.checks_app:
+            return ""
+        return f"source: is required, because there are several sources: {', '.join(self.sources)}"
+
+    def member(self, source: str) -> Member | None:
+        """Return how a source was found, None for a single file."""
+        return self._source_sets.members.get(source) if self._source_sets else None
 
     @property
     def secret_files(self) -> tuple[str, ...]:

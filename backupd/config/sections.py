@@ -19,11 +19,18 @@ class Table(BaseModel):
 
 
 class SourceSection(Table):
-    """One SQLite database of the app; its name becomes the first part of file names."""
+    """One SQLite database of the app, or several; the name becomes the first part of file names."""
 
     path: kinds.FilePath = Field(
-        description="The live database file; for a single source also a directory with exactly one database below it.",
+        description="The live database file; or a directory or a pattern (/app/data/**/*.db): each database that is "
+        "found there is a source, named after its path below the directory.",
         examples=["/app/data/tasks.db"],
+    )
+    exclude: kinds.PathPatternList = Field(
+        (),
+        description="Of a directory or a pattern: databases and directories in it that are left out, as relative "
+        "paths or patterns; * stands for any text without a slash, ** for any directories.",
+        examples=[["cache.db", "tenants/*/tmp", "**/*-old.db"]],
     )
     method: Literal["backup", "vacuum"] = Field(
         "backup",

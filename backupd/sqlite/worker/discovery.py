@@ -110,7 +110,7 @@ class _Search:
 
     def _count(self, place: _Place, name: str, state: os.stat_result) -> None:
         path = place.path + name
-        if self._is_key(name):
+        if self._is_key(name) and place.path.count("/") <= 1:
             if len(self._found["keys"]) < _MOST_KEYS:
                 self._found["keys"].append(path)
         elif not self.wanted.matched(self.wanted.below(place.wanted, name)):

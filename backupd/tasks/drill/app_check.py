@@ -33,6 +33,7 @@ _POLL_S: Final = 0.5
 _ANSWER_S: Final = 5.0
 _SEE_THE_APP: Final = "look at the log of the app that was started on the restored copy"
 _PREFIX: Final = "BACKUPD_"
+WHICH_SOURCE: Final = "set drill.source (BACKUPD_DRILL__SOURCE) to the source whose database the app is checked on"
 _OUTPUT_BYTES: Final = 4096
 _EXIT_S: Final = 2.0
 _OUTPUT_S: Final = 1.0
@@ -212,6 +213,8 @@ class AppCommand:
 def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up that the checks of `request` need, for `backupd doctor`."""
     app = request.app
+    if request.unclear:
+        yield Finding("drill", ok=False, detail=request.unclear, hint=WHICH_SOURCE)
     if app is None:
         return
     if app.place_at:
