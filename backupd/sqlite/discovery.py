@@ -97,8 +97,8 @@ class Search:
             return SourceUnusable(what, "run the command again; the daemon looks again each minute")
         hint = (
             "start the app, which creates it; check that the right volume is mounted; an encrypted one is not found: "
+            f"set BACKUPD_DATABASE (or path under [sources.NAME]) to its path, such as {self.directory / 'FILE'}"
         )
-        hint += f"set BACKUPD_DATABASE (or path under [sources.NAME]) to its path, such as {self.directory / 'FILE'}"
         if self.pattern:
             return SourceMissing(f"no SQLite database matches {self.path}", hint)
         what = f"{self.directory} is a directory without a SQLite database, {MAX_DEPTH} directories deep"
@@ -109,13 +109,14 @@ class Search:
         """The problem that a part of the directory is not searched."""
         return f"{self.directory} has more than {MAX_NAMES} files and directories: backupd does not look at all of them"
 
-    def how_to_forget(self, path: Path) -> str:
-        """Return what to do about a database at `path` that was removed for good."""
-        relative, variable = os.path.relpath(path, self.directory), re.sub("[-.]", "_", self.name.upper())
-        return (
-            f"; if it was removed for good, name {printable(relative)} in exclude of [sources.{self.name}] "
-            f"(BACKUPD_SOURCES__{variable}__EXCLUDE)"
-        )
+
+def how_to_forget(search: Search | None, path: Path) -> str:
+    """Return what to do about a database at `path` that was removed for good; empty where no `search` found it."""
+    if search is None:
+        return ""
+    relative = printable(os.path.relpath(path, search.directory))
+    variable = f"BACKUPD_SOURCES__{re.sub('[-.]', '_', search.name.upper())}__EXCLUDE"
+    return f"; if it was removed for good: name {relative} in exclude of [sources.{search.name}] ({variable})"
 
 
 def contents_of(

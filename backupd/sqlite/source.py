@@ -10,7 +10,7 @@ from pathlib import Path
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
-from backupd.sqlite.discovery import Search
+from backupd.sqlite.discovery import Search, how_to_forget
 from backupd.sqlite.permissions import Permissions
 from backupd.system.links import LINK_HINT, foreign_link, stat_without_links
 from backupd.system.mounts import current_mounts, mount_of
@@ -164,7 +164,7 @@ def _stat(path: Path, named: Path, search: Search | None) -> os.stat_result:
         raise SourceMissing(
             f"no database at {path}",
             "check the path and that the right volume is mounted: an unmounted one is an empty directory; "
-            f"if the database is lost: backupd restore{search.how_to_forget(named) if search else ''}",
+            f"if the database is lost: backupd restore{how_to_forget(search, named)}",
         ) from error
     except PermissionError as error:
         raise SourceUnusable(

@@ -92,7 +92,8 @@ def _found(requests: tuple[BackupRequest, ...]) -> Iterator[Finding]:
             detail = f"{counted(len(members), 'database')}: {', '.join(islice(shown, _MEMBERS_NAMED))}{more}"
             warning = members[0].search_warning
             detail = f"{detail}; {warning}" if warning else detail
-            yield Finding(f"databases at {search.path}", ok=True, detail=detail, hint=NARROWER, warning=bool(warning))
+            hint = NARROWER if warning else ""
+            yield Finding(f"databases at {search.path}", ok=True, detail=detail, hint=hint, warning=bool(warning))
 
 
 def find_uncovered(
