@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
-from backupd.errors import BackupdError, ErrorKind
+from backupd.errors import BackupdError, ErrorKind, Postponed
 from backupd.formatting import counted, human_bytes, human_duration
 from backupd.model import Outcome, Verification, utc_from_text
 
@@ -108,6 +108,11 @@ class RunReport(Generic[D_co]):
     def generation(self) -> str | None:
         """The generation that the run is about."""
         return self.details.generation
+
+    @property
+    def postponed(self) -> bool:
+        """Whether it has begun nothing, since a hook asked to try again later."""
+        return self.error_kind == Postponed.kind
 
 
 AnyReport = RunReport[RunDetails]

@@ -12,6 +12,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
+from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
@@ -22,7 +23,17 @@ from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
-from backupd.tasks.requests import AppCheck, BackupRequest, DrillRequest, Packing, RetentionRule, ShrinkGuard
+from backupd.tasks.requests import (
+    AppCheck,
+    BackupRequest,
+    DrillRequest,
+    FilesRequest,
+    Hook,
+    Hooks,
+    Packing,
+    RetentionRule,
+    ShrinkGuard,
+)
 from backupd.tasks.restore import RestoreRequest
 
 # The order in which tasks run when several are due: new copies before the care of old ones.
@@ -142,6 +153,38 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         replicas=tuple(config.replicas),
         search=member.search if member else None,
         search_warning=member.warning if member else "",
+        hooks=hooks(config),
+    )
+
+
+def hooks(config: Config) -> Hooks:
+    """Return what is called around backups."""
+    return Hooks(_hook(config.hooks.before), _hook(config.hooks.after), config.hooks.timeout_s)
+
+
+def _hook(text: str | None) -> Hook | None:
+    if text is None:
+        return None
+    return Hook(url=text) if is_web(text) else Hook(tuple(shlex.split(text)))
+
+
+def files_request(config: Config, name: str) -> FilesRequest:
+    """Return the request to back up the set of files `name`."""
+    section = config.files[name]
+    return FilesRequest(
+        source=name,
+        path=section.path,
+        exclude=section.exclude,
+        database=section.with_ or (next(iter(config.sources)) if len(config.sources) == 1 else ""),
+        query=section.query,
+        timeout_s=section.timeout_s,
+        databases=tuple(Path(source.path) for source in config.sources.values()),
+        packing=Packing(config.pack.level, workers(config), priority(config)),
+        retention=retention_rule(config),
+        guard=ShrinkGuard(**dict(config.shrink_guard)),
+        reserve_bytes=config.space.reserve,
+        timezone_warning=config.timezone_warning,
+        replicas=tuple(config.replicas),
     )
 
 

@@ -23,7 +23,7 @@ _INTRODUCTION = """\
 
 """
 _WIDTH = 110
-_CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup", "gate": "tasks"}
+_CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup", "gate": "tasks", "files": "uploads"}
 _LIVE = "sources.tasks"
 
 

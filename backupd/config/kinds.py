@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSeri
 from backupd.errors import ConfigError
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
-from backupd.model import LOCAL_STORE, is_source_name
+from backupd.model import LOCAL_STORE, POINT, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 from backupd.stores.sftp.url import holds_password, parse_address
@@ -125,6 +125,20 @@ def _replica_name(name: str) -> str:
     return name
 
 
+def _source_name(name: str) -> str:
+    if name.lower() == POINT:
+        raise ValueError(f"'{POINT}' is reserved for restore points: choose another name")
+    return name
+
+
+def _pattern(text: str) -> str:
+    if text.startswith("!"):
+        raise ValueError(f"{text[:60]!r} would include again what another pattern excludes, which is not supported")
+    if not text.strip("/") or "\0" in text or {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text[:60]!r} is not a pattern such as '*.tmp', 'cache/' or '/thumbs/**/small'")
+    return text
+
+
 def _distinct(tables: Mapping[str, _Value]) -> Mapping[str, _Value]:
     if len({name.lower() for name in tables}) < len(tables):
         raise ValueError("two names differ only in case, which the environment cannot express: rename one")
@@ -224,6 +238,22 @@ def _command_line(text: str) -> str:
     return text
 
 
+def is_web(text: str) -> bool:
+    """Return whether a hook is a URL rather than a command line."""
+    return _SCHEME.match(text) is not None
+
+
+def _hook(text: str) -> str:
+    if not is_web(text):
+        program = shlex.split(_command_line(text))[0]
+        if "/" in program and not program.startswith("/"):
+            raise ValueError("must begin with the full path of the program, or with a name that is found in PATH")
+        return text
+    if re.search(r"\s", text):
+        raise ValueError("must be a command line or one URL: a URL has no spaces")
+    return _http(_url_without_password(text))
+
+
 def _ping_url(secret: SecretStr) -> SecretStr:
     Monitor.parse(secret.get_secret_value())
     return secret
@@ -265,15 +295,6 @@ def _ref_pattern(pattern: str) -> str:
     return pattern
 
 
-def _path_pattern(pattern: str) -> str:
-    text = pattern.strip("/")
-    if pattern.startswith("/"):
-        raise ValueError(f"{pattern[:60]!r} begins at the root: write it relative to the directory of path")
-    if not text or {"", ".", ".."} & {*text.split("/")}:
-        raise ValueError(f"{pattern[:60]!r} is not a relative path or pattern such as 'cache.db' or 'tenants/*/tmp'")
-    return text
-
-
 def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for number, secret in enumerate(urls, start=1):
         url = secret.get_secret_value()
@@ -308,12 +329,17 @@ ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
 ServerUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_plain_url)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
+Hook = Annotated[
+    Text,
+    AfterValidator(_hook),
+    PlainSerializer(lambda text: _without_query(text) if is_web(text) else text, return_type=str),
+]
 OtherUser = Annotated[int, Field(ge=1, le=_HIGHEST_ID), BeforeValidator(_number)]
 RepositoryName = Annotated[str, AfterValidator(_repository)]
 RefPattern = Annotated[str, AfterValidator(_ref_pattern)]
 RefPatterns = Annotated[tuple[RefPattern, ...], Field(min_length=1), BeforeValidator(_split_words)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_split_list)]
-PathPatternList = Annotated[tuple[Annotated[Text, AfterValidator(_path_pattern)], ...], BeforeValidator(_split_list)]
+Patterns = Annotated[tuple[Annotated[Text, AfterValidator(_pattern)], ...], BeforeValidator(_split_list)]
 Secret = Annotated[SecretStr, Field(min_length=1), PlainSerializer(lambda _: MASK, return_type=str)]
 Token = Annotated[Secret, AfterValidator(_token)]
 SecretHttpUrl = Annotated[Secret, AfterValidator(_secret_http)]
@@ -323,5 +349,7 @@ SecretUrls = Annotated[tuple[Secret, ...], BeforeValidator(_split_urls), AfterVa
 Name = Annotated[str, AfterValidator(_plain_name)]
 NameList = Annotated[tuple[Name, ...], BeforeValidator(_split_words)]
 ReplicaName = Annotated[Name, AfterValidator(_replica_name)]
+SourceName = Annotated[Name, AfterValidator(_source_name)]
 Named = Annotated[Mapping[Name, _Value], AfterValidator(_distinct)]
+NamedSources = Annotated[Mapping[SourceName, _Value], AfterValidator(_distinct)]
 NamedReplicas = Annotated[Mapping[ReplicaName, _Value], AfterValidator(_distinct)]

@@ -105,7 +105,8 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     defaults = _default_backups_dir(chosen, found) | ({"schedule": {"timezone": zone}} if zone else {})
     try:
         origin = str(document.file or ENVIRONMENT)
-        config = Config.of(merge(defaults, chosen), origin, warning, environment.note, document.skipped)
+        facts = (origin, warning, environment.note, document.skipped)
+        config = Config.of(merge(defaults, chosen), *facts, others_may_come=bool(found.sets))
     except ValidationError as error:
         problems += _explain(error, place)
     else:

@@ -49,7 +49,7 @@ def secrets_of(value: object) -> tuple[str, ...]:
 def mask_of(config: Config) -> Mask:
     """Return the mask of every secret of the configuration, and of the queries of its URLs, which may contain keys."""
     urls = (config.drill.health_url, config.app.health_url, *(gate.health_url for gate in config.gate.values()))
-    return Mask(secrets_of(config), [url for url in urls if url])
+    return Mask(secrets_of(config), [*config.hooks.urls, *(url for url in urls if url)])
 
 
 def to_toml(config: Config) -> str:
@@ -82,6 +82,7 @@ def config_digest(config: Config) -> str:
         "secrets": digest_of_secrets(config),
         "known_hosts": [_read(replica.known_hosts) for replica in config.replicas.values() if replica.known_hosts],
         "databases": [_file_facts(Path(source.path)) for source in config.sources.values()],
+        "directories": [_file_facts(section.path) for section in config.files.values()],
         "user": (os.geteuid(), os.getegid()),
         "version": __version__,
     }

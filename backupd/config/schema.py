@@ -17,7 +17,7 @@ from backupd.config.ownership import exposure
 from backupd.config.source_sets import Member, SourceSets
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
-from backupd.pings import PingHelper, require_ping_names
+from backupd.pings import PingHelper, require_ping_names, unknown_ping_names
 from backupd.runbook import DOCS_URL
 from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
@@ -37,7 +37,7 @@ class Config(sections.Table):
 
     model_config = ConfigDict(validate_default=True)  # a default must fit the other sections too
 
-    sources: kinds.Named[sections.SourceSection]  # empty for a gate alone, see `load_config`
+    sources: kinds.NamedSources[sections.SourceSection]  # empty for a gate alone, see `load_config`
     backups_dir: kinds.FilePath = Field(
         description="Directory that keeps the generations; default: backups/ beside the database.",
         examples=["/app/data/backups"],
@@ -47,6 +47,7 @@ class Config(sections.Table):
         description="Address of the directory that contains runbook.md and runbook.es.md, to which the status page and "
         "messages link: your own copy of docs/, if that of the project cannot be reached.",
     )
+    files: kinds.NamedSources[sections.FilesSection] = Field({})
     retention: sections.RetentionSection = sections.RetentionSection()
     schedule: sections.ScheduleSection = sections.ScheduleSection()
     log: sections.LogSection = sections.LogSection()
@@ -56,6 +57,7 @@ class Config(sections.Table):
     pack: sections.PackSection = sections.PackSection()
     replicas: kinds.NamedReplicas[sections.ReplicaSection] = Field({})
     drill: sections.DrillSection = sections.DrillSection()
+    hooks: sections.HooksSection = sections.HooksSection()
     http: sections.HttpSection = sections.HttpSection()
     health: sections.HealthSection = sections.HealthSection()
     notify: sections.NotifySection = sections.NotifySection()
@@ -107,6 +109,23 @@ class Config(sections.Table):
                 raise ValueError(f"is the path of a side file of source {name}: set a separate directory")
         return directory
 
+    @field_validator("files")
+    @classmethod
+    def _are_separate_directories(
+        cls, files: Mapping[str, sections.FilesSection], info: ValidationInfo
+    ) -> Mapping[str, sections.FilesSection]:
+        """Refuse names of sources, files in two sets, and backups or a database as a set; skip invalid sections."""
+        sources, backups_dir = info.data.get("sources"), info.data.get("backups_dir")
+        for name, section in files.items():
+            for other, its in files.items():
+                if other != name and section.path in (its.path, *its.path.parents):
+                    raise ValueError(f"{other} is in the directory of {name}, {section.path}: keep one of them")
+            if backups_dir in (section.path, *section.path.parents):
+                raise ValueError(f"{name}: {section.path} is in backups_dir: set another directory")
+            if sources is not None:
+                _require_fits(name, section, sources, others_may_come=bool(info.context))
+        return files
+
     @field_validator("replicas")
     @classmethod
     def _are_different_directories(
@@ -135,7 +154,7 @@ class Config(sections.Table):
         if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
             known = ", ".join((LOCAL_STORE, *replicas))
             raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
-        if drill.source is not None and drill.source not in sources:
+        if drill.source is not None and drill.source not in sources and not info.context:
             raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
         if place := drill.place_at:
             for name, source in sources.items():
@@ -149,21 +168,30 @@ class Config(sections.Table):
     @classmethod
     def _are_of_runs(cls, pings: Mapping[str, SecretStr], info: ValidationInfo) -> Mapping[str, SecretStr]:
         if "sources" in info.data and "replicas" in info.data:
-            require_ping_names(pings, info.data["sources"], info.data["replicas"])
+            sources = (*info.data["sources"], *info.data.get("files", ()))
+            require_ping_names(pings, sources, info.data["replicas"], others_may_come=bool(info.context))
         return pings
 
     @classmethod
     def of(
-        cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "", skipped: str = ""
+        cls,
+        table: Mapping[str, Any],
+        origin: str,
+        timezone_warning: str = "",
+        note: str = "",
+        skipped: str = "",
+        *,
+        others_may_come: bool = False,
     ) -> Self:
         """Validate `table`, nested as a TOML file is; `timezone_warning` applies where it sets no time zone.
 
+        Where databases are searched, `others_may_come`, or are not there yet: names of unknown sources are no errors.
         Raises pydantic's ValidationError.
         """
-        config = cls(**table)
-        config._origin, config._note, config._skipped = origin, note, skipped
+        config = cls.model_validate(table, context=others_may_come)
+        config._origin, config._note, config._skipped = origin, note, skipped  # noqa: SLF001 - of its own class
         if "timezone" not in config.schedule.model_fields_set:
-            config._timezone_warning = timezone_warning
+            config._timezone_warning = timezone_warning  # noqa: SLF001 - of its own class
         return config
 
     @property
@@ -215,9 +243,20 @@ class Config(sections.Table):
     @property
     def unclear_drill(self) -> str:
         """Why it is not clear on the database of which source a drill checks the app; empty where it is, or not."""
-        if self.drill.source is not None or len(self.sources) < _SEVERAL or not self.drill.checks_app:
+        source, known = self.drill.source, ", ".join(self.sources)
+        if not self.drill.checks_app or source in self.sources or (source is None and len(self.sources) < _SEVERAL):
             return ""
-        return f"source: is required, because there are several sources: {', '.join(self.sources)}"
+        if source is None:
+            return f"source: is required, because there are several sources: {known}"
+        return f"source: unknown source {source!r}; known sources: {known}"
+
+    @property
+    def unknown_names(self) -> tuple[str, ...]:
+        """The keys that name a source which is none now: of a database that is not there, or misspelled."""
+        known = (*self.sources, *self.files)
+        pings = unknown_ping_names(self.pings, known, self.replicas)
+        files = (name for name, section in self.files.items() if section.with_ not in (None, *self.sources))
+        return (*(f"pings.{name}" for name in pings), *(f"files.{name}.with" for name in files))
 
     def member(self, source: str) -> Member | None:
         """Return how a source was found, None for a single file."""
@@ -296,6 +335,27 @@ def table_of(annotation: object) -> type[BaseModel] | None:
 def is_named(annotation: object) -> bool:
     """Return whether the field maps names that the operator chooses."""
     return get_origin(annotation) is Mapping
+
+
+def _require_fits(
+    name: str,
+    section: sections.FilesSection,
+    sources: Mapping[str, sections.SourceSection],
+    *,
+    others_may_come: bool,
+) -> None:
+    """Raise ValueError where set of files `name` contradicts `sources`."""
+    if same := [other for other in sources if other.lower() == name.lower()]:
+        raise ValueError(f"{name}: {same[0]} is a source in [sources] already: rename one")
+    for other, source in sources.items():
+        if str(section.path) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
+            raise ValueError(f"{name}: {section.path} is a side file of source {other}: set a directory")
+    if others_may_come:
+        return
+    if section.with_ is not None and section.with_ not in sources:
+        raise ValueError(f"{name}: with: unknown source {section.with_!r}; known sources: {', '.join(sources)}")
+    if section.query is not None and section.with_ is None and len(sources) != 1:
+        raise ValueError(f"{name}: query: needs with, the source whose database it reads: {', '.join(sources)}")
 
 
 def _keys(table: type[BaseModel], above: KeyPath) -> Iterator[Key]:

@@ -26,11 +26,11 @@ class SourceSection(Table):
         "found there is a source, named after its path below the directory.",
         examples=["/app/data/tasks.db"],
     )
-    exclude: kinds.PathPatternList = Field(
+    exclude: kinds.Patterns = Field(
         (),
-        description="Of a directory or a pattern: databases and directories in it that are left out, as relative "
-        "paths or patterns; * stands for any text without a slash, ** for any directories.",
-        examples=[["cache.db", "tenants/*/tmp", "**/*-old.db"]],
+        description="Of a directory or a pattern: what is left out, by the rules of .gitignore: "
+        '"cache.db" at any depth, "tmp/" a directory with all that is in it, "/old/*.db" from the directory on.',
+        examples=[["cache.db", "tmp/"]],
     )
     method: Literal["backup", "vacuum"] = Field(
         "backup",
@@ -65,6 +65,37 @@ class SourceSection(Table):
         description='"allow" accepts a database file with a second name (a hard link, or a mount of the file alone), '
         "beside which its journal may be.",
     )
+
+
+class FilesSection(Table):
+    """A directory of files beside the databases, such as uploads; its name becomes the first part of file names.
+
+    Each content is stored once. It is a source as a database is: it has generations, holds and limits of its own.
+    """
+
+    path: kinds.FilePath = Field(
+        description="The directory. Links in it are stored as links, and other mounts below it are not entered.",
+        examples=["/app/data/uploads"],
+    )
+    exclude: kinds.Patterns = Field(
+        (),
+        description='What is left out, by the rules of .gitignore, relative to path: "*.tmp" at any depth, "cache/" a '
+        'directory with all that is in it, "/thumbs/**/small" from path on; with commas in between, or a list.',
+        examples=[["*.tmp", "cache/"]],
+    )
+    with_: kinds.Text | None = Field(
+        None,
+        alias="with",
+        description="The source whose database belongs to the files; unset: the only one of [sources].",
+        examples=["tasks"],
+    )
+    query: kinds.Text | None = Field(
+        None,
+        description="Read-only SQL for the copy of that database: the first column of each row is the path of a file "
+        "that must be in the copy, relative to path or absolute.",
+        examples=["SELECT path FROM attachments"],
+    )
+    timeout_s: kinds.Seconds = Field(3600, gt=0, description="Seconds for the copy of the files, in all.")
 
 
 class RetentionSection(Table):
@@ -290,6 +321,32 @@ class DrillSection(Table):
         return any(
             value is not None for value in (self.place_at, self.command, self.health_url, self.user_version, self.query)
         )
+
+
+class HooksSection(Table):
+    """What to call around each backup, to flush the app or to make it pause, for example (docs/hooks.md).
+
+    Each is a command or a URL. A command runs without a shell, with BACKUPD_SOURCE, BACKUPD_GENERATION and
+    BACKUPD_OUTCOME in its environment; a URL gets the same facts as JSON (POST), in another container too.
+    """
+
+    before: kinds.Hook | None = Field(
+        None,
+        description="Before the first copy. If it fails, nothing is copied and the backup has failed; exit code 75 "
+        "(of a URL: 503 or 429) means that now is not the time, and the daemon tries again later.",
+        examples=["http://srv-captain--my-app/backup/before"],
+    )
+    after: kinds.Hook | None = Field(
+        None,
+        description="After the last copy is published, and also where the backup or `before` failed.",
+        examples=["sh -c 'rm -f /app/data/maintenance'"],
+    )
+    timeout_s: kinds.Seconds = Field(60, gt=0, description="Seconds for each; then it has failed, and is stopped.")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Those that are URLs."""
+        return tuple(hook for hook in (self.before, self.after) if hook is not None and kinds.is_web(hook))
 
 
 class HttpSection(Table):

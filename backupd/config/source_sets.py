@@ -348,7 +348,7 @@ def _tables(table: Table, section: str = "") -> dict[str, Table]:
 def _exclude(section: Table) -> tuple[str, ...]:
     """Return the patterns under `exclude`, none where they are invalid, which is found later."""
     try:
-        return TypeAdapter[tuple[str, ...]](kinds.PathPatternList).validate_python(section.get("exclude", ()))
+        return TypeAdapter[tuple[str, ...]](kinds.Patterns).validate_python(section.get("exclude", ()))
     except ValidationError:
         return ()
 

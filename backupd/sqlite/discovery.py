@@ -1,5 +1,6 @@
 """Find the SQLite databases below a directory that somebody else may write to: bounded in time, depth and names."""
 
+import glob
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from backupd.sqlite.history import KEPT
 from backupd.sqlite.worker.protocol import LookReply, LookRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.mounts import responding_stat
-from backupd.system.path_patterns import PathPatterns
+from backupd.system.path_patterns import PathPatterns, as_ignored
 
 MAX_NAMES: Final = 10_000
 MAX_DEPTH: Final = 5
@@ -48,7 +49,8 @@ class DirectoryContents:
 class Search:
     """Look for the databases of the section `name`: below `directory`, at relative paths that match the `pattern`.
 
-    Not where the relative path, or that of a directory above, matches one of `exclude`, nor at the paths `without`.
+    Not where the relative path, or that of a directory above, matches one of `exclude`, by the rules of .gitignore, nor
+    at the paths `without`.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Search:
         inner = [one for one in self.without if self.directory in one.parents]
         left_out = any(path == one or one in path.parents for one in inner)
         is_wanted = PathPatterns([self.pattern or "**"]).match(relative)
-        return is_wanted and not left_out and not PathPatterns(self.exclude).match_above(relative)
+        return is_wanted and not left_out and not PathPatterns(map(as_ignored, self.exclude)).match_above(relative)
 
     def contents(self) -> DirectoryContents | None:
         """Return what is found now, None where the directory cannot be searched."""
@@ -97,7 +99,8 @@ class Search:
             return SourceUnusable(what, "run the command again; the daemon looks again each minute")
         hint = (
             "start the app, which creates it; check that the right volume is mounted; an encrypted one is not found: "
-            f"set BACKUPD_DATABASE (or path under [sources.NAME]) to its path, such as {self.directory / 'FILE'}"
+            "set BACKUPD_DATABASE (or path under [sources.NAME]) to the path of the database file itself, such as "
+            f"{self.directory / 'FILE'}"
         )
         if self.pattern:
             return SourceMissing(f"no SQLite database matches {self.path}", hint)
@@ -114,7 +117,7 @@ def how_to_forget(search: Search | None, path: Path) -> str:
     """Return what to do about a database at `path` that was removed for good; empty where no `search` found it."""
     if search is None:
         return ""
-    relative = printable(os.path.relpath(path, search.directory))
+    relative = printable(f"/{glob.escape(os.path.relpath(path, search.directory))}")
     variable = f"BACKUPD_SOURCES__{re.sub('[-.]', '_', search.name.upper())}__EXCLUDE"
     return f"; if it was removed for good: name {relative} in exclude of [sources.{search.name}] ({variable})"
 
@@ -137,7 +140,7 @@ def contents_of(
     request = LookRequest(
         path=str(path),
         pattern=pattern,
-        exclude=[*exclude],
+        exclude=[*map(as_ignored, exclude)],
         without=[*map(str, without)],
         names=[*names],
         keys=[*keys],

@@ -35,7 +35,7 @@ def deadline_for(size_bytes: int) -> float:
     return time.monotonic() + _SHORTEST_LIMIT_S + size_bytes / _SLOWEST_BYTES_S
 
 
-def _ignore(_first: object, _second: object) -> None:
+def ignore(_first: object, _second: object) -> None:
     """Discard progress or an event."""
 
 
@@ -63,15 +63,14 @@ class WorkerProcess(Generic[Reply]):
             module, directory=directory, environ=environ, descriptors=files, stderr=self._stderr
         )
         self._stdout = pipe(self._process.stdout)
+        self._received = self._lines()
         send(self._process, json.dumps(request).encode() + b"\n")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(PermissionError):  # root without CAP_KILL and a child of another user: it ends with its stdin
-            self._process.kill()
-        close_input(self._process)
+        self.kill()
         self._stdout.close()
         try:
             self._wait()
@@ -79,12 +78,30 @@ class WorkerProcess(Generic[Reply]):
             threading.Thread(target=self._process.wait, daemon=True).start()  # reaps it whenever it ends
         self._stderr.close()
 
-    def result(self, on_progress: OnProgress = _ignore, on_event: OnEvent = _ignore) -> Reply:
-        """Wait for the reply of the child.
+    def kill(self) -> None:
+        """End the child now; its locks are free as soon as it has ended."""
+        with suppress(PermissionError):  # root without CAP_KILL and a child of another user: it ends with its stdin
+            self._process.kill()
+        close_input(self._process)
+
+    def result(self, on_progress: OnProgress = ignore, on_event: OnEvent = ignore) -> Reply:
+        """Wait for the reply of the child, and for its end.
 
         Raises the child's own error by its class, WorkerFailed when the child died, and WorkerHung.
         """
-        for line in self._lines():
+        reply = self.reply(on_progress, on_event)
+        with suppress(WorkerHung):
+            self._wait()
+        return reply
+
+    def command(self, command: Mapping[str, object], deadline: float) -> None:
+        """Send a child that goes on after its reply a further command, whose reply it has to send until `deadline`."""
+        self._deadline = deadline
+        send(self._process, json.dumps(command).encode() + b"\n")
+
+    def reply(self, on_progress: OnProgress = ignore, on_event: OnEvent = ignore) -> Reply:
+        """Wait for the next reply of the child; raises what `result` does."""
+        for line in self._received:
             message = json.loads(line)
             match message["kind"]:
                 case "progress":
@@ -96,8 +113,6 @@ class WorkerProcess(Generic[Reply]):
                     raise kind(message["message"], message["hint"])
                 case _:
                     reply: Reply = message["result"]
-                    with suppress(WorkerHung):
-                        self._wait()
                     return reply
         raise _died(self._wait(), self._stderr)
 

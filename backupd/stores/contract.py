@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
 from backupd.errors import GenerationMissing, GenerationTaken
-from backupd.model import ARCHIVE_SUFFIX, is_generation_id
+from backupd.model import SUFFIXES, Kind, archive_name, is_generation_id, is_point_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
@@ -26,6 +26,12 @@ class ListedGeneration:
 
     id: str
     archive_bytes: int
+    kind: Kind = "database"
+
+    @property
+    def archive_name(self) -> str:
+        """The name of the file of its archive."""
+        return archive_name(self.id, self.kind)
 
 
 Listing = tuple[ListedGeneration, ...]
@@ -71,7 +77,53 @@ class Archives(Protocol):
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
 
 
-class Store(Archives, Protocol):
+class Contents(Protocol):
+    """The contents of files, each once in a store, by the SHA-256 of what it holds: `files/ab/SHA256`, or `….gz`.
+
+    Each is absent or complete, even when a process is killed.
+    """
+
+    def sizes(self) -> Mapping[bytes, int]:
+        """Return the stored bytes of each, by its raw digest, from listings: none is read. Raises OSError."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open what is stored for reading, unpacked, and not yet compared with `digest` (in hex).
+
+        Reading raises CopyCorrupt where a stored file does not unpack, and OSError. Raises ContentMissing, OSError.
+        """
+
+    def remove(self, digests: Collection[str]) -> None:
+        """Remove what no list names any more; missing ones are accepted. Raises OSError."""
+
+
+class ReplicaContents(Contents, Protocol):
+    """The contents at a replica."""
+
+    def publish(self, digests: Collection[str], local: Contents) -> "Transfer":
+        """Send the stored files of `digests` from the `local` store, durably; each is verified before it gets its name.
+
+        What is already there in the size that it has here is not sent again. Raises CopyCorrupt, ContentMissing,
+        ReplicaUnreachable, OSError.
+        """
+
+
+class Points(Protocol):
+    """The indexes of restore points: `ID.point.json`, published after all parts, and removed before any."""
+
+    def points(self) -> tuple[str, ...]:
+        """Return the ids of all restore points, in order. Raises OSError."""
+
+    def point(self, point_id: str) -> bytes:
+        """Return the bytes of an index, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
+
+    def publish_point(self, point_id: str, encoded: bytes) -> None:
+        """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
+
+    def remove_point(self, point_id: str) -> None:
+        """Remove an index, durably; a missing one is accepted. Raises OSError."""
+
+
+class Store(Archives, Points, Protocol):
     """Keeps generations: each is absent or complete, even when a process is killed."""
 
     def list(self) -> Listing:
@@ -87,7 +139,7 @@ class Store(Archives, Protocol):
         """Remove a generation, the manifest first; a missing generation is accepted."""
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
-        """Write `SHA256SUMS` with the archives of these ids and their digests: after publishing, before removing."""
+        """Write `SHA256SUMS` with the archives of these names and their digests: after publishing, before removing."""
 
     def free_space(self) -> int | None:
         """Return the free bytes, None when the store does not say."""
@@ -104,7 +156,7 @@ class Replica(Store, Protocol):
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
         """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
 
     def has_hidden(self, path: str) -> bool:
@@ -127,9 +179,53 @@ class Replica(Store, Protocol):
 
 
 def checksums_text(digests: Mapping[str, str]) -> bytes:
-    """Return `SHA256SUMS` for the archives of these ids, as `sha256sum` writes it."""
-    lines = (f"{digests[generation_id]}  {generation_id}{ARCHIVE_SUFFIX}\n" for generation_id in sorted(digests))
-    return "".join(lines).encode()
+    """Return `SHA256SUMS` for the archives of these names, as `sha256sum` writes it."""
+    in_order = sorted(digests, key=lambda name: archive_in(name) or (name, ""))
+    return "".join(f"{digests[name]}  {name}\n" for name in in_order).encode()
+
+
+def archive_in(name: str) -> tuple[str, Kind] | None:
+    """Return the generation and the kind of the archive that has this file name, None for another file."""
+    for kind, suffix in SUFFIXES.items():
+        if name.endswith(suffix) and is_generation_id(generation_id := name.removesuffix(suffix)):
+            return generation_id, kind
+    return None
+
+
+def listing(archives: Mapping[tuple[str, Kind], int], manifests: Collection[str]) -> Listing:
+    """Return the generations that have an archive (their sizes by id and kind) and a manifest, in order of their ids.
+
+    Of two archives that have one id, that of a database is listed.
+    """
+    complete: dict[str, ListedGeneration] = {}
+    for (generation_id, kind), size_bytes in sorted(archives.items()):
+        if generation_id in manifests:
+            complete.setdefault(generation_id, ListedGeneration(generation_id, size_bytes, kind))
+    return tuple(complete.values())
+
+
+def require_point_id(text: str) -> None:
+    """Raise GenerationMissing when `text` is not the id of a restore point."""
+    if not is_point_id(text):
+        raise GenerationMissing(f"{text[:120]!r} is not the id of a restore point", "see backupd list --points")
+
+
+def point_missing(point_id: str, store: str) -> GenerationMissing:
+    """Return the error for a restore point that a store does not have."""
+    return GenerationMissing(f"no restore point {point_id} in store {store}", "see backupd list --points")
+
+
+def require_own_point(store: Points, name: str, point_id: str, encoded: bytes) -> None:
+    """Raise GenerationTaken unless the index that is in the `store` of this name has these bytes. Raises OSError."""
+    try:
+        taken = store.point(point_id) != encoded
+    except GenerationMissing:  # anything that is no file
+        taken = True
+    if taken:
+        raise GenerationTaken(
+            f"{name} has another restore point {point_id}: it was not overwritten",
+            "give each sender its own directory on the replica, or move that file away",
+        )
 
 
 def require_generation_id(text: str) -> None:

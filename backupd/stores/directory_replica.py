@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backupd.errors import CopyCorrupt
+from backupd.model import Kind
 from backupd.stores import contract
 from backupd.stores.local import DirectoryStore
 from backupd.system.directory import Directory
@@ -43,7 +44,7 @@ class DirectoryReplica(DirectoryStore):
         except FileNotFoundError:
             return False
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
         """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""
         before = contract.find_manifest(self, generation_id)
         with self.staging() as staging, open(open_regular(archive), "rb") as source:
@@ -51,7 +52,7 @@ class DirectoryReplica(DirectoryStore):
             self._copy(source, copy)
             self._verify(source, copy)
             contract.require_unchanged_manifest(self, generation_id, before, manifest)
-            self.place(generation_id, copy, manifest)
+            self.place(generation_id, copy, manifest, kind=kind)
             self.last_transfer = contract.Transfer(copy.size_bytes, 0)
 
     def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:  # noqa: ARG002 - the interface of Replica

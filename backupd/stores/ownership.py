@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, is_generation_id
+from backupd.model import MANIFEST_SUFFIX, POINT_SUFFIX, SUFFIXES, is_generation_id
 from backupd.stores.contract import CHECKSUMS, HIDDEN
 from backupd.system.directory import Directory, mount_of_descriptor
 from backupd.system.links import others_write
 
+_SUFFIXES: Final = (*SUFFIXES.values(), MANIFEST_SUFFIX, POINT_SUFFIX)
 _MAX_DEPTH: Final = 8  # .backupd/quarantine/SOURCE/NAME/snapshot.sqlite3 is the deepest
 
 
@@ -48,7 +49,7 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
 
 def _is_own_file(log_name: str) -> Callable[[str], bool]:
     def is_own(name: str) -> bool:
-        stems = (name.removesuffix(suffix) for suffix in (ARCHIVE_SUFFIX, MANIFEST_SUFFIX) if name.endswith(suffix))
+        stems = (name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix))
         return name == CHECKSUMS or name.startswith(log_name) or any(is_generation_id(stem) for stem in stems)
 
     return is_own

@@ -76,6 +76,11 @@ class Directory:
         self._held.append(descriptor)
         return descriptor
 
+    def release(self, descriptor: int) -> None:
+        """Close a file that this directory holds."""
+        self._held.remove(descriptor)
+        os.close(descriptor)
+
     def child(self, name: str) -> "Directory":
         """Open the directory `name` in this one; a link is refused."""
         return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))

@@ -63,6 +63,12 @@ class PathPatterns:
         return frozenset(found)
 
 
+def as_ignored(pattern: str) -> str:
+    """Return a pattern of .gitignore as one from the top on: without a slash before its end it counts at any depth."""
+    body = pattern.rstrip("/")
+    return body.lstrip("/") if "/" in body else f"{_ANY_PARTS}/{body}"
+
+
 def split_pattern(path: str) -> tuple[str, str]:
     """Return the directory before the first part of the absolute `path` with a wildcard, and the pattern from there.
 

@@ -1,6 +1,6 @@
 """One verified backup of one source: the same steps by schedule and by hand.
 
-    lock, recover → copy → check ∥ pack ∥ digest → decide → publish → prune → report
+    lock, recover → hook → copy → check ∥ pack ∥ digest → decide → publish → hook → prune → report
 
 Every step may be killed: a generation exists once its manifest is in place, and nothing old is removed before that.
 """
@@ -15,6 +15,7 @@ from backupd.system.mounts import is_remote
 from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, capturing
 from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.hooks import hooks
 from backupd.tasks.inventory import shared_source_warning
 from backupd.tasks.prune import apply_retention, pin_if_possible
 from backupd.tasks.publication import apply_publication, decide_publication, source_state
@@ -40,6 +41,7 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
         inventory = local_inventory(context)
         state = source_state(request.source, inventory, context)
         with (
+            hooks(request.hooks, [run]),
             context.store.staging() as staging,
             capturing(request, state.previous, staging, run, context) as capture,
         ):

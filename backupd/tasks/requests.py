@@ -79,6 +79,23 @@ def read_label(text: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """What is called: a command, else a URL."""
+
+    command: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)  # its query may be a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What is called around backups; None: nothing."""
+
+    before: Hook | None = None
+    after: Hook | None = None
+    timeout_s: float = 60.0  # for each
+
+
+@dataclass(frozen=True, slots=True)
 class BackupRequest:
     """Back up one source."""
 
@@ -96,6 +113,27 @@ class BackupRequest:
     pin: PinRequest | None = None  # for the generation that holds the copy, a new or an unchanged one
     search: Search | None = None  # that has found the database, one of several; of its path, where it has found none
     search_warning: str = ""  # why it may not have found all
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesRequest:
+    """Back up one set of files."""
+
+    source: str
+    path: Path  # the directory
+    exclude: tuple[str, ...] = ()  # patterns as in .gitignore, relative to `path`
+    database: str = ""  # the source that the files belong to; empty: none
+    query: str | None = None  # whose rows name files that must be in the copy
+    timeout_s: float = 3600
+    databases: tuple[Path, ...] = ()  # of all sources; with their side files they are left out
+    packing: Packing = field(default_factory=Packing)
+    retention: RetentionRule | None = field(default_factory=RetentionRule)  # None: prune nothing
+    guard: ShrinkGuard = field(default_factory=ShrinkGuard)
+    reserve_bytes: int | None = None  # as in BackupRequest
+    timezone_warning: str = ""
+    replicas: tuple[str, ...] = ()
+    pin: PinRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)

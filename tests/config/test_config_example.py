@@ -12,7 +12,7 @@ from backupd.config.file import lines_of
 from backupd.config.schema import ANY, all_keys
 
 ROOT = Path(__file__).parents[2]
-CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup", "gate": "tasks"}
+CHOSEN_NAMES = {"sources": "tasks", "replicas": "offsite", "pings": "backup", "gate": "tasks", "files": "uploads"}
 
 
 def uncommented() -> str:

@@ -82,7 +82,7 @@ def test_database_that_vanished_fails_until_it_is_excluded_and_its_generations_s
     assert answer.code == 1
     assert f"no database at {database}; it was copied as {once}, and nothing is pruned" in answer.err
     variable = "BACKUPD_SOURCES__DATA__EXCLUDE" if database.parent.name == "data" else "__EXCLUDE"
-    assert "name tasks.db in exclude of [sources." in answer.err
+    assert "name /tasks.db in exclude of [sources." in answer.err
     assert variable in answer.err
     assert {row["source"] for row in backupd("list", "--json").json} == {"tasks", "other"}
     status = backupd("status", **there)

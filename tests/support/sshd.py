@@ -217,7 +217,9 @@ def _session(server: Sshd, kind: Kind, sftp: str) -> Sequence[str]:
             "DisableForwarding yes",
         )
     program = next(path for path in _SFTP_SERVERS if Path(path).exists())
-    return (f"Subsystem sftp {program} -e -l VERBOSE {sftp} 2>>{server.requests}",)
+    home = server.directory / "home"  # no profile there: the shell that starts the program would run it first
+    home.mkdir(exist_ok=True)
+    return (f"SetEnv HOME={home}", f"Subsystem sftp {program} -e -l VERBOSE {sftp} 2>>{server.requests}")
 
 
 def _configure(server: Sshd, lines: Sequence[str]) -> None:

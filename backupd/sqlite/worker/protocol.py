@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from backupd.errors import WorkerFailed
@@ -40,7 +41,7 @@ class SnapshotSettings(NamedTuple):
 
 
 class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the empty files `target` and `journal`; without them, only open and pin it."""
+    """Copy the database at `path` to the empty file `target`; without it, only open and pin it."""
 
     path: str
     device: int  # of the file that was inspected, and no other is copied
@@ -50,7 +51,8 @@ class SnapshotRequest(TypedDict):
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
     target: str  # its name
-    files: tuple[int, int] | None  # the descriptors of `target` and `journal`
+    held: int | None  # the descriptor of `target`
+    journal: int | None  # that of the empty file for a hot journal
     deadline: float  # by the monotonic clock, which the processes of one machine share
     settings: dict[str, Any]  # of SnapshotSettings
 
@@ -66,6 +68,28 @@ class SnapshotReply(TypedDict):
     copier: str
     filesystem: str
     writers_held_s: float
+    instant: tuple[int, int]  # between which the database was what the copy is, see `now_ns`
+
+
+class PinRequest(TypedDict):
+    """Open the databases of one owner, to pin them together. A `PinCommand` follows for each further step."""
+
+    sources: list[SnapshotRequest]
+
+
+class PinCommand(TypedDict):
+    """Pin all that were opened, waiting at most `wait_s`; or copy number `copy` until `deadline`."""
+
+    copy: int | None
+    deadline: float
+    wait_s: float
+
+
+class PinReply(TypedDict):
+    """A database that is pinned: between when it was, and whether its writers wait for the copy."""
+
+    instant: tuple[int, int]
+    holds_writers: bool
 
 
 Thoroughness = Literal["all", "structure", "pages"]
@@ -192,11 +216,40 @@ class LookReply(TypedDict):
     complete: bool
 
 
+def now_ns() -> int:
+    """Return the time in nanoseconds by a clock that all processes of this machine share, and that nobody sets."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class ParentPipe:
-    """The pipe to the parent, for progress and events."""
+    """The pipe to the parent, for progress and events, and for what it commands after the request."""
 
     def __init__(self) -> None:
         self._last_progress = 0.0
+        self._commands: SimpleQueue[bytes] = SimpleQueue()
+
+    def expect_commands(self) -> None:
+        """Receive commands from now on, and exit as soon as the parent ends: it would pin the app for nobody."""
+        call_when_parent_ends(lambda: os._exit(_ORPHANED), self._commands.put)
+
+    def next_command(self, timeout_s: float) -> PinCommand | None:
+        """Return the next command; None where none comes within `timeout_s`."""
+        try:
+            command: PinCommand = json.loads(self._commands.get(timeout=timeout_s))
+        except Empty:
+            return None
+        return command
+
+    def answer(self, work: Callable[[], object]) -> None:
+        """Send what `work` returns, or the foreseen error that it raises."""
+        try:
+            _send({"kind": "result", "result": work()})
+        except Exception as error:
+            foreseen = out_of_memory() if type(error).__name__ in _NO_MEMORY else foreseen_error(error)
+            if foreseen is None:
+                raise
+            text = {"message": foreseen.message, "hint": foreseen.hint}
+            _send({"kind": "error", "error": type(foreseen).__name__, **text})
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
         """Report that `done_bytes` of `total_bytes` are done, at most ten times a second."""
@@ -213,20 +266,19 @@ class ParentPipe:
 def serve(task: Callable[[Request, ParentPipe], Reply]) -> None:
     """Do `task` once for the request on stdin, and send its reply or a foreseen error.
 
-    The parent keeps stdin open while it lives. When it closes, this process exits: it would pin the app's snapshot for
-    a reply that is not read. Once the reply is sent it exits at once: `task` has closed its files, and the
-    interpreter would take some 10 ms to free its modules, a sixth of a short task.
+    The parent keeps stdin open while it lives; when it closes, this process exits. Once the reply is sent it exits at
+    once: `task` has closed its files, and the interpreter would take some 10 ms to free its modules, a sixth of a short
+    task.
     """
     request: Request = json.loads(sys.stdin.buffer.readline())
     limit_memory(_MEMORY_BYTES)
-    try:
-        call_when_parent_ends(lambda: os._exit(_ORPHANED))
-        _send({"kind": "result", "result": task(request, ParentPipe())})
-    except Exception as error:
-        foreseen = out_of_memory() if type(error).__name__ in _NO_MEMORY else foreseen_error(error)
-        if foreseen is None:
-            raise
-        _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
+    parent = ParentPipe()
+
+    def work() -> Reply:
+        parent.expect_commands()
+        return task(request, parent)
+
+    parent.answer(work)
     os._exit(0)
 
 
