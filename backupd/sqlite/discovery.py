@@ -16,7 +16,7 @@ from backupd.sqlite.history import KEPT
 from backupd.sqlite.worker.protocol import LookReply, LookRequest
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.mounts import responding_stat
-from backupd.system.path_patterns import PathPatterns, as_ignored
+from backupd.system.path_patterns import PathPattern, is_excluded
 
 MAX_NAMES: Final = 10_000
 MAX_DEPTH: Final = 5
@@ -69,8 +69,8 @@ class Search:
         path = self.directory / relative
         inner = [one for one in self.without if self.directory in one.parents]
         left_out = any(path == one or one in path.parents for one in inner)
-        is_wanted = PathPatterns([self.pattern or "**"]).match(relative)
-        return is_wanted and not left_out and not PathPatterns(map(as_ignored, self.exclude)).match_above(relative)
+        is_wanted = not self.pattern or PathPattern(self.pattern).match(relative)
+        return is_wanted and not left_out and not is_excluded(relative, self.exclude)
 
     def contents(self) -> DirectoryContents | None:
         """Return what is found now, None where the directory cannot be searched."""
@@ -140,7 +140,7 @@ def contents_of(
     request = LookRequest(
         path=str(path),
         pattern=pattern,
-        exclude=[*map(as_ignored, exclude)],
+        exclude=[*exclude],
         without=[*map(str, without)],
         names=[*names],
         keys=[*keys],

@@ -1,72 +1,111 @@
-"""Patterns of paths: `*`, `?` and `[]` stand for characters of one part of a path, `**` for any number of parts."""
+"""Patterns of paths: what is left out, as in .gitignore (https://git-scm.com/docs/gitignore) but no `!`, or looked for.
 
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+`*`, `?` and `[]` stand for characters of one part of a path, `**` for any number of parts.
+"""
 
-if TYPE_CHECKING:  # child processes import this
-    from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
-State = frozenset[tuple[int, int]]  # how far a path has come: the number of a pattern, and that of its next part
 _WILDCARDS: Final = frozenset("*?[")
-_ANY_PARTS: Final = "**"
+Matches = Callable[[bytes], object]  # gets a path relative to the directory of the set
 
 
-class PathPatterns:
-    """Several patterns, which are matched part by part: a search learns early where nothing can match any more."""
+def excluded(patterns: Iterable[str], *, directories: bool) -> Matches | None:
+    """Return what tells whether a path is left out, one of a directory or of anything else; None if nothing is.
 
-    def __init__(self, texts: "Iterable[str]") -> None:
-        self._parts = [text.strip("/").split("/") for text in texts]
-        self.start = self._with_empty({(number, 0) for number in range(len(self._parts))})
+    A pattern with a slash before its end counts from the directory of the set on, any other at every depth. Raises
+    re.error.
+    """
+    texts = [_expression(pattern) for pattern in patterns if directories or not pattern.endswith("/")]
+    return re.compile(os.fsencode("|".join(texts)), re.DOTALL).fullmatch if texts else None
 
-    def below(self, state: State, name: str) -> State:
+
+def is_excluded(path: str, patterns: Collection[str]) -> bool:
+    """Return whether the file at the relative `path` is left out, or a directory above it. Raises re.error."""
+    of_directories, of_files = (excluded(patterns, directories=kind) for kind in (True, False))
+    parts, raw = path.split("/"), os.fsencode(path)
+    above = (os.fsencode("/".join(parts[:length])) for length in range(1, len(parts)))
+    is_below = of_directories is not None and any(map(of_directories, above))
+    return is_below or bool(of_files is not None and of_files(raw))
+
+
+def _expression(pattern: str) -> str:
+    body = pattern.rstrip("/")
+    anchored = "/" in body
+    parts = [part for part in body.split("/") if part]
+    text = "" if anchored else "(?:.*/)?"
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        if part == "**":
+            text += ".+" if is_last else "(?:.*/)?"
+        else:
+            text += _part(part) + ("" if is_last else "/")
+    return f"(?:{text})"
+
+
+def _part(glob: str) -> str:
+    """Return the expression of one part of a path, which holds no slash."""
+    text, rest = "", glob
+    while rest:
+        sign, rest = rest[0], rest[1:]
+        if sign == "*":
+            rest = rest.lstrip("*")
+            text += "[^/]*"
+        elif sign == "?":
+            text += r"[^/][\x80-\xbf]*"  # one character of UTF-8
+        elif sign == "[" and (end := rest.find("]", 2 if rest[:1] in ("!", "^") else 1)) > 0:
+            inside, rest = rest[:end], rest[end + 1 :]
+            negated = inside[:1] in ("!", "^")
+            members = re.sub(r"([\\\[\]^&|~])", r"\\\1", inside[negated:])
+            text += f"(?!/)[{'^' if negated else ''}{members}]"
+        else:
+            if sign == "\\" and rest:
+                sign, rest = rest[0], rest[1:]
+            text += re.escape(sign)
+    return text
+
+
+class PathPattern:
+    """A pattern that is matched part by part: a search learns early where nothing can match any more.
+
+    A state is how far a path may have come: numbers of the parts of the pattern that come next. Raises re.error.
+    """
+
+    def __init__(self, text: str) -> None:
+        parts = [part for part in text.split("/") if part]
+        self._parts = [None if part == "**" else re.compile(os.fsencode(_part(part)), re.DOTALL) for part in parts]
+        self.start = self._with_empty({0})
+
+    def below(self, state: frozenset[int], name: str) -> frozenset[int]:
         """Return how far `state` comes with the part `name`; it is empty where nothing below can match."""
-        if not state:
-            return state
-        found = set()
-        for number, at in state:
-            parts = self._parts[number]
-            if at == len(parts):
-                continue
-            if parts[at] == _ANY_PARTS:
-                found.add((number, at))
-            elif fnmatchcase(name, parts[at]):
-                found.add((number, at + 1))
+        found, raw = set(), os.fsencode(name)
+        for at in state - {len(self._parts)}:
+            part = self._parts[at]
+            if part is None:
+                found.add(at)
+            elif part.fullmatch(raw):
+                found.add(at + 1)
         return self._with_empty(found)
 
-    def matched(self, state: State) -> bool:
-        """Return whether the parts up to `state` match a pattern."""
-        return any(at == len(self._parts[number]) for number, at in state)
+    def matched(self, state: frozenset[int]) -> bool:
+        """Return whether the parts up to `state` match."""
+        return len(self._parts) in state
 
     def match(self, path: str) -> bool:
-        """Return whether the relative `path` matches a pattern."""
-        return self.matched(self._states(path)[-1])
-
-    def match_above(self, path: str) -> bool:
-        """Return whether the relative `path` or a directory above it matches a pattern."""
-        return any(map(self.matched, self._states(path)))
-
-    def _states(self, path: str) -> list[State]:
-        states = [self.start]
+        """Return whether the relative `path` matches."""
+        state = self.start
         for name in path.split("/"):
-            states.append(self.below(states[-1], name))
-        return states[1:]
+            state = self.below(state, name)
+        return self.matched(state)
 
-    def _with_empty(self, found: set[tuple[int, int]]) -> State:
+    def _with_empty(self, found: set[int]) -> frozenset[int]:
         """Return `found`, and what `**` reaches with no part at all."""
-        left = list(found)
-        while left:
-            number, at = left.pop()
-            parts = self._parts[number]
-            if at < len(parts) and parts[at] == _ANY_PARTS and (number, at + 1) not in found:
-                found.add((number, at + 1))
-                left.append((number, at + 1))
+        for at, part in enumerate(self._parts):
+            if part is None and at in found:
+                found.add(at + 1)
         return frozenset(found)
-
-
-def as_ignored(pattern: str) -> str:
-    """Return a pattern of .gitignore as one from the top on: without a slash before its end it counts at any depth."""
-    body = pattern.rstrip("/")
-    return body.lstrip("/") if "/" in body else f"{_ANY_PARTS}/{body}"
 
 
 def split_pattern(path: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from backupd.sqlite.database_files import SIDE_SUFFIXES
 from backupd.sqlite.worker.protocol import LookReply, LookRequest
 from backupd.system.directory import Directory
 from backupd.system.owners import rights_of_owner
-from backupd.system.path_patterns import PathPatterns, State
+from backupd.system.path_patterns import Matches, PathPattern, excluded
 from backupd.system.small_file import UnexpectedFile
 from backupd.system.worker import ParentPipe, serve
 
@@ -29,7 +29,7 @@ def look(request: LookRequest, _pipe: ParentPipe) -> LookReply:
     )
     with rights_of_owner(os.stat(path), readable=os.access(path, os.R_OK)), Directory.open(path) as directory:
         search = _Search(request, found)
-        search.look(_Place(directory, "", request["depth"], search.wanted.start, search.exclude.start))
+        search.look(_Place(directory, "", request["depth"], search.wanted.start))
     found["databases"].sort()
     return found
 
@@ -40,15 +40,15 @@ class _Place(NamedTuple):
     directory: Directory
     path: str  # from the top, with a slash at its end
     depth: int  # of the search from here
-    wanted: State  # how far the patterns have come
-    excluded: State
+    wanted: frozenset[int]  # how far the pattern has come
 
 
 class _Search:
     """A search with a limit of names, which counts names of every kind."""
 
     def __init__(self, request: LookRequest, found: LookReply) -> None:
-        self.wanted, self.exclude = PathPatterns([request["pattern"] or "**"]), PathPatterns(request["exclude"])
+        self.wanted = PathPattern(request["pattern"] or "**")
+        self._left_out = {kind: excluded(request["exclude"], directories=kind) for kind in (True, False)}
         self._without = frozenset(os.path.realpath(path) for path in request["without"])
         self._names, self._kept, self._keys = frozenset(request["names"]), request["kept"], request["keys"]
         self._left, self._found = request["most"], found
@@ -63,6 +63,8 @@ class _Search:
                 state = place.directory.stat(name)
                 if state is None:
                     self._found["complete"] = False  # it was removed
+                elif _matches(self._left_out[stat.S_ISDIR(state.st_mode)], place.path + name):
+                    continue
                 elif stat.S_ISREG(state.st_mode):
                     self._count(place, name, state)
                 elif stat.S_ISDIR(state.st_mode) and name not in self._names and not name.startswith("."):
@@ -73,15 +75,14 @@ class _Search:
             if wanted := self.wanted.below(place.wanted, name):  # else nothing in it can match
                 self._look_into(place, name, state, wanted)
 
-    def _look_into(self, place: _Place, name: str, state: os.stat_result, wanted: State) -> None:
+    def _look_into(self, place: _Place, name: str, state: os.stat_result, wanted: frozenset[int]) -> None:
         above = place.directory
         readable = os.access(name, os.R_OK, dir_fd=above.descriptor, follow_symlinks=False)
         try:
             if not place.depth:
                 raise NotADirectoryError(name)
             with rights_of_owner(state, readable=readable), above.child(name) as child:
-                excluded = self.exclude.below(place.excluded, name)
-                self.look(_Place(child, f"{place.path}{name}/", place.depth - 1, wanted, excluded))
+                self.look(_Place(child, f"{place.path}{name}/", place.depth - 1, wanted))
         except OSError:
             self._found["complete"] = False
 
@@ -97,12 +98,10 @@ class _Search:
         return names
 
     def _is_looked_at(self, place: _Place, name: str) -> bool:
-        """Tell whether `name` is not left out: hidden (but for keys), a side file, kept, excluded, or `without`."""
+        """Tell whether `name` is not left out: hidden (but for keys), a side file, kept, or `without`."""
         if name.startswith(".") and not self._is_key(name):
             return False
         if name.endswith(SIDE_SUFFIXES) or self._kept in name:
-            return False
-        if self.exclude.matched(self.exclude.below(place.excluded, name)):
             return False
         return os.path.join(self._found["real"], place.path + name) not in self._without
 
@@ -122,6 +121,10 @@ class _Search:
             top = path.partition("/")[0] if place.path else ""
             self._found["files"][top] = self._found["files"].get(top, 0) + 1
             self._found["sizes"][top] = self._found["sizes"].get(top, 0) + state.st_size
+
+
+def _matches(pattern: Matches | None, path: str) -> bool:
+    return pattern is not None and bool(pattern(os.fsencode(path)))
 
 
 def _is_database(directory: Directory, name: str, state: os.stat_result) -> bool:
