@@ -20,6 +20,7 @@ from backupd.model import LOCAL_STORE, POINT, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 from backupd.stores.sftp.url import holds_password, parse_address
+from backupd.system.path_patterns import excluded
 
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600
@@ -136,6 +137,10 @@ def _pattern(text: str) -> str:
         raise ValueError(f"{text[:60]!r} would include again what another pattern excludes, which is not supported")
     if not text.strip("/") or "\0" in text or {".", ".."} & set(text.split("/")):
         raise ValueError(f"{text[:60]!r} is not a pattern such as '*.tmp', 'cache/' or '/thumbs/**/small'")
+    try:
+        excluded([text], directories=True)
+    except re.error as error:
+        raise ValueError(f"{text[:60]!r} is not a pattern: {error}") from None
     return text
 
 

@@ -11,6 +11,7 @@ from backupd.errors import (
     GenerationMissing,
     SnapshotFailed,
     SourceCorrupt,
+    SourceMissing,
     SourceReplaced,
     SourceUnlocked,
     SourceUnreadable,
@@ -55,9 +56,9 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class UnusableSource:
-    """A source that is too damaged to be copied, or that cannot be read."""
+    """A source that is missing, too damaged to be copied, or that cannot be read."""
 
-    error: SourceCorrupt | SourceUnreadable
+    error: SourceCorrupt | SourceUnreadable | SourceMissing
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def capturing(
 
     The first copy is the one that was `pinned` with others. All copying ends within `timeout_s` from now: where there
     is no time for a second copy, the first one is the result. Its files are open during the block. Raises
-    SourceMissing, SourceBusy, SnapshotFailed, NoSpace and others that are not about the content of the source.
+    SourceBusy, SnapshotFailed, NoSpace and others that are not about the content of the source.
     """
     with ExitStack() as held:
 
@@ -80,7 +81,7 @@ def capturing(
         capture: Capture | UnusableSource
         try:
             capture = _capture_twice_at_most(one, pinned, empty_directory, context)
-        except (SourceCorrupt, SourceUnreadable) as error:
+        except (SourceCorrupt, SourceUnreadable, SourceMissing) as error:
             capture = UnusableSource(error)
         yield capture
 

@@ -14,9 +14,9 @@ from backupd.sqlite.pinned import Pinnable, PinnedSource, pinned_together
 from backupd.sqlite.snapshot import SNAPSHOT_NAME, Snapshot, take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.system.directory import Directory
 from backupd.system.resources import free_bytes, require_space, reserve_bytes
+from backupd.system.worker_process import OnEvent, OnProgress
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import SnapshotProgressed
 from backupd.tasks.requests import BackupRequest
@@ -114,7 +114,7 @@ def copy_alone(one: SourceToCopy, to: Directory, give_up: float, context: TaskCo
 
     Raises SourceMissing, NoSpace, and what `take_snapshot` raises.
     """
-    source = _inspect(one.request)
+    source = inspect_source(one.request)
     check_space(one.request, source, one.last, context)
     taken_at, settings = context.clock(), _settings(one.request, source, context)
     snapshot = _timed(
@@ -141,14 +141,17 @@ def check_space(request: BackupRequest, source: Source, last: Manifest | None, c
     require_space(directory, needed, reserve_bytes(directory, request.reserve_bytes), what, FILES_OF_A_BACKUP)
 
 
-def _inspect(request: BackupRequest) -> Source:
-    return Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
+def inspect_source(request: BackupRequest) -> Source:
+    """Inspect the database of `request`. Raises what `Source.inspect` does."""
+    return Source.inspect(
+        request.path, allow_empty=request.allow_empty, allow_links=request.allow_links, search=request.search
+    )
 
 
 def _pinnable(one: SourceToCopy, context: TaskContext) -> Pinnable | None:
     """Inspect a source; None for one that cannot be copied, which is reported when its turn comes."""
     with suppress(BackupdError, OSError):
-        source = _inspect(one.request)
+        source = inspect_source(one.request)
         return Pinnable(source, _settings(one.request, source, context))
     return None
 

@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
-from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted
+from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted, SourceMissing
 from backupd.formatting import human_bytes
-from backupd.model import Contents, Hold, Manifest, generation_id
+from backupd.model import AnyManifest, Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.os_errors import os_error_text
@@ -69,7 +69,7 @@ def decide_publication(
     """Decide about the copy of a source, or about a source that could not be copied.
 
     Damaged, suspect and emptied copies go into quarantine. Pruning is held for them, for a source that is corrupt or
-    can no longer be read, and for one that shrank; a good copy that lost nothing releases it.
+    is missing or can no longer be read, and for one that shrank; a good copy that lost nothing releases it.
     """
     if isinstance(capture, UnusableSource):
         return _decide_without_copy(request, capture.error, state, now)
@@ -105,7 +105,7 @@ def decide_publication(
 def _decide_without_copy(
     request: BackupRequest, error: BackupdError, state: SourceState, now: datetime
 ) -> PublicationDecision:
-    """Hold the pruning of a source that is corrupt, or that could be read when it was copied last."""
+    """Hold the pruning of a source that is corrupt, or that was there and could be read when it was copied last."""
     previous = state.previous
     if isinstance(error, SourceCorrupt):
         return PublicationDecision("refuse", _hold(request, error.message, previous, now), error=error)
@@ -113,7 +113,10 @@ def _decide_without_copy(
         return PublicationDecision("refuse", error=error)
     what = f"{error.message}; it was copied as {previous.id}"
     refused = type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {previous.id}")
-    return PublicationDecision("refuse", _hold(request, what, previous, now), error=refused)
+    hold = _hold(request, what, previous, now)
+    if isinstance(error, SourceMissing):
+        hold = replace(hold, kind="missing")
+    return PublicationDecision("refuse", hold, error=refused)
 
 
 def _quarantine(
@@ -188,7 +191,7 @@ def apply_publication(
         if decision.action == "quarantine":
             _put_in_quarantine(capture, decision.damage, request, state, run, context)
         elif decision.action == "unchanged" and state.previous is not None:
-            _record_unchanged(state.previous, run, context)
+            record_unchanged(state.previous, run, context)
         elif decision.action == "publish" and capture.packed is not None:
             _publish(request.source, capture, capture.packed, run, context)
     if decision.error is not None:
@@ -235,7 +238,7 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     with run.stage("publish"):
         context.store.place(manifest.id, packed.file, encoded, capture.source.may_be_read_by)
     run.emit(GenerationPublished(manifest))
-    run.details = _details(manifest, context)
+    run.details = details_of(manifest, context)
 
 
 def free_id(source: str, taken_at: datetime, context: TaskContext) -> str:
@@ -251,20 +254,21 @@ def free_id(source: str, taken_at: datetime, context: TaskContext) -> str:
     return ids[last + 1]
 
 
-def _record_unchanged(previous: Manifest, run: BackupRun, context: TaskContext) -> None:
+def record_unchanged(previous: AnyManifest, run: BackupRun, context: TaskContext) -> None:
     """Record that the source still holds, digest for digest, what the previous generation holds."""
     run.emit(SourceUnchanged(previous))
     record_verification(previous.id, context, sound=True, detail="verified unchanged")
-    run.details = _details(previous, context)
+    run.details = details_of(previous, context)
 
 
-def _details(manifest: Manifest, context: TaskContext) -> BackupDetails:
+def details_of(manifest: AnyManifest, context: TaskContext) -> BackupDetails:
+    """Return what the report tells of the generation that holds a copy."""
     return BackupDetails(
         generation=manifest.id,
         archive_path=str(context.store.archive_path(manifest.id)),
-        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_bytes=manifest.content_bytes,
         archive_bytes=manifest.archive.size_bytes,
-        snapshot_sha256=manifest.snapshot.sha256,
+        snapshot_sha256=manifest.content_sha256,
         archive_sha256=manifest.archive.sha256,
         verification=manifest.verdict.level,
     )
