@@ -38,6 +38,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     ├─ InputOutputError       1  other         a system call failed
     ├─ UnexpectedError        1  other         a defect of backupd, or of a library
     ├─ GenerationMissing      1  no-copy       no generation is what was asked for
+    ├─ ContentMissing         1  corrupt       the content of a file that a list names is not in the store
     ├─ NewestUnusable         1  corrupt       newer generations cannot be used, and no older one was accepted
     ├─ GenerationTaken        1  denied        a replica holds another generation of that id
     ├─ NamesExhausted         1  other         every name that a generation of this minute may have is taken
@@ -269,6 +270,10 @@ class UnexpectedError(BackupdError):
 
 class GenerationMissing(BackupdError, kind="no-copy"):
     """No generation is what was asked for."""
+
+
+class ContentMissing(BackupdError, kind="corrupt"):
+    """The content of a file that the list of a generation names is not in the store."""
 
 
 class NewestUnusable(BackupdError, kind="corrupt"):
