@@ -82,7 +82,7 @@ def decode_entries(lines: Iterable[bytes], found_in: str) -> Iterator[FileEntry]
 
 
 def decode_path(text: bytes) -> bytes:
-    """Return the path of which `text` is the escaped form. Raises ValueError for one that leads out of its directory."""
+    """Return the path of which `text` is the escaped form. Raises ValueError for one that leads out of a set."""
     path = unescaped(text)
     if escaped(path) != text or not _is_safe(path.split(b"/")):
         raise ValueError(f"{text[:120]!r} is not a path in a set of files")

@@ -5,14 +5,22 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from backupd.archive.file_list import FileEntry, encode_entry
 from backupd.errors import ContentMissing
-from backupd.files.comparison import OWN_PREFIX
+from backupd.files.comparison import OWN_PREFIX, Changes, Comparison, Stays
+from backupd.files.restoration import Restoration
+from backupd.files.staging import Staging, damage_error
+from backupd.files.steps import Move
+from backupd.model import NoProgress
+from backupd.system.directory import Directory
 
+GENERATION = "uploads-20261130-0400"
 Facts = tuple[object, ...]
 
 
@@ -52,7 +60,7 @@ def entries_of(root: Path, contents: MemoryContents) -> list[FileEntry]:
         if stat.S_ISDIR(state.st_mode):
             entries.append(FileEntry(name, "d", mode, *owner_and_time))
         elif stat.S_ISLNK(state.st_mode):
-            target = os.fsencode(path.readlink())
+            target = os.readlink(os.fsencode(path))  # noqa: PTH115 - a Path would shorten it
             entries.append(FileEntry(name, "l", mode, *owner_and_time, target=target))
         elif stat.S_ISREG(state.st_mode):
             data = path.read_bytes()
@@ -76,7 +84,7 @@ def facts(root: Path, *, inodes: bool = False) -> dict[bytes, Facts]:
         if stat.S_ISREG(state.st_mode):
             inside = path.read_bytes()
         elif stat.S_ISLNK(state.st_mode):
-            inside = path.readlink()
+            inside = os.readlink(path)  # noqa: PTH115
         inode = state.st_ino if inodes else 0
         found[name_in(root, path)] = (
             state.st_mode,
@@ -87,3 +95,45 @@ def facts(root: Path, *, inodes: bool = False) -> dict[bytes, Facts]:
             inode,
         )
     return found
+
+
+@contextmanager
+def ready(
+    root: Path,
+    entries: list[FileEntry],
+    contents: MemoryContents,
+    now: datetime,
+    *,
+    exact: bool = False,
+    stays: Stays = lambda _path, _is_directory: False,
+) -> Iterator[Restoration]:
+    """Compare and unpack, and yield a restore that is ready to be moved into place."""
+    with Directory.open(root) as directory, Restoration.create(directory, now) as restoration:
+        comparison = Comparison(directory, stays if exact else None, 2, NoProgress())
+        restoration.write_plan(comparison.steps(entries))
+        with restoration.new_tree() as new:
+            puts = (step.path for step in restoration.steps() if isinstance(step, Move) and step.kind == "put")
+            staged = Staging(new, contents.open, 2, lambda _done: None).unpack(entries, puts)
+        if staged.damage:
+            restoration.remove()
+            raise damage_error(staged, GENERATION)
+        restoration.changes = comparison.changes  # type: ignore[attr-defined]
+        restoration.make_ready("restored", GENERATION, now)
+        yield restoration
+
+
+def put_back(
+    root: Path,
+    entries: list[FileEntry],
+    contents: MemoryContents,
+    now: datetime,
+    *,
+    exact: bool = False,
+    stays: Stays = lambda _path, _is_directory: False,
+) -> Changes:
+    """Restore a set of files, and return what was changed."""
+    with ready(root, entries, contents, now, exact=exact, stays=stays) as restoration:
+        restoration.move()
+        restoration.keep()
+        changes: Changes = restoration.changes  # type: ignore[attr-defined]
+        return changes
