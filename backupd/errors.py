@@ -12,6 +12,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │  ├─ SourceBusy         75  busy          the app holds a lock on its database for too long
     │  ├─ SourceReplaced     75  busy          the database was replaced while it was copied
     │  ├─ TargetInUse        75  busy          the database that a restore would replace is open
+    │  ├─ Postponed          75  postponed     the hook before a backup asks to try again later
     │  ├─ NothingToSend      75  no-copy       a source has no verified generation yet
     │  ├─ ProcessRefused     75  other         the system starts no further process or thread
     │  ├─ ReplicaUnreachable 75  unreachable   the network or the replica's host does not answer
@@ -28,6 +29,7 @@ The number is the exit code of the command; the word after it is `kind`, by whic
     │     ├─ SourceForeign    1  unusable      another engine wrote it, in a newer file format
     │     ├─ SourceEncrypted  1  unusable      it is encrypted, and only its key could make a consistent copy
     │     └─ SourceCorrupt    1  corrupt       it is too damaged to be copied
+    ├─ HookFailed             1  other         the hook before a backup failed
     ├─ SnapshotFailed         1  other         the snapshot failed, and not because of the database
     ├─ CopyCorrupt            1  corrupt       a copy failed its integrity check or its digest
     ├─ ManifestInvalid        1  corrupt       a manifest is damaged or not backupd's
@@ -80,6 +82,7 @@ ErrorKind = Literal[
     "unusable",
     "corrupt",
     "busy",
+    "postponed",
     "no-space",
     "unreachable",
     "denied",
@@ -161,6 +164,10 @@ class TargetInUse(TemporaryError):
         super().__init__(message, hint or STOP_THE_APP)
 
 
+class Postponed(TemporaryError, kind="postponed"):
+    """The hook before a backup asks to try again later: that is no failure that an operator need look at."""
+
+
 class NothingToSend(TemporaryError, kind="no-copy"):
     """A source has no verified generation yet, neither in the store nor at the replica."""
 
@@ -225,6 +232,10 @@ class SourceEncrypted(SourceUnreadable):
 
 class SourceCorrupt(SourceUnreadable, kind="corrupt"):
     """The app's database is too damaged to be copied."""
+
+
+class HookFailed(BackupdError):
+    """The hook before a backup failed, so that nothing was copied."""
 
 
 class SnapshotFailed(BackupdError):

@@ -41,6 +41,7 @@ class Event(StrEnum):
     RUN_STOPPED = "run.stopped"
     RUN_FAILED = "run.failed"
     REPLICA_RETRIED = "replica.retried"
+    HOOK_CALLED = "hook.called"
     LOCK_WAITING = "lock.waiting"
     LOCK_TAKEN_OVER = "lock.taken_over"
     STAGING_SWEPT = "staging.swept"

@@ -41,6 +41,14 @@ Task = Literal["backup", "replicate", "drill", "prune", "scrub"]
 Severity = Literal["failure", "warning", "success", "info"]
 
 
+SUFFIXES: Mapping[Kind, str] = {"database": ARCHIVE_SUFFIX, "files": LIST_SUFFIX}
+
+
+def archive_name(generation_id: str, kind: Kind) -> str:
+    """Return the name of the archive of a generation."""
+    return generation_id + SUFFIXES[kind]
+
+
 def is_generation_id(text: str) -> bool:
     """Return whether `text` can be a generation's id: `SOURCE-YYYYMMDD-HHmm`, with `-N` after a collision."""
     return _GENERATION_ID.fullmatch(text) is not None
@@ -183,6 +191,11 @@ class Manifest:
     archive: ArchiveFacts
     contents: Contents | None
     verdict: Verdict
+
+    @property
+    def kind(self) -> Literal["database"]:
+        """What this is the manifest of."""
+        return "database"
 
     @property
     def content_bytes(self) -> int:

@@ -170,7 +170,7 @@ class Pinger:
     def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
         """Ping the start of a run, and yield the function that pings its end with its report.
 
-        A run that was told to stop pings no end: it did not fail, and runs again.
+        A run that was told to stop, or by a hook to try again later, pings no end: it did not fail, and runs again.
         """
         monitor = monitor_for(task, subject, self.monitors)
         if monitor is None:
@@ -183,7 +183,7 @@ class Pinger:
             start.start()
 
         def end(report: AnyReport) -> None:
-            if report.exit_code == Terminated.exit_code:
+            if report.exit_code == Terminated.exit_code or report.postponed:
                 return
             if start.ident is not None:
                 start.join(self.timeout_s)  # a start that arrives after the end would begin another run

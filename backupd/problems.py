@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 from backupd.errors import ErrorKind
 from backupd.formatting import human_duration
-from backupd.model import ARCHIVE_SUFFIX, LOCAL_STORE, MANIFEST_SUFFIX, Task
+from backupd.model import LOCAL_STORE, MANIFEST_SUFFIX, Kind, Task, archive_name
 from backupd.runbook import Topic
 
 # `store` and `catalog` concern everything; `missing` to `shrunk` the source `subject`; `never`, `future` and `late` the
@@ -262,9 +262,9 @@ class Problem:
         return step if self.restore else "there is no verified copy to restore from"
 
 
-def refused_step(generation_id: str, store: str = LOCAL_STORE, *, archive_lost: bool) -> str:
+def refused_step(generation_id: str, store: str = LOCAL_STORE, *, archive_lost: bool, kind: Kind = "database") -> str:
     """Return what to do about a generation whose manifest cannot be used, or whose archive is gone."""
-    archive = f"{generation_id}{ARCHIVE_SUFFIX}"
+    archive = archive_name(generation_id, kind)
     remove = f"backupd remove {generation_id}{f' --store {store}' if store != LOCAL_STORE else ''}"
     if archive_lost:
         return f"put {archive} back, or run {remove}"

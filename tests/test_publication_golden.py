@@ -66,7 +66,19 @@ def capture(
     source = Source(path, 0, 0, 0o640, size_bytes, 0, Signature(STATE, None, 5), 1, Permissions(0, 0, 0o755))
     part = Path("/backups/.backupd/staging/1/copy/snapshot.sqlite3")
     snapshot = Snapshot(
-        part, size_bytes, 4096, 0, 0, "wal", "3.40.1", "3.54.1", "ext4", hot_journal=False, writers_held_s=0.0
+        part,
+        size_bytes,
+        4096,
+        0,
+        0,
+        "wal",
+        "3.40.1",
+        "3.54.1",
+        "ext4",
+        hot_journal=False,
+        writers_held_s=0.0,
+        since=NOW,
+        until=NOW,
     )
     packed = Packed(ArchiveFacts("e" * 64, 1 << 18, 1 << 20, 1), "d" * 64)
     return Capture(source, NOW, snapshot, Inspection(verdict, contents), packed, unchanged)

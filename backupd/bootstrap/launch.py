@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from backupd.bootstrap.tasks import drill_store, monitors
 from backupd.config import ALL_SECRETS, REPLICAS, Config, KeyPath, mask_of, secrets_of, withhold_secrets
-from backupd.config.environment import PREFIX
 from backupd.pings import DAILY, Monitor, start_ping_helper
+from backupd.system.process import environment_without
 from backupd.system.relaunch import is_first_process, relaunch, take_handed_over
 
 
@@ -72,9 +72,4 @@ def monitors_of_runs(config: Config) -> Mapping[str, Monitor]:
 
 def clean_environment(environ: Mapping[str, str], config: Config) -> dict[str, str]:
     """Return `environ` without variables of backupd, and without any that has one of its secrets as its value."""
-    secrets = frozenset(secret.strip() for secret in secrets_of(config))
-    return {
-        name: value
-        for name, value in environ.items()
-        if not name.upper().startswith(PREFIX) and value.strip() not in secrets
-    }
+    return environment_without(frozenset(secret.strip() for secret in secrets_of(config)), environ)

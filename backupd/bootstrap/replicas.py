@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from backupd.bootstrap.tasks import backup_request, drill_request
+from backupd.bootstrap.tasks import backup_request, drill_request, hooks
 from backupd.config import Config, ReplicaSection
 from backupd.errors import ConfigError, ReplicaUnreachable, UsageError
 from backupd.formatting import counted
@@ -23,6 +23,7 @@ from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.state import OWN_IDENTITY
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor import Finding
+from backupd.tasks.doctor.hooks import check_hooks
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
 from backupd.tasks.drill import OpenStore
@@ -135,6 +136,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     detail = "; ".join(filter(None, (f"from {config.origin}", config.exposure, config.note, config.skipped)))
     yield Finding("configuration", ok=not config.exposure, detail=detail, hint=_PROTECT if config.exposure else "")
     yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
+    yield from check_hooks(hooks(config))
     for name in config.replicas:
         yield from check_replica(
             replication_request(config, name), partial(_open_replica, config, name, context), context

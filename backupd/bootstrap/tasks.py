@@ -12,6 +12,7 @@ from typing import TextIO
 from zoneinfo import ZoneInfo
 
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
+from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
@@ -27,6 +28,8 @@ from backupd.tasks.requests import (
     BackupRequest,
     DrillRequest,
     FilesRequest,
+    Hook,
+    Hooks,
     Packing,
     RetentionRule,
     ShrinkGuard,
@@ -148,7 +151,19 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
+        hooks=hooks(config),
     )
+
+
+def hooks(config: Config) -> Hooks:
+    """Return what is called around backups."""
+    return Hooks(_hook(config.hooks.before), _hook(config.hooks.after), config.hooks.timeout_s)
+
+
+def _hook(text: str | None) -> Hook | None:
+    if text is None:
+        return None
+    return Hook(url=text) if is_web(text) else Hook(tuple(shlex.split(text)))
 
 
 def files_request(config: Config, name: str) -> FilesRequest:
@@ -168,6 +183,7 @@ def files_request(config: Config, name: str) -> FilesRequest:
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
+        hooks=hooks(config),
     )
 
 

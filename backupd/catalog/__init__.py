@@ -41,6 +41,11 @@ class RunRecord:
     duration_s: float | None
     report: AnyReport | None
 
+    @property
+    def postponed(self) -> bool:
+        """Whether a hook asked to try again later: such a run failed, and is nothing to look at."""
+        return self.report is not None and self.report.postponed
+
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:

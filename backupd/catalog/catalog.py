@@ -36,7 +36,7 @@ from backupd.catalog.models import (
     run_record,
 )
 from backupd.catalog.session import UnitOfWork
-from backupd.errors import Terminated
+from backupd.errors import Postponed, Terminated
 from backupd.model import CLOCK_TOLERANCE, AnyManifest, is_generation_id
 from backupd.report import AnyReport, report_facts
 from backupd.schedule import TaskHistory
@@ -161,12 +161,15 @@ class Catalog:
     def run_summaries(
         self, task: str, source: str, since: datetime, until: datetime, limit: int
     ) -> tuple[RunSummary, ...]:
-        """Return the newest `limit` runs that began from `since` to `until` and ended by themselves, oldest first."""
+        """Return the newest `limit` runs that began from `since` to `until` and ended by themselves, oldest first.
+
+        Those that were postponed are left out.
+        """
         columns = (RunRow.started_at, RunRow.outcome, RunRow.exit_code, RunRow.duration_s)
         query = (
             select(*columns, _report_integer("$.snapshot_bytes"), _report_integer("$.archive_bytes"))
             .where(*_where(task, source), RunRow.started_at.between(since, until))
-            .where(RunRow.outcome.is_not(None), _NOT_STOPPED)
+            .where(RunRow.outcome.is_not(None), _NOT_STOPPED, _not_postponed())
             .order_by(*_NEWEST)
             .limit(limit)
         )
@@ -344,6 +347,10 @@ def _succeeded(store: str) -> tuple[ColumnElement[bool], ...]:
 
 def _readable_report() -> ColumnElement[Any]:
     return case((func.json_valid(RunRow.report) == 1, RunRow.report))
+
+
+def _not_postponed() -> ColumnElement[bool]:
+    return func.json_extract(_readable_report(), "$.error_kind").is_distinct_from(Postponed.kind)
 
 
 def _report_integer(path: str) -> ColumnElement[Any]:

@@ -30,7 +30,7 @@ REMOTE_TOKEN = "BACKUPD_REMOTE_TOKEN"  # noqa: S105 - the name of a variable, of
 FILE_SUFFIX = "_FILE"
 _LONGEST_PATH = 1024
 _MOST_SECRET_BYTES = 1 << 16
-_COMMAND = ("drill", "command")
+_COMMANDS = frozenset((("drill", "command"), ("hooks", "before"), ("hooks", "after")))
 _ADDRESS_NAME = re.compile(r"BACKUPD_(?:HTTP__?)?(?:LISTEN_)?(?:PORT|HOST|ADDR|ADDRESS|BIND|LISTEN)", re.ASCII)
 # `docker --env-file` keeps quotes, and a comment after them; shells, compose and systemd remove both.
 # Typographic quotes come with text that was copied from a page.
@@ -157,7 +157,7 @@ def _setting(
         value = _plain_value(value)
         return _database(name, value, directory, known, backups) if value else None
     key, path, is_file = _resolve(name)
-    value = _plain_value(value, is_secret=key.is_secret and not is_file, is_command=path == _COMMAND)
+    value = _plain_value(value, is_secret=key.is_secret and not is_file, is_command=path in _COMMANDS)
     if not value:
         return None
     if is_file:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.errors import ConfigError
+from backupd.files.patterns import excluded
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, POINT, is_source_name
@@ -136,6 +137,10 @@ def _pattern(text: str) -> str:
         raise ValueError(f"{text[:60]!r} would include again what another pattern excludes, which is not supported")
     if not text.strip("/") or "\0" in text or {".", ".."} & set(text.split("/")):
         raise ValueError(f"{text[:60]!r} is not a pattern such as '*.tmp', 'cache/' or '/thumbs/**/small'")
+    try:
+        excluded([text], directories=True)
+    except re.error as error:
+        raise ValueError(f"{text[:60]!r} is not a pattern: {error}") from None
     return text
 
 
@@ -238,6 +243,22 @@ def _command_line(text: str) -> str:
     return text
 
 
+def is_web(text: str) -> bool:
+    """Return whether a hook is a URL rather than a command line."""
+    return _SCHEME.match(text) is not None
+
+
+def _hook(text: str) -> str:
+    if not is_web(text):
+        program = shlex.split(_command_line(text))[0]
+        if "/" in program and not program.startswith("/"):
+            raise ValueError("must begin with the full path of the program, or with a name that is found in PATH")
+        return text
+    if re.search(r"\s", text):
+        raise ValueError("must be a command line or one URL: a URL has no spaces")
+    return _http(_url_without_password(text))
+
+
 def _ping_url(secret: SecretStr) -> SecretStr:
     Monitor.parse(secret.get_secret_value())
     return secret
@@ -313,6 +334,11 @@ ReplicaUrl = Annotated[Url, AfterValidator(_replica_url)]
 HttpUrl = Annotated[Url, AfterValidator(_http), PlainSerializer(_without_query, return_type=str)]
 ServerUrl = Annotated[Url, AfterValidator(_http), AfterValidator(_plain_url)]
 CommandLine = Annotated[Text, AfterValidator(_command_line)]
+Hook = Annotated[
+    Text,
+    AfterValidator(_hook),
+    PlainSerializer(lambda text: _without_query(text) if is_web(text) else text, return_type=str),
+]
 OtherUser = Annotated[int, Field(ge=1, le=_HIGHEST_ID), BeforeValidator(_number)]
 RepositoryName = Annotated[str, AfterValidator(_repository)]
 RefPattern = Annotated[str, AfterValidator(_ref_pattern)]

@@ -49,7 +49,7 @@ def secrets_of(value: object) -> tuple[str, ...]:
 def mask_of(config: Config) -> Mask:
     """Return the mask of every secret of the configuration, and of the queries of its URLs, which may contain keys."""
     urls = (config.drill.health_url, config.app.health_url, *(gate.health_url for gate in config.gate.values()))
-    return Mask(secrets_of(config), [url for url in urls if url])
+    return Mask(secrets_of(config), [*config.hooks.urls, *(url for url in urls if url)])
 
 
 def to_toml(config: Config) -> str:

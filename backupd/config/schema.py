@@ -56,6 +56,7 @@ class Config(sections.Table):
     pack: sections.PackSection = sections.PackSection()
     replicas: kinds.NamedReplicas[sections.ReplicaSection] = Field({})
     drill: sections.DrillSection = sections.DrillSection()
+    hooks: sections.HooksSection = sections.HooksSection()
     http: sections.HttpSection = sections.HttpSection()
     health: sections.HealthSection = sections.HealthSection()
     notify: sections.NotifySection = sections.NotifySection()

@@ -316,6 +316,32 @@ class DrillSection(Table):
         )
 
 
+class HooksSection(Table):
+    """What to call around each backup, to flush the app or to make it pause, for example (docs/hooks.md).
+
+    Each is a command or a URL. A command runs without a shell, with BACKUPD_SOURCE, BACKUPD_GENERATION and
+    BACKUPD_OUTCOME in its environment; a URL gets the same facts as JSON (POST), in another container too.
+    """
+
+    before: kinds.Hook | None = Field(
+        None,
+        description="Before the first copy. If it fails, nothing is copied and the backup has failed; exit code 75 "
+        "(of a URL: 503 or 429) means that now is not the time, and the daemon tries again later.",
+        examples=["http://srv-captain--my-app/backup/before"],
+    )
+    after: kinds.Hook | None = Field(
+        None,
+        description="After the last copy is published, and also where the backup or `before` failed.",
+        examples=["sh -c 'rm -f /app/data/maintenance'"],
+    )
+    timeout_s: kinds.Seconds = Field(60, gt=0, description="Seconds for each; then it has failed, and is stopped.")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Those that are URLs."""
+        return tuple(hook for hook in (self.before, self.after) if hook is not None and kinds.is_web(hook))
+
+
 class HttpSection(Table):
     """The daemon's health endpoint, metrics and status page, and requests for backups."""
 

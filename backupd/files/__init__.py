@@ -1,1 +1,1 @@
-"""Sets of files: directories beside the databases of an app, such as uploads, which somebody else may write to."""
+"""Sets of files: how a directory differs from what was read of it before, with each new content held open."""

@@ -4,6 +4,7 @@
     tasks.db.pre-restore-20261125T031500Z.json   the record of that restore; the only file of an online one
     .tasks.db.restore-online                     an online restore that is running, or was killed
     .tasks.db.restore                            the journal of a swap that is running, or was killed
+    .tasks.db.restore-point                      a restore of several targets that is running, or was killed
     .tasks.db.0a1b2c3d.part                      a file that is to become the database, or one of these
 
 They are beside the database, so that they are lost, moved and copied with it, whichever store a restore came from.
@@ -25,7 +26,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import BackupdError, GenerationMissing, TargetRefused
-from backupd.model import is_generation_id
+from backupd.model import is_generation_id, is_point_id, is_source_name
 from backupd.sqlite.database_files import SIDE_SUFFIXES, DatabasePlace
 from backupd.sqlite.inspection import query_copy
 from backupd.system.held_file import HeldFile
@@ -80,6 +81,11 @@ def is_part_file(name: str, target: str) -> bool:
 def swap_journal_name(target: str) -> str:
     """Return the name of the journal of a swap of `target`."""
     return f".{target}.restore"
+
+
+def point_journal_name(target: str) -> str:
+    """Return the name of the journal of a restore of several targets beside the one that is `target`."""
+    return f".{target}.restore-point"
 
 
 def record_name(kept: str) -> str:
@@ -170,6 +176,19 @@ def _parse_time(text: str) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class PointRestore:
+    """A restore of several sources as one, or an undo of that: what each of its records says."""
+
+    point: str  # its id
+    run: str  # tells two restores of one point apart
+    sources: tuple[str, ...]  # in their order in the point
+
+    def is_valid(self) -> bool:
+        """Return whether point and sources are names."""
+        return is_point_id(self.point) and all(map(is_source_name, self.sources))
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreRecord:
     """One restore of `generation`; an undo or redo has the generation of the restore that it undid.
 
@@ -181,12 +200,15 @@ class RestoreRecord:
     generation: str | None
     before: Literal["file", "generation", "nothing"]
     safety: str | None = None
+    together: PointRestore | None = None  # the restore of a point that it was a part of
 
     def is_valid(self) -> bool:
         """Return whether it names generations only: other users may be able to write to the directory."""
         ids = (self.generation, self.safety)
-        return all(each is None or is_generation_id(each) for each in ids) and (
-            (self.before == "generation") == (self.safety is not None)
+        return (
+            all(each is None or is_generation_id(each) for each in ids)
+            and (self.before == "generation") == (self.safety is not None)
+            and (self.together is None or self.together.is_valid())
         )
 
 

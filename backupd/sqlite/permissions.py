@@ -11,7 +11,7 @@ from typing import Self
 
 from backupd.model import SourceFacts
 from backupd.sqlite.database_files import DatabasePlace
-from backupd.sqlite.history import is_part_file, swap_journal_name
+from backupd.sqlite.history import is_part_file, point_journal_name, swap_journal_name
 from backupd.system.directory import Directory
 from backupd.system.fs import change_owner, set_mode
 from backupd.system.owners import known_owner, owner_text
@@ -92,7 +92,7 @@ def apply_permissions(database: Path, rights: Permissions, backups: Path) -> boo
 
 def _may_be_given(place: DatabasePlace, backups: Path) -> bool:
     """Return whether the directory is root's, and holds only the `backups` and what a killed restore left."""
-    known = {"lost+found", swap_journal_name(place.name)}
+    known = {"lost+found", swap_journal_name(place.name), point_journal_name(place.name)}
     if backups.parent == place.path.parent:
         known.add(backups.name)
     with os.scandir(place.directory.descriptor) as entries:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -12,20 +14,22 @@ from backupd.errors import SnapshotFailed, WorkerHung
 from backupd.model import SnapshotFacts
 from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
-from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, deadline_for
+from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings, now_ns
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
+from backupd.system.worker_process import OnEvent, OnProgress
 
-_NAME = "snapshot.sqlite3"
+SNAPSHOT_NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name
 _COMPACTED = "compacted.sqlite3"
-_GRACE_S = 3.0  # for the child to report the timeout itself: it knows the details
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+GRACE_S = 3.0  # for the child to report the timeout itself: it knows the details
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy in staging, the facts of its header, and how long the app's writers had to wait."""
+    """A copy in staging, the facts of its header, its instant, and how long the app's writers had to wait."""
 
     file: HeldFile
     size_bytes: int
@@ -38,6 +42,8 @@ class Snapshot:
     filesystem: str
     hot_journal: bool
     writers_held_s: float
+    since: datetime  # the database was what the copy is at one instant since then, and until
+    until: datetime
     method: Literal["backup", "vacuum", "file"] = "backup"
 
     def facts(self, sha256: str) -> SnapshotFacts:
@@ -71,20 +77,18 @@ def take_snapshot(
     OSError.
     """
     deadline = time.monotonic() + settings.timeout_s if deadline is None else deadline
-    copy, journal = HeldFile.create(staging, _NAME), HeldFile.create(staging, _JOURNAL)
+    copy, journal = HeldFile.create(staging, SNAPSHOT_NAME), HeldFile.create(staging, _JOURNAL)
     files = (copy.descriptor, journal.descriptor)
-    request = _request(source, settings, deadline, files)
-    with _timeout_errors(source, settings):
-        with WorkerProcess[SnapshotReply](
-            "snapshot", request, staging.fixed_path, deadline + _GRACE_S, files
-        ) as worker:
+    request = snapshot_request(source, settings, deadline, copy, journal)
+    with timeout_errors(source, settings):
+        with WorkerProcess[SnapshotReply]("snapshot", request, staging.fixed_path, deadline + GRACE_S, files) as worker:
             reply = worker.result(on_progress, on_event)
         if reply["hot"]:
-            journal.move(staging, f"{_NAME}-journal")
-            _do({"verb": "recover", "path": _NAME, "held": copy.descriptor}, deadline + _GRACE_S, copy)
+            journal.move(staging, f"{SNAPSHOT_NAME}-journal")
+            _do({"verb": "recover", "path": SNAPSHOT_NAME, "held": copy.descriptor}, deadline + GRACE_S, copy)
         else:
             staging.unlink(_JOURNAL)
-    return _snapshot(copy, reply)
+    return snapshot_of(copy, reply)
 
 
 def probe_source(source: Source, settings: SnapshotSettings, directory: Path) -> SnapshotReply:
@@ -93,10 +97,10 @@ def probe_source(source: Source, settings: SnapshotSettings, directory: Path) ->
     Raises what `take_snapshot` raises.
     """
     deadline = time.monotonic() + settings.timeout_s
-    request = _request(source, settings, deadline, None)
+    request = snapshot_request(source, settings, deadline)
     with (
-        _timeout_errors(source, settings),
-        WorkerProcess[SnapshotReply]("snapshot", request, directory, deadline + _GRACE_S) as worker,
+        timeout_errors(source, settings),
+        WorkerProcess[SnapshotReply]("snapshot", request, directory, deadline + GRACE_S) as worker,
     ):
         return worker.result()
 
@@ -119,9 +123,14 @@ def compact_snapshot(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, file=new, size_bytes=new.size_bytes, method="vacuum")
 
 
-def _request(
-    source: Source, settings: SnapshotSettings, deadline: float, files: tuple[int, int] | None
+def snapshot_request(
+    source: Source,
+    settings: SnapshotSettings,
+    deadline: float,
+    copy: HeldFile | None = None,
+    journal: HeldFile | None = None,
 ) -> SnapshotRequest:
+    """Return the request to copy `source` into the empty file `copy`, and its hot journal into `journal`."""
     return SnapshotRequest(
         path=str(source.path),
         device=source.signature.database.device,
@@ -130,8 +139,9 @@ def _request(
         gid=source.gid,
         unmapped=source.unmapped,
         empty=source.empty,
-        target=_NAME,
-        files=files,
+        target=copy.name if copy else "",
+        held=copy.descriptor if copy else None,
+        journal=journal.descriptor if journal else None,
         deadline=deadline,
         settings=settings._asdict(),
     )
@@ -144,7 +154,8 @@ def _do(request: CopyRequest, deadline: float, *files: HeldFile) -> None:
 
 
 @contextmanager
-def _timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None]:
+def timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None]:
+    """Say which source a worker did not copy in time. Raises SnapshotFailed."""
     try:
         yield
     except WorkerHung as hung:
@@ -152,7 +163,20 @@ def _timeout_errors(source: Source, settings: SnapshotSettings) -> Iterator[None
         raise SnapshotFailed(message, f"{hung.hint}; if they are slow, raise timeout_s") from hung
 
 
-def _snapshot(copy: HeldFile, reply: SnapshotReply) -> Snapshot:
+@cache
+def _boot_ns() -> int:
+    """Return when `now_ns` was 0: the same in all of a run, so that its instants are right relative to each other."""
+    return time.time_ns() - now_ns()
+
+
+def between(instant: tuple[int, int]) -> tuple[datetime, datetime]:
+    """Return two times of the workers' clock (see `now_ns`) as times of the day, rounded away from each other."""
+    begin, end = (_boot_ns() + one for one in instant)
+    return _EPOCH + timedelta(microseconds=begin // 1000), _EPOCH + timedelta(microseconds=-(-end // 1000))
+
+
+def snapshot_of(copy: HeldFile, reply: SnapshotReply) -> Snapshot:
+    """Return the copy that a worker has made. Raises SnapshotFailed where it is not whole."""
     size_bytes = copy.size_bytes
     encrypted = EMPTY_HEADER._replace(page_size=reply["page_size"])
     header = (
@@ -160,6 +184,7 @@ def _snapshot(copy: HeldFile, reply: SnapshotReply) -> Snapshot:
     )
     if size_bytes % header.page_size:
         raise SnapshotFailed(f"the copy has {size_bytes} bytes, not whole pages of {header.page_size}", "try again")
+    since, until = between(reply["instant"])
     return Snapshot(
         file=copy,
         size_bytes=size_bytes,
@@ -172,5 +197,7 @@ def _snapshot(copy: HeldFile, reply: SnapshotReply) -> Snapshot:
         filesystem=reply["filesystem"],
         hot_journal=reply["hot"],
         writers_held_s=reply["writers_held_s"],
+        since=since,
+        until=until,
         method="file" if reply["encrypted"] else "backup",
     )

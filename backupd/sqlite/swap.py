@@ -113,24 +113,38 @@ class Recovery:
     detail: str
 
 
-def swap(
-    place: DatabasePlace,
-    new: HeldFile,
-    lease: FileLease,
-    now: datetime,
-    record: RestoreRecord | None = None,
-    takes_back: RecordedRestore | None = None,
-) -> Path | None:
-    """Rename `new`, a durable file in that directory, to the database; returns the path of the kept old database.
+def plan_swap(
+    place: DatabasePlace, new: HeldFile, now: datetime, takes_back: RecordedRestore | None = None
+) -> SwapJournal:
+    """Return the swap that makes `new`, a durable file in that directory, the database, where nothing changes from now.
 
-    The side files of the old database are kept with it, those of `new` come with the new one. `lease` is held on the
-    old one. `record` describes this restore for a later undo; that of the restore that it `takes_back` is removed.
+    The side files of the old database are kept with it, those of `new` come with the new one. The record of the restore
+    that it `takes_back` is removed. Raises TargetRefused, OSError.
+    """
+    state = os.fstat(new.descriptor)
+    return SwapJournal(
+        target=place.name,
+        part=new.name,
+        new=FileMark(state.st_ino, state.st_size, state.st_mtime_ns),
+        kept=new_kept_name(place, now),
+        old=FileMark.of(place, place.name),
+        aside=_existing_suffixes(place, place.name),
+        bring=_existing_suffixes(place, new.name),
+        takes_back=takes_back.path.name if takes_back else None,
+    )
+
+
+def swap(
+    place: DatabasePlace, new: HeldFile, lease: FileLease, journal: SwapJournal, record: RestoreRecord | None = None
+) -> Path | None:
+    """Rename `new` to the database, as `journal` plans it; returns the path of the kept old database.
+
+    `lease` is held on the old one. `record` describes this restore for a later undo.
 
     Raises TargetInUse, with everything unchanged, when a process opened the old one during the swap; RestoreFailed
     when another file was put in the place of the new one; OSError. SIGTERM is deferred to the end.
     """
     new.require_in_place()
-    journal = _plan(place, new, now, takes_back)
     with defer_signals(), journal_written(place, journal):
         try:
             if record is not None:
@@ -142,8 +156,28 @@ def swap(
             _remove_journal(place)
             raise
         _bring(place, journal)
-        _forget_undone(place, journal)
+        forget_undone(place, journal)
     return place.path_of(journal.kept) if journal.old is not None else None
+
+
+def unswap(place: DatabasePlace, journal: SwapJournal, now: datetime) -> Path | None:
+    """Undo a swap that was completed; every step may be repeated after a kill.
+
+    A new database that was written to since is kept, and its path returned; its WAL has to be in its file. Call it
+    under a lease on that one. Raises OSError.
+    """
+    if _is_new(place, place.name, journal):
+        for suffix in _existing_suffixes(place, place.name):
+            _move(place, f"{place.name}{suffix}", f"{journal.part}{suffix}")
+    _undo(place, journal)
+    if not is_part(journal.part, place.name) or FileMark.of(place, journal.part) in (None, journal.new):
+        return None
+    kept = new_kept_name(place, now)
+    for suffix in _existing_suffixes(place, journal.part):
+        _move(place, f"{journal.part}{suffix}", f"{kept}{suffix}")
+    _move(place, journal.part, kept)
+    place.directory.fsync()
+    return place.path_of(kept)
 
 
 def recover_swap(place: DatabasePlace) -> Recovery | None:
@@ -152,11 +186,11 @@ def recover_swap(place: DatabasePlace) -> Recovery | None:
     if journal is None:
         return None
     now, kept = FileMark.of(place, place.name), place.path_of(journal.kept)
-    if now is not None and now.inode == journal.new.inode:
+    if _is_new(place, place.name, journal):
         recovery = Recovery("finished", f"the old database is {kept}" if journal.old else "")
         if now == journal.new:
             _bring(place, journal)
-        _forget_undone(place, journal)
+        forget_undone(place, journal)
     elif now is None or (journal.old is not None and now.inode == journal.old.inode):
         _undo(place, journal)
         recovery = Recovery("undone", f"{place.path} is unchanged")
@@ -212,20 +246,6 @@ def _rename(place: DatabasePlace, new: HeldFile, lease: FileLease, journal: Swap
         )
 
 
-def _plan(place: DatabasePlace, new: HeldFile, now: datetime, takes_back: RecordedRestore | None) -> SwapJournal:
-    state = os.fstat(new.descriptor)
-    return SwapJournal(
-        target=place.name,
-        part=new.name,
-        new=FileMark(state.st_ino, state.st_size, state.st_mtime_ns),
-        kept=new_kept_name(place, now),
-        old=FileMark.of(place, place.name),
-        aside=_existing_suffixes(place, place.name),
-        bring=_existing_suffixes(place, new.name),
-        takes_back=takes_back.path.name if takes_back else None,
-    )
-
-
 def _set_aside(place: DatabasePlace, journal: SwapJournal) -> None:
     """Rename the side files as the old database will be, so that SQLite never finds them beside the new one."""
     for suffix in journal.aside:
@@ -264,7 +284,8 @@ def _bring(place: DatabasePlace, journal: SwapJournal) -> None:
             _move(place, f"{journal.part}{suffix}", f"{place.name}{suffix}")
 
 
-def _forget_undone(place: DatabasePlace, journal: SwapJournal) -> None:
+def forget_undone(place: DatabasePlace, journal: SwapJournal) -> None:
+    """Remove the record of the restore that the swap took back. Raises OSError."""
     if journal.takes_back is not None:
         place.directory.unlink(record_name(journal.takes_back))
 
@@ -272,12 +293,10 @@ def _forget_undone(place: DatabasePlace, journal: SwapJournal) -> None:
 def _undo(place: DatabasePlace, journal: SwapJournal) -> None:
     """Undo the swap; every step may be repeated after a kill."""
     place.directory.unlink(record_name(journal.kept))
-    mark = FileMark.of(place, place.name)
-    if mark is not None and mark.inode == journal.new.inode:
+    if _is_new(place, place.name, journal):
         _rename_new_back(place, journal)
-        mark = FileMark.of(place, place.name)
-    held = FileMark.of(place, journal.kept)
-    if held is not None and held.inode == journal.new.inode:  # killed before the exchange
+    mark = FileMark.of(place, place.name)
+    if _is_new(place, journal.kept, journal):  # killed before the exchange
         _move(place, journal.kept, journal.part)
     if mark is None:
         with suppress(FileNotFoundError):
@@ -286,6 +305,12 @@ def _undo(place: DatabasePlace, journal: SwapJournal) -> None:
         place.directory.unlink(journal.kept)
     if FileMark.of(place, place.name) == journal.old:  # unchanged since: its side files still belong to it
         _put_back(place, journal)
+
+
+def _is_new(place: DatabasePlace, name: str, journal: SwapJournal) -> bool:
+    """Return whether `name` is the new file, perhaps written to since."""
+    mark = FileMark.of(place, name)
+    return mark is not None and mark.inode == journal.new.inode
 
 
 def _rename_new_back(place: DatabasePlace, journal: SwapJournal) -> None:

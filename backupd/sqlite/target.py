@@ -9,7 +9,7 @@ import select
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,22 +104,42 @@ class FileLease:
 
 @contextmanager
 def restore_lock(database: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Lock the directory of `database` (links resolved) against other restores and their recovery.
+    """Lock the directory of `database` (links resolved) as `restore_locks` does. Raises LockHeld, SourceUnusable."""
+    with restore_locks([real_path(database).parent], wait_s):
+        yield
+
+
+@contextmanager
+def restore_locks(directories: Iterable[Path], wait_s: float = 0.0, held: Iterable[Path] = ()) -> Iterator[None]:
+    """Lock `directories` against other restores and their recovery, but for those that this process has `held` already.
 
     A directory that does not exist, or is on a file system without flock (NFS), is not locked. Raises LockHeld when
-    another process still has the lock after `wait_s`, SourceUnusable.
+    another process still has the lock after `wait_s`.
     """
-    directory = real_path(database).parent
+    locked = set(map(_identity, held))
     with ExitStack() as stack:
-        try:
-            held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
-        except OSError:  # inspecting the target explains what is wrong with its directory
-            held = True
-        if not held:
-            raise LockHeld(
-                f"another backupd is restoring in {directory}", "wait for it to end, then see what it restored"
-            )
+        for directory in sorted(directories):
+            if (identity := _identity(directory)) in locked:
+                continue
+            locked.add(identity)
+            try:
+                is_held = stack.enter_context(directory_lock(directory, timeout_s=wait_s))
+            except OSError:  # inspecting the target explains what is wrong with its directory
+                continue
+            if not is_held:
+                raise LockHeld(
+                    f"another backupd is restoring in {directory}", "wait for it to end, then see what it restored"
+                )
         yield
+
+
+def _identity(directory: Path) -> tuple[int, int] | Path:
+    """Return what two paths to one directory share, the path where it cannot be seen."""
+    try:
+        state = directory.stat()
+    except OSError:
+        return directory
+    return state.st_dev, state.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +189,7 @@ class Target:
 
     def lease(self, *, stopped: bool) -> FileLease:
         """Return the lease on the files of the old database, which may be in use even if only side files exist."""
-        paths = [self.path, *(path for path in side_files(self.path) if not path.name.endswith("-journal"))]
-        kind = filesystem_of(str(self.path))
-        remote = f"it is on {kind}" if is_remote(kind) else ""
-        return FileLease(paths, *self._owner(), remote=remote, stopped=stopped)
+        return FileLease(self._leased(), *self._owner(), remote=self._remote(), stopped=stopped)
 
     def try_ownership(self, origin: SourceFacts) -> tuple[str, str]:
         """Try `apply_ownership` with a file of no name; returns owner and mode. Raises TargetRefused, OSError."""
@@ -195,6 +212,13 @@ class Target:
         with WorkerProcess[dict[str, str]]("checkpoint", request, Path("/"), deadline) as worker:
             return CheckpointResult(**worker.result())
 
+    def _leased(self) -> list[Path]:
+        return [self.path, *(path for path in side_files(self.path) if not path.name.endswith("-journal"))]
+
+    def _remote(self) -> str:
+        kind = filesystem_of(str(self.path))
+        return f"it is on {kind}" if is_remote(kind) else ""
+
     def _owner(self) -> tuple[int | None, int | None]:
         if self.old is not None:
             return self.old.uid, self.old.gid
@@ -202,6 +226,24 @@ class Target:
             with suppress(FileNotFoundError):
                 return known_owner(path, path.lstat())
         return os.geteuid(), os.getegid()
+
+
+@contextmanager
+def lease_all(targets: Iterable[Target], *, stopped: bool) -> Iterator[Mapping[Path, FileLease]]:
+    """Hold the leases on all `targets` for the block, by path: one process holds those of one owner.
+
+    Raises TargetInUse, TargetRefused.
+    """
+    of_owner: dict[tuple[int | None, int | None, str], list[Target]] = {}
+    for target in targets:
+        of_owner.setdefault((*target._owner(), target._remote()), []).append(target)  # noqa: SLF001 - of this module
+    held: dict[Path, FileLease] = {}
+    with ExitStack() as stack:
+        for (uid, gid, remote), group in of_owner.items():
+            paths = [path for target in group for path in target._leased()]  # noqa: SLF001 - the same
+            lease = stack.enter_context(FileLease(paths, uid, gid, remote=remote, stopped=stopped))
+            held |= {target.path: lease for target in group}
+        yield held
 
 
 def apply_ownership(new: HeldFile, place: DatabasePlace, target: Target, origin: SourceFacts) -> tuple[str, str]:

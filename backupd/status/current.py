@@ -165,9 +165,9 @@ class _LastRuns:
         return self.successes[planned.store].get((planned.task, planned.source))
 
     def failure(self, planned: Planned) -> RunRecord | None:
-        """Return the last finished run, if it failed."""
+        """Return the last finished run, if it failed and was not postponed."""
         run = self.finished.get((planned.task, planned.source))
-        return run if run is not None and run.outcome == "failed" else None
+        return run if run is not None and run.outcome == "failed" and not run.postponed else None
 
     def history(
         self, planned: Planned, catalog: Catalog, configuration: Callable[[], str], now: datetime

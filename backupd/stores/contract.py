@@ -1,17 +1,21 @@
 """The interface of every store; one suite of tests runs against each kind."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
-from backupd.errors import GenerationMissing, GenerationTaken
-from backupd.model import ARCHIVE_SUFFIX, is_generation_id
+from backupd.errors import ContentMissing, GenerationMissing, GenerationTaken
+from backupd.model import SUFFIXES, Kind, archive_name, is_generation_id, is_point_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
 STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
+CONTENTS: Final = "files"  # the directory of the contents of files
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
+CONTENT_HINT: Final = "backupd verify --all names the generations that need it; another store may have it whole"
+_DIGEST: Final = re.compile("[0-9a-f]{64}", re.ASCII)
 MayRead = Callable[[int | None], bool]  # tells whether the user of this id may read what is stored
 
 
@@ -26,6 +30,12 @@ class ListedGeneration:
 
     id: str
     archive_bytes: int
+    kind: Kind = "database"
+
+    @property
+    def archive_name(self) -> str:
+        """The name of the file of its archive."""
+        return archive_name(self.id, self.kind)
 
 
 Listing = tuple[ListedGeneration, ...]
@@ -71,7 +81,74 @@ class Archives(Protocol):
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
 
 
-class Store(Archives, Protocol):
+class ListedContent(NamedTuple):  # a tuple is made fast, and listings are long
+    """The content of a file in a listing."""
+
+    digest: bytes  # SHA-256 of what it holds
+    stored_bytes: int
+    modified_at: float  # seconds since 1970, by the clock of its store
+
+
+class Contents(Protocol):
+    """The contents of files, each once in a store, by the SHA-256 of what it holds: `files/ab/ab12…`, or `….gz`.
+
+    Each is absent or complete, even when a process is killed.
+    """
+
+    def list(self) -> Iterator[ListedContent]:
+        """Yield all contents, in no order; whatever else lies there is skipped. Raises OSError."""
+
+    def sizes(self) -> Mapping[bytes, int]:
+        """Return the stored bytes of each, by its raw digest, from listings: none is read. Raises OSError."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open what is stored for reading, unpacked, and not yet compared with `digest` (in hex).
+
+        Reading raises CopyCorrupt where a stored file does not unpack, and OSError. Raises ContentMissing, OSError.
+        """
+
+    def remove(self, digests: Collection[str]) -> None:
+        """Remove what no list names any more; missing ones are accepted. Raises OSError."""
+
+
+class SendableContents(Contents, Protocol):
+    """The contents of the local store, as they are sent to replicas."""
+
+    def open_stored(self, digest: str) -> tuple[str, BinaryIO]:
+        """Open the file of a content as it is stored; returns its name too. Raises ContentMissing, OSError."""
+
+    def require_sound(self, digest: str) -> None:
+        """Read a content, and compare it with its digest. Raises CopyCorrupt, ContentMissing, OSError."""
+
+
+class ReplicaContents(Contents, Protocol):
+    """The contents at a replica."""
+
+    def publish(self, digests: Iterable[str], local: SendableContents) -> "Transfer":
+        """Send the stored files of `digests` from the `local` store, durably; each is verified before it gets its name.
+
+        What is already there in the size that it has here is not sent again. Raises CopyCorrupt, ContentMissing,
+        ReplicaUnreachable, OSError.
+        """
+
+
+class Points(Protocol):
+    """The indexes of restore points: `ID.point.json`, published after all parts, and removed before any."""
+
+    def points(self) -> tuple[str, ...]:
+        """Return the ids of all restore points, in order. Raises OSError."""
+
+    def point(self, point_id: str) -> bytes:
+        """Return the bytes of an index, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
+
+    def publish_point(self, point_id: str, encoded: bytes) -> None:
+        """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
+
+    def remove_point(self, point_id: str) -> None:
+        """Remove an index, durably; a missing one is accepted. Raises OSError."""
+
+
+class Store(Archives, Points, Protocol):
     """Keeps generations: each is absent or complete, even when a process is killed."""
 
     def list(self) -> Listing:
@@ -87,7 +164,7 @@ class Store(Archives, Protocol):
         """Remove a generation, the manifest first; a missing generation is accepted."""
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
-        """Write `SHA256SUMS` with the archives of these ids and their digests: after publishing, before removing."""
+        """Write `SHA256SUMS` with the archives of these names and their digests: after publishing, before removing."""
 
     def free_space(self) -> int | None:
         """Return the free bytes, None when the store does not say."""
@@ -104,7 +181,7 @@ class Replica(Store, Protocol):
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
         """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
 
     def has_hidden(self, path: str) -> bool:
@@ -126,10 +203,75 @@ class Replica(Store, Protocol):
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
 
 
+def content_names(digest: str) -> tuple[str, str]:
+    """Return the names that the file of a content may have: where it is packed, and where it is stored as it is."""
+    return f"{digest}.gz", digest
+
+
+def content_digest(name: str) -> bytes | None:
+    """Return the raw digest of the content whose file has this name, None for another file."""
+    digest = name.removesuffix(".gz")
+    return bytes.fromhex(digest) if is_digest(digest) else None
+
+
+def is_digest(text: str) -> bool:
+    """Return whether `text` is a SHA-256 in hex digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def content_missing(digest: str, store: str, what: str = "is not there") -> ContentMissing:
+    """Return the error for a content that a store does not have."""
+    return ContentMissing(f"the content {digest[:64]!r} of a file {what} in store {store}", CONTENT_HINT)
+
+
 def checksums_text(digests: Mapping[str, str]) -> bytes:
-    """Return `SHA256SUMS` for the archives of these ids, as `sha256sum` writes it."""
-    lines = (f"{digests[generation_id]}  {generation_id}{ARCHIVE_SUFFIX}\n" for generation_id in sorted(digests))
-    return "".join(lines).encode()
+    """Return `SHA256SUMS` for the archives of these names, as `sha256sum` writes it."""
+    in_order = sorted(digests, key=lambda name: archive_in(name) or (name, ""))
+    return "".join(f"{digests[name]}  {name}\n" for name in in_order).encode()
+
+
+def archive_in(name: str) -> tuple[str, Kind] | None:
+    """Return the generation and the kind of the archive that has this file name, None for another file."""
+    for kind, suffix in SUFFIXES.items():
+        if name.endswith(suffix) and is_generation_id(generation_id := name.removesuffix(suffix)):
+            return generation_id, kind
+    return None
+
+
+def listing(archives: Mapping[tuple[str, Kind], int], manifests: Collection[str]) -> Listing:
+    """Return the generations that have an archive (their sizes by id and kind) and a manifest, in order of their ids.
+
+    Of two archives that have one id, that of a database is listed.
+    """
+    complete: dict[str, ListedGeneration] = {}
+    for (generation_id, kind), size_bytes in sorted(archives.items()):
+        if generation_id in manifests:
+            complete.setdefault(generation_id, ListedGeneration(generation_id, size_bytes, kind))
+    return tuple(complete.values())
+
+
+def require_point_id(text: str) -> None:
+    """Raise GenerationMissing when `text` is not the id of a restore point."""
+    if not is_point_id(text):
+        raise GenerationMissing(f"{text[:120]!r} is not the id of a restore point", "see backupd list --points")
+
+
+def point_missing(point_id: str, store: str) -> GenerationMissing:
+    """Return the error for a restore point that a store does not have."""
+    return GenerationMissing(f"no restore point {point_id} in store {store}", "see backupd list --points")
+
+
+def require_own_point(store: Points, name: str, point_id: str, encoded: bytes) -> None:
+    """Raise GenerationTaken unless the index that is in the `store` of this name has these bytes. Raises OSError."""
+    try:
+        taken = store.point(point_id) != encoded
+    except GenerationMissing:  # anything that is no file
+        taken = True
+    if taken:
+        raise GenerationTaken(
+            f"{name} has another restore point {point_id}: it was not overwritten",
+            "give each sender its own directory on the replica, or move that file away",
+        )
 
 
 def require_generation_id(text: str) -> None:

@@ -2,13 +2,14 @@
 
 DIRECTORY/tasks-20261123-0400.sqlite3.gz       complete and verified before it gets this name
           tasks-20261123-0400.manifest.json    published last: no manifest, no generation
+          uploads-20261123-0400.files.gz       the list of a set of files
+          point-20261123-0400.point.json       index of a restore point, published after its parts
           SHA256SUMS
           .backupd/staging/…                   work in progress, swept after a crash
                    removing/….manifest.json    generations that are being removed
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,10 +18,20 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backupd.errors import NoSpace, StoreUnusable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.model import (
+    MANIFEST_MAX_BYTES,
+    MANIFEST_SUFFIX,
+    POINT_SUFFIX,
+    SUFFIXES,
+    Kind,
+    archive_name,
+    is_generation_id,
+    is_point_id,
+)
 from backupd.stores import contract
+from backupd.stores.contents import LocalContents
+from backupd.stores.staging import abandoned_staging, new_staging, remove_staging
 from backupd.system.directory import Directory
-from backupd.system.file_lock import lock_opened
 from backupd.system.fs import is_disk_full, note_extra_access
 from backupd.system.held_file import HeldFile
 from backupd.system.os_errors import dangling_link, explain_full, os_error_hint
@@ -30,9 +41,9 @@ from backupd.system.small_file import UnexpectedFile, open_regular, read_small_f
 _HIDDEN: Final = contract.HIDDEN
 _STAGING: Final = contract.STAGING
 _REMOVING: Final = "removing"
-_RUN: Final = "run-"
 _NEW_CHECKSUMS: Final = f"{contract.CHECKSUMS}.new"
 _MAX_CHECKSUMS_BYTES: Final = 16 << 20
+_NO_FILE: Final = (FileNotFoundError, NotADirectoryError, UnexpectedFile)
 
 
 class DirectoryStore:
@@ -42,6 +53,11 @@ class DirectoryStore:
         self.name = name
         self.directory = directory
         self.hidden = directory / contract.HIDDEN
+
+    @property
+    def contents(self) -> LocalContents:
+        """The contents of the files of all sets."""
+        return LocalContents(self.name, self.directory)
 
     def prepare(self) -> None:
         """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""
@@ -57,44 +73,79 @@ class DirectoryStore:
 
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids."""
-        archives, manifests = self._files()
-        complete = sorted(archives.keys() & manifests)
-        return tuple(contract.ListedGeneration(key, archives[key]) for key in complete)
+        return contract.listing(*self._files())
 
     def unpaired_files(self) -> tuple[str, ...]:
         """Return the names of archives without a manifest and of manifests without an archive."""
         archives, manifests = self._files()
-        alone = [key + ARCHIVE_SUFFIX for key in archives.keys() - manifests]
-        alone += [key + MANIFEST_SUFFIX for key in manifests - archives.keys()]
+        alone = [archive_name(key, kind) for key, kind in archives if key not in manifests]
+        alone += [key + MANIFEST_SUFFIX for key in manifests - {key for key, _ in archives}]
         return tuple(sorted(alone))
 
     def lost(self) -> tuple[str, ...]:
         """Return the ids of generations whose manifest exists and whose archive is lost, in order. Raises OSError."""
         archives, manifests = self._files()
-        return tuple(sorted(key for key in manifests - archives.keys() if self._is_lost(key)))
+        return tuple(sorted(key for key in manifests - {key for key, _ in archives} if self._is_lost(key)))
 
     def has_files(self, generation_id: str) -> bool:
         """Tell whether the archive or the manifest of a generation exists."""
         return any(os.path.lexists(path) for path in (self.archive_path(generation_id), self._manifest(generation_id)))
 
     def ids_in_use(self) -> frozenset[str]:
-        """Return the ids that have an archive or a manifest, from one listing of the directory. Raises OSError."""
-        suffixes = (ARCHIVE_SUFFIX, MANIFEST_SUFFIX)
+        """Return the ids that have an archive, a manifest or an index, from one listing. Raises OSError."""
+        suffixes = (*SUFFIXES.values(), MANIFEST_SUFFIX, POINT_SUFFIX)
         with os.scandir(self.directory) as entries:
             names = (entry.name for entry in entries)
             return frozenset(name.removesuffix(end) for name in names for end in suffixes if name.endswith(end))
 
     def archive_path(self, generation_id: str) -> Path:
-        """Return the path of the archive of a generation, which need not exist."""
-        return self.directory / f"{generation_id}{ARCHIVE_SUFFIX}"
+        """Return the path of the archive of a generation, which need not exist: then as of a database."""
+        database, files = (self.directory / archive_name(generation_id, kind) for kind in SUFFIXES)
+        return files if os.path.lexists(files) and not os.path.lexists(database) else database
+
+    def points(self) -> tuple[str, ...]:
+        """Return the ids of all restore points, in order. Raises OSError."""
+        with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
+            found = (entry.name for entry in entries if entry.name.endswith(POINT_SUFFIX) and _is_file(entry))
+            return tuple(sorted(filter(is_point_id, (name.removesuffix(POINT_SUFFIX) for name in found))))
+        return ()
+
+    def point(self, point_id: str) -> bytes:
+        """Return the bytes of an index, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
+        contract.require_point_id(point_id)
+        try:
+            return _read_file(f"{self.directory}{os.sep}{point_id}{POINT_SUFFIX}")
+        except _NO_FILE:
+            raise contract.point_missing(point_id, self.name) from None
+
+    def publish_point(self, point_id: str, encoded: bytes) -> None:
+        """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
+        contract.require_point_id(point_id)
+        name = f"{point_id}{POINT_SUFFIX}"
+        with self.staging() as staging, Directory.open(self.directory) as base:
+            index = HeldFile.create(staging, name)
+            index.write(encoded)
+            base.give_owner(index.descriptor)
+            try:
+                staging.place(name, index.descriptor, base, name)
+            except FileExistsError:
+                contract.require_own_point(self, self.name, point_id, encoded)
+            base.fsync()
+
+    def remove_point(self, point_id: str) -> None:
+        """Remove an index, durably; a missing one is accepted. Raises OSError."""
+        contract.require_point_id(point_id)
+        with Directory.open(self.directory) as base:
+            if base.unlink(f"{point_id}{POINT_SUFFIX}"):
+                base.fsync()
 
     def manifest(self, generation_id: str) -> bytes:
         """Return the manifest's bytes, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
-        descriptor = self._open(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}", generation_id)
+        contract.require_generation_id(generation_id)
         try:
-            return _read(descriptor, os.fstat(descriptor).st_size, MANIFEST_MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
+            return _read_file(f"{self.directory}{os.sep}{generation_id}{MANIFEST_SUFFIX}")
+        except _NO_FILE:
+            raise contract.generation_missing(generation_id, self.name) from None
 
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest, as `manifest` does."""
@@ -102,12 +153,22 @@ class DirectoryStore:
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
-        descriptor = self._open(str(self.archive_path(generation_id)), generation_id)
+        contract.require_generation_id(generation_id)
+        try:
+            descriptor = open_regular(self.archive_path(generation_id))
+        except _NO_FILE:
+            raise contract.generation_missing(generation_id, self.name) from None
         os.lseek(descriptor, begin, os.SEEK_SET)
         return open(descriptor, "rb")
 
     def place(
-        self, generation_id: str, archive: HeldFile, manifest: bytes, may_read: contract.MayRead = contract.anybody
+        self,
+        generation_id: str,
+        archive: HeldFile,
+        manifest: bytes,
+        may_read: contract.MayRead = contract.anybody,
+        *,
+        kind: Kind = "database",
     ) -> None:
         """Move the verified `archive`, a file in a staging directory of this store, and its manifest into place.
 
@@ -115,7 +176,7 @@ class DirectoryStore:
         before the archive gets its name, so that `recover` can finish a publication that was killed in between. Raises
         OSError.
         """
-        staging = archive.directory
+        name, staging = archive_name(generation_id, kind), archive.directory
         staged = HeldFile.create(staging, f"{generation_id}{MANIFEST_SUFFIX}")
         staged.write(manifest)
         note_extra_access(staged.descriptor, staged.path)
@@ -125,11 +186,11 @@ class DirectoryStore:
                 for file in (archive, staged):  # not by `recover`, which cannot tell whether it was made here
                     base.give_owner(file.descriptor)
             try:
-                _place(archive, base, f"{generation_id}{ARCHIVE_SUFFIX}")
+                _place(archive, base, name)
                 _place(staged, base, f"{generation_id}{MANIFEST_SUFFIX}")
             except BaseException:  # SIGTERM as well: staging, and with it the manifest, is about to be removed
                 if not base.holds(f"{generation_id}{MANIFEST_SUFFIX}", staged.descriptor):
-                    base.unlink(f"{generation_id}{ARCHIVE_SUFFIX}")
+                    base.unlink(name)
                 raise
 
     def remove(self, generation_id: str) -> None:
@@ -147,9 +208,9 @@ class DirectoryStore:
             _finish_removal(generation_id, base, removing)
 
     def checksummed(self) -> frozenset[str]:
-        """Return the ids of the archives that `SHA256SUMS` lists."""
+        """Return the names of the archives that `SHA256SUMS` lists."""
         lines = (self._checksums() or b"").decode(errors="replace").splitlines()
-        return frozenset(line.partition("  ")[2].removesuffix(ARCHIVE_SUFFIX) for line in lines)
+        return frozenset(line.partition("  ")[2] for line in lines)
 
     def write_checksums(self, digests: Mapping[str, str]) -> None:
         """Write `SHA256SUMS` with these archives, unless it has exactly this content."""
@@ -174,18 +235,8 @@ class DirectoryStore:
 
         A flock(2) on it tells that its process lives.
         """
-        with self._opened(_STAGING) as (_, root):
-            directory = _make_staging(root)
-            name = directory.name
-            with directory:
-                try:
-                    yield directory
-                finally:
-                    try:
-                        _remove_staging(directory, root, name)
-                    except BaseException:  # SIGTERM during the removal
-                        _remove_staging(directory, root, name)
-                        raise
+        with self._opened(_STAGING) as (_, root), new_staging(root) as directory:
+            yield directory
 
     def recover(self) -> Iterator[contract.RecoveredItem]:
         """Finish what killed runs left unfinished, and yield each item. Needs the store's lock."""
@@ -194,11 +245,11 @@ class DirectoryStore:
                 _finish_removal(key, base, removing)
                 yield contract.RecoveredItem("removal", key)
         with self._opened(_STAGING) as (base, root):
-            for abandoned in _abandoned(root):
+            for abandoned in abandoned_staging(root):
                 for key in _publish_from(abandoned, base):
                     yield contract.RecoveredItem("publication", key)
                 name = abandoned.name
-                yield contract.RecoveredItem("staging", name, _remove_tree(root, name))
+                yield contract.RecoveredItem("staging", name, remove_staging(root, name))
         with Directory.open(self.directory) as base, base.child(_HIDDEN) as hidden:
             hidden.unlink(_NEW_CHECKSUMS)
 
@@ -259,29 +310,19 @@ class DirectoryStore:
             return read_small_file(self.directory / contract.CHECKSUMS, _MAX_CHECKSUMS_BYTES)
         return None
 
-    def _files(self) -> tuple[dict[str, int], set[str]]:
-        """Return the sizes of the archives by the id in their name, and the ids in the names of the manifests."""
-        archives: dict[str, int] = {}
+    def _files(self) -> tuple[dict[tuple[str, Kind], int], set[str]]:
+        """Return the sizes of the archives by id and kind in their names, and the ids in the names of the manifests."""
+        archives: dict[tuple[str, Kind], int] = {}
         manifests: set[str] = set()
         with suppress(FileNotFoundError), os.scandir(self.directory) as entries:
             for entry in entries:
-                is_archive = entry.name.endswith(ARCHIVE_SUFFIX)
-                key = entry.name.removesuffix(ARCHIVE_SUFFIX if is_archive else MANIFEST_SUFFIX)
-                if key != entry.name and is_generation_id(key) and entry.is_file(follow_symlinks=False):
-                    if not is_archive:
-                        manifests.add(key)
-                        continue
+                if (archive := contract.archive_in(entry.name)) and _is_file(entry):
                     with suppress(FileNotFoundError):  # pruned since
-                        archives[key] = entry.stat(follow_symlinks=False).st_size
+                        archives[archive] = entry.stat(follow_symlinks=False).st_size
+                key = entry.name.removesuffix(MANIFEST_SUFFIX)
+                if key != entry.name and is_generation_id(key) and _is_file(entry):
+                    manifests.add(key)
         return archives, manifests
-
-    def _open(self, path: str, generation_id: str) -> int:
-        """Open a regular file; follows no link. Raises GenerationMissing, OSError."""
-        contract.require_generation_id(generation_id)
-        try:
-            return open_regular(path)
-        except (FileNotFoundError, NotADirectoryError, UnexpectedFile):
-            raise contract.generation_missing(generation_id, self.name) from None
 
 
 def _place(file: HeldFile, base: Directory, name: str) -> None:
@@ -291,9 +332,23 @@ def _place(file: HeldFile, base: Directory, name: str) -> None:
 
 def _finish_removal(generation_id: str, base: Directory, removing: Directory) -> None:
     if base.stat(f"{generation_id}{MANIFEST_SUFFIX}") is None:  # else the generation was published again
-        base.unlink(f"{generation_id}{ARCHIVE_SUFFIX}")
+        for kind in SUFFIXES:
+            base.unlink(archive_name(generation_id, kind))
         base.fsync()
     removing.unlink(f"{generation_id}{MANIFEST_SUFFIX}")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)
+
+
+def _read_file(path: str) -> bytes:
+    """Return a manifest or an index, at most MANIFEST_MAX_BYTES + 1; follows no link. Raises OSError."""
+    descriptor = open_regular(path)
+    try:
+        return _read(descriptor, os.fstat(descriptor).st_size, MANIFEST_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _read(descriptor: int, size_bytes: int, limit_bytes: int) -> bytes:
@@ -320,42 +375,8 @@ def _publish_from(staging: Directory, base: Directory) -> Iterator[str]:
         for place in places:
             for key in _manifests_in(place):
                 name = f"{key}{MANIFEST_SUFFIX}"
-                if base.stat(f"{key}{ARCHIVE_SUFFIX}") is not None and base.stat(name) is None:
+                archives = (base.stat(archive_name(key, kind)) for kind in SUFFIXES)
+                if any(archives) and base.stat(name) is None:
                     with suppress(UnexpectedFile):
                         _place(HeldFile.open(place, name), base, name)
                         yield key
-
-
-def _make_staging(root: Directory) -> Directory:
-    while True:
-        with suppress(FileExistsError, FileNotFoundError):  # taken; or swept between mkdir and flock
-            directory = root.make(f"{_RUN}{secrets.token_hex(4)}", new=True, durable=False)
-            if lock_opened(directory.descriptor) and root.holds(directory.name, directory.descriptor):
-                return directory
-            directory.close()
-
-
-def _abandoned(root: Directory) -> Iterator[Directory]:
-    """Yield the staging directories whose process is dead."""
-    for name in sorted(root.names()):
-        if name.startswith(_RUN):
-            with suppress(OSError), root.child(name) as directory:
-                if lock_opened(directory.descriptor):
-                    yield directory
-
-
-def _remove_staging(directory: Directory, root: Directory, name: str) -> None:
-    """Empty the directory, also where it was moved, and remove what has its name."""
-    with suppress(OSError):
-        directory.clear()
-    with suppress(OSError):
-        root.remove(name)
-
-
-def _remove_tree(root: Directory, name: str) -> str:
-    """Remove as much as possible of `name`; returns why the rest remains, empty when nothing does."""
-    try:
-        root.remove(name)
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
-    return ""

@@ -76,6 +76,11 @@ class Directory:
         self._held.append(descriptor)
         return descriptor
 
+    def release(self, descriptor: int) -> None:
+        """Close a file that this directory holds."""
+        self._held.remove(descriptor)
+        os.close(descriptor)
+
     def child(self, name: str) -> "Directory":
         """Open the directory `name` in this one; a link is refused."""
         return Directory(self._open(_one_part(name), _DIRECTORY | os.O_NOFOLLOW), self.path_of(name))
@@ -184,6 +189,15 @@ class Directory:
         if len(names) > limit:
             raise UnexpectedFile(f"more than {limit} files in a directory of backupd", self.path)
         return names
+
+    def states(self) -> "Iterator[tuple[str, os.stat_result]]":
+        """Yield the names in this directory and the states of what has them, in no order; at most MAX_NAMES."""
+        with os.scandir(self.descriptor) as entries:
+            for number, entry in enumerate(entries):
+                if number == MAX_NAMES:
+                    raise UnexpectedFile(f"more than {MAX_NAMES} files in a directory of backupd", self.path)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield entry.name, entry.stat(follow_symlinks=False)
 
     def rename(self, name: str, to: "Directory", new: str) -> None:
         """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""

@@ -55,6 +55,10 @@ class HeldFile:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         return open(self.descriptor, "r+b", buffering=0, closefd=False)
 
+    def close(self) -> None:
+        """Close the file before its directory."""
+        self.directory.release(self.descriptor)
+
     def write(self, data: bytes) -> None:
         """Write `data` to the new file, and fsync it; not yet its directory. Raises OSError."""
         with self.stream() as stream:
@@ -69,6 +73,19 @@ class HeldFile:
     def move(self, to: Directory, new: str) -> None:
         """Rename the file to `new` in `to`, see `Directory.move`. Raises UnexpectedFile, OSError."""
         self.directory.move(self.name, self.descriptor, to, new)
+
+    def hand_over(self, to: Directory, new: str) -> "HeldFile":
+        """Rename the file to `new` in `to`, which holds it open from now on; see `move`."""
+        self.move(to, new)
+        descriptor = to.hold(os.dup(self.descriptor))
+        self.directory.release(self.descriptor)
+        return HeldFile(to, new, descriptor)
+
+    def discard(self) -> None:
+        """Close and remove the file, wherever it is open. Raises OSError."""
+        os.ftruncate(self.descriptor, 0)
+        self.directory.release(self.descriptor)
+        self.directory.unlink(self.name)
 
     @contextmanager
     def unwritable(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ _NO_THREAD: Final = "can't start new thread"  # CPython's RuntimeError, which ke
 _REFUSED: Final = frozenset((errno.EAGAIN, errno.EPERM, errno.ENOSYS, errno.ENOMEM))  # clone(2), "ERRORS"
 _CGROUPS: Final = ("/sys/fs/cgroup", "/sys/fs/cgroup/pids")  # version 2 and 1, as a container sees its own
 _NEAR: Final = 4
+_PREFIX: Final = "BACKUPD_"
 _PIDS: Final = "raise the limit of processes and threads of the container (docker run --pids-limit 256; 64 is enough)"
 _SECCOMP: Final = (
     "let the seccomp profile allow clone3: update Docker (20.10.10 or later) and libseccomp, or docker run "
@@ -62,6 +63,15 @@ def start_module(
         )
 
 
+def environment_without(secrets: frozenset[str], environ: "Mapping[str, str]") -> dict[str, str]:
+    """Return `environ` without variables of backupd, and without any that has one of `secrets` as its value."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(_PREFIX) and value.strip() not in secrets
+    }
+
+
 def pipe(stream: "IO[bytes] | None") -> "IO[bytes]":
     """Return the end of a pipe to a child process, for the type checker."""
     assert stream is not None  # noqa: S101 - it was opened as a pipe
@@ -81,12 +91,17 @@ def close_input(process: "subprocess.Popen[bytes]") -> None:
         pipe(process.stdin).close()
 
 
-def call_when_parent_ends(action: "Callable[[], object]") -> None:
-    """Call `action` in a thread when standard input closes: the parent has ended. Raises ProcessRefused."""
+def call_when_parent_ends(action: "Callable[[], object]", on_line: "Callable[[bytes], object]" = len) -> None:
+    """Call `action` in a thread when standard input closes: the parent has ended. Raises ProcessRefused.
+
+    Until then `on_line` is called there with each further line of it.
+    """
     import threading
 
     def wait() -> None:
-        os.read(0, 1)
+        with open(0, "rb", closefd=False) as lines:
+            for line in lines:
+                on_line(line)
         action()
 
     with process_start_errors():

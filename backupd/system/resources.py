@@ -5,6 +5,7 @@ Free space is checked before a task and watched during it, so that no app runs o
 
 import os
 import resource
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,6 +106,20 @@ def limit_memory(most_bytes: int) -> None:
 def memory_limit_bytes() -> int:
     """Return the limit that `limit_memory` has set."""
     return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+def descriptor_limits() -> tuple[int, int]:
+    """Return how many files this process may have open now, and how many if it raises that limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    return soft, hard
+
+
+def allow_descriptors(most: int) -> None:
+    """Let this process have `most` files open, or as many as it may."""
+    soft, hard = descriptor_limits()
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, hard), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def free_bytes(directory: "Path") -> int:

@@ -184,10 +184,10 @@ class TaskContext:
 
     def _renew_checksums(self) -> None:
         """Write `SHA256SUMS` again where a run that was cut short has published without it."""
-        if self.store.checksummed() == {stored.id for stored in self.store.list()}:
+        if self.store.checksummed() == {stored.archive_name for stored in self.store.list()}:
             return
         with suppress(OSError):  # pruning tries again, and tells; a full disk must not keep it from making room
-            self.store.write_checksums(take_inventory(self.store, self.clock()).digests())
+            self.store.write_checksums(take_inventory(self.store, self.clock()).checksums())
 
     def _identity_is_lost(self) -> bool:
         """Return whether there are generations, but not the identity that each store with one has. Raises OSError."""

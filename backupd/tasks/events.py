@@ -33,6 +33,29 @@ class TaskEvent:
         return iter(())
 
 
+HookEvent = Literal["before", "after"]
+
+
+@dataclass(frozen=True, slots=True)
+class HookCalled(TaskEvent):
+    """A hook has ended; `failure` is empty where it succeeded, and `said` the last line of a command."""
+
+    hook: HookEvent
+    source: str
+    failure: str
+    said: str
+    not_now: bool = False
+
+    def entries(self) -> Iterator[EventLine]:
+        """Yield its lines."""
+        facts = {"hook": self.hook, "source": self.source, "output": self.said or None}
+        what = f"hooks.{self.hook} of {self.source} {f'failed: {self.failure}' if self.failure else 'succeeded'}"
+        if self.not_now:
+            what = f"hooks.{self.hook} of {self.source} asks to try again later: {self.failure}"
+        level: Literal["info", "warning"] = "warning" if self.failure and not self.not_now else "info"
+        yield EventLine(level, Event.HOOK_CALLED, what, facts)
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRetried(TaskEvent):
     """The source is copied a second time."""

@@ -86,14 +86,17 @@ def _scheduled(limits: tuple[Limit, ...]) -> Iterator[tuple[Task, str]]:
 
 
 def _failure(task: Task, last: LastRun | None) -> Failure | None:
-    if last is None or last.failing_since is None:
+    failed = [run for run in last.failed if not run.postponed] if last is not None else []
+    if last is None or last.failing_since is None or not failed:
         return None
     # An error of the source counts until a run succeeds: a later run may fail before it reaches the source.
-    run = next((one for one in last.failed if task == "backup" and _kind(one) in SOURCE_ERRORS), last.run)
+    run = next((one for one in failed if task == "backup" and _kind(one) in SOURCE_ERRORS), failed[0])
     hint = _KILLED if run.report is None else run.report.hint or ""
     drill = drill_of(run.report)
     store = drill.store if drill else ""
-    return Failure(task, run.source, _kind(run), last.failing_since, last.failures, run.error or "", hint, store)
+    postponed = len(last.failed) - len(failed)
+    since = (failed[-1].finished_at if postponed else None) or last.failing_since
+    return Failure(task, run.source, _kind(run), since, last.failures - postponed, run.error or "", hint, store)
 
 
 def _kind(run: RunRecord) -> ErrorKind:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from backupd.archive.manifest import decode_manifest
+from backupd.archive.manifest import decode_manifest, decode_point
 from backupd.errors import (
     BackupdError,
     CopyUnreadable,
@@ -23,10 +23,14 @@ from backupd.model import (
     CLOCK_TOLERANCE,
     LOCAL_STORE,
     MANIFEST_SUFFIX,
+    POINT_SUFFIX,
     AnyManifest,
-    FilesManifest,
     Generation,
+    Kind,
     Manifest,
+    RestorePoint,
+    archive_name,
+    source_of,
 )
 from backupd.problems import refused_step
 from backupd.stores.contract import ListedGeneration, Store
@@ -47,6 +51,8 @@ class Inventory:
     store: str = LOCAL_STORE
     unreadable: frozenset[str] = frozenset()  # ids of refused ones whose manifest cannot be read now: no damage
     replaced: frozenset[str] = frozenset()  # ids of refused ones that are not the copies that this store has made
+    points: Mapping[str, RestorePoint] = field(default_factory=dict)  # by id, those whose index could be read
+    refused_points: Mapping[str, str] = field(default_factory=dict)  # by id, why the others could not
     _by_source: Mapping[str, tuple[Generation, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +92,8 @@ class Inventory:
             )
         if generation_id in self.lost and self.store != LOCAL_STORE:
             return f"find out what removed it{at}; the next replication sends it again if it is still here"
-        return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost)
+        kind = next((g.kind for g in self.of(source_of(generation_id)) if g.id == generation_id), None) or "database"
+        return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost, kind=kind)
 
     def refusal(self, generation_id: str) -> BackupdError:
         """Return the error for a refused generation that is wanted."""
@@ -131,12 +138,22 @@ class Inventory:
         return f"no longer at {self.store}, though sent there and not removed by backupd: {which}"
 
     def problems(self) -> tuple[str, ...]:
-        """Return why each refused generation is refused, and what to do."""
-        return tuple(f"{why} ({self.how_to_repair(key)})" for key, why in self.refused.items())
+        """Return why each refused generation and restore point is refused, and what to do."""
+        generations = (f"{why} ({self.how_to_repair(key)})" for key, why in self.refused.items())
+        points = (
+            f"{why} (its generations are still there; check the disk, then delete {key}{POINT_SUFFIX})"
+            for key, why in self.refused_points.items()
+        )
+        return (*generations, *points)
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of archives by id, as `SHA256SUMS` lists them."""
+        """Return the digests of archives by id."""
         return {key: manifest.archive.sha256 for key, manifest in self.manifests.items()}
+
+    def checksums(self, without: Collection[str] = ()) -> dict[str, str]:
+        """Return the digests of archives by file name, as `SHA256SUMS` lists them, but for some ids."""
+        kept = (manifest for key, manifest in self.manifests.items() if key not in without)
+        return {archive_name(manifest.id, manifest.kind): manifest.archive.sha256 for manifest in kept}
 
     def of(self, source: str) -> tuple[Generation, ...]:
         """Return the generations of one source, newest first."""
@@ -201,7 +218,7 @@ class Inventory:
 def take_inventory(
     store: Store, now: datetime, damaged: frozenset[str] = frozenset(), lost: Iterable[str] = ()
 ) -> Inventory:
-    """Read every manifest in `store`; `damaged` and `lost` (without an archive) are ids."""
+    """Read every manifest and every index in `store`; `damaged` and `lost` (without an archive) are ids."""
     generations: list[Generation] = []
     manifests: dict[str, AnyManifest] = {}
     refused: dict[str, str] = {}
@@ -209,12 +226,14 @@ def take_inventory(
 
     def refuse(stored: ListedGeneration, why: str, verification: Literal["corrupt", "unknown"]) -> None:
         refused[stored.id] = why
-        generations.append(_unreadable(stored.id, stored.archive_bytes, verification))
+        generations.append(_unreadable(stored.id, stored.archive_bytes, verification, stored.kind))
 
+    points, refused_points = _take_points(store)  # before the generations: one that is published meanwhile is complete
     listing = store.list()
     for stored, read in zip(listing, store.manifests([stored.id for stored in listing]), strict=True):
         try:
             manifest = decode_manifest(read(), stored.id)
+            _require_kind(manifest, stored)
         except ManifestInvalid as error:
             refuse(stored, error.message, "corrupt")
         except GenerationMissing:
@@ -235,7 +254,42 @@ def take_inventory(
     generations += [_without_archive(key, store) for key in gone]
     refused |= {key: f"{key}: its archive is gone" for key in sorted(gone)}
     generations.sort(key=_by_time, reverse=True)
-    return Inventory(tuple(generations), manifests, refused, now, gone, store.name, frozenset(unreadable))
+    return Inventory(
+        tuple(generations),
+        manifests,
+        refused,
+        now,
+        gone,
+        store.name,
+        frozenset(unreadable),
+        points=points,
+        refused_points=refused_points,
+    )
+
+
+def _take_points(store: Store) -> tuple[dict[str, RestorePoint], dict[str, str]]:
+    """Return the restore points of `store` by id, and why others cannot be used; not those removed meanwhile."""
+    points: dict[str, RestorePoint] = {}
+    refused: dict[str, str] = {}
+    for key in store.points():
+        try:
+            points[key] = decode_point(store.point(key), key)
+        except ManifestInvalid as error:
+            refused[key] = error.message
+        except OSError as error:
+            refused[key] = f"the index of {key} cannot be read: {error.strerror or error}"
+        except GenerationMissing:
+            continue
+    return points, refused
+
+
+def _require_kind(manifest: AnyManifest, stored: ListedGeneration) -> None:
+    """Raise ManifestInvalid where the archive beside a manifest has the name of another kind."""
+    if manifest.kind != stored.kind:
+        raise ManifestInvalid(
+            f"the manifest of {stored.id} is of {archive_name(stored.id, manifest.kind)}, not of {stored.archive_name}",
+            "find out who wrote these files",
+        )
 
 
 def _generation(manifest: AnyManifest, archive_bytes: int, *, damaged: bool) -> Generation:
@@ -247,7 +301,7 @@ def _generation(manifest: AnyManifest, archive_bytes: int, *, damaged: bool) -> 
         snapshot_bytes=manifest.content_bytes,
         verification=manifest.verdict.level,
         damaged=damaged,
-        kind="files" if isinstance(manifest, FilesManifest) else "database",
+        kind=manifest.kind,
     )
 
 
@@ -258,7 +312,9 @@ def _without_archive(generation_id: str, store: Store) -> Generation:
         return _unreadable(generation_id, 0, "corrupt")
 
 
-def _unreadable(generation_id: str, archive_bytes: int, verification: Literal["corrupt", "unknown"]) -> Generation:
+def _unreadable(
+    generation_id: str, archive_bytes: int, verification: Literal["corrupt", "unknown"], kind: Kind = "database"
+) -> Generation:
     parts = generation_id.split("-")  # such as tasks-20261123-0400-2
     if len(parts[-1]) < len("0400") or len(parts[-2]) != len("20261123"):
         parts.pop()
@@ -268,7 +324,7 @@ def _unreadable(generation_id: str, archive_bytes: int, verification: Literal["c
     except ValueError:
         taken_at = datetime.fromtimestamp(0, UTC)
     damaged = verification == "corrupt"
-    return Generation(generation_id, source, taken_at, archive_bytes, 0, verification, damaged=damaged)
+    return Generation(generation_id, source, taken_at, archive_bytes, 0, verification, damaged=damaged, kind=kind)
 
 
 def _by_time(generation: Generation) -> tuple[datetime, str]:

@@ -41,8 +41,7 @@ def apply_retention(source: str, retention: RetentionRule, run: Run[D], context:
     plan = plan_pruning(source, retention, inventory, context)
     removed_ids = frozenset(plan.removed_ids)
     with run.stage("prune"):
-        staying = {key: digest for key, digest in inventory.digests().items() if key not in removed_ids}
-        context.store.write_checksums(staying)
+        context.store.write_checksums(inventory.checksums(without=removed_ids))
         for removed in plan.remove:
             remove_generation(removed.generation.id, removed.reason, context)
     _sweep_pins(source, inventory, removed_ids, context)

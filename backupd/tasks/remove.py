@@ -34,7 +34,7 @@ def remove_local(ids: Collection[str], context: TaskContext, *, force: bool) -> 
         inventory = read_inventory(context)
         chosen = _chosen(ids, inventory, context.store.name, context, force=force)
         copies = context.copies()
-        context.store.write_checksums({key: digest for key, digest in inventory.digests().items() if key not in chosen})
+        context.store.write_checksums(inventory.checksums(without=chosen))
         for key in chosen:
             _unpin_last(key, context.store.name, copies, context)
             remove_generation(key, _REASON, context)

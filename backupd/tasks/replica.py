@@ -140,7 +140,7 @@ def _write_checksums(
 ) -> None:
     """Write SHA256SUMS of what stays, again where another sender published in between: the last to write lists all."""
     for _ in range(_MAX_SENDERS):
-        replica.write_checksums({key: digest for key, digest in remote.digests().items() if key not in removals})
+        replica.write_checksums(remote.checksums(without=removals))
         if {stored.id for stored in replica.list()} <= {generation.id for generation in remote.generations}:
             return
         remote = replica_inventory(request.name, replica, context)

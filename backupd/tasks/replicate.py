@@ -52,7 +52,7 @@ def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: 
     _require_room(manifest, replica)
     context.progress.stage(f"send {generation_id}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
-        replica.publish(generation_id, context.store.archive_path(generation_id), encoded)
+        replica.publish(generation_id, context.store.archive_path(generation_id), encoded, manifest.kind)
     _record_sent(manifest, replica, run)
 
 

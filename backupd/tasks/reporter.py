@@ -65,7 +65,7 @@ class Reporter:
         """Record how a run ended. One that failed before it started makes no catalog where there is none."""
         write = self._log.warning if report.warnings else self._log.info
         if report.outcome == "failed":
-            write = self._log.error
+            write = self._log.info if report.postponed else self._log.error
         facts = report_facts(report)
         facts["error.message"] = facts.pop("error")
         facts["event.outcome"] = "failure" if report.outcome == "failed" else "success"

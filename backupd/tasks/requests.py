@@ -78,6 +78,23 @@ def read_label(text: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """What is called: a command, else a URL."""
+
+    command: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)  # its query may be a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What is called around backups; None: nothing."""
+
+    before: Hook | None = None
+    after: Hook | None = None
+    timeout_s: float = 60.0  # for each
+
+
+@dataclass(frozen=True, slots=True)
 class BackupRequest:
     """Back up one source."""
 
@@ -93,6 +110,7 @@ class BackupRequest:
     timezone_warning: str = ""  # why days are not counted in the configured zone
     replicas: tuple[str, ...] = ()  # names; the last replication to each is mentioned if it failed
     pin: PinRequest | None = None  # for the generation that holds the copy, a new or an unchanged one
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +131,7 @@ class FilesRequest:
     timezone_warning: str = ""
     replicas: tuple[str, ...] = ()
     pin: PinRequest | None = None
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,12 +91,17 @@ class Run(Generic[D]):
             exit_code=error.exit_code,
         )
 
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome as of now: warnings degrade what is new."""
+        is_new = self.report.outcome not in ("failed", "unchanged")
+        return "degraded" if is_new and self.report.warnings else self.report.outcome
+
     def finish(self) -> None:
         """Complete the report, with outcome and exit code, and record it."""
         report = self.report
         if report.warnings and report.outcome != "failed":
-            outcome: Outcome = "unchanged" if report.outcome == "unchanged" else "degraded"
-            report = replace(report, outcome=outcome, exit_code=DEGRADED_EXIT)
+            report = replace(report, outcome=self.outcome, exit_code=DEGRADED_EXIT)
         self.report = self._reporter.mask.of(replace(report, duration_s=round(time.monotonic() - self._began, 3)))
         self._reporter.finished(self.report)
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backupd.model import ARCHIVE_SUFFIX, AnyManifest
+from backupd.model import AnyManifest, archive_name
 from backupd.system.in_thread import in_thread
 from backupd.web.connection import extend_lifetime
 
@@ -57,7 +57,7 @@ class ArchiveResponse(Response):
         headers = {
             "Content-Type": "application/gzip",
             "Content-Length": str(manifest.archive.size_bytes),
-            "Content-Disposition": f'attachment; filename="{manifest.id}{ARCHIVE_SUFFIX}"',
+            "Content-Disposition": f'attachment; filename="{archive_name(manifest.id, manifest.kind)}"',
             "ETag": f'"{manifest.archive.sha256}"',
             "Repr-Digest": f"sha-256=:{digest}:",  # RFC 9530
         }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from backupd.web.gate_hint_translations import GATE_HINTS
+from backupd.web.point_hint_translations import POINT_HINTS
 
 HINTS: Final[Mapping[str, str]] = {
     # Damaged copies.
@@ -257,11 +258,11 @@ HINTS: Final[Mapping[str, str]] = {
     "backupd replicate --to {} --adopt": "backupd replicate --to {} --adopt",
     "backupd replicate --to {} --adopt --force": "backupd replicate --to {} --adopt --force",
     "choose another generation ({})": "elija otra copia ({})",
-    "if gunzip -t {}.sqlite3.gz finds it intact": "si gunzip -t {}.sqlite3.gz lo encuentra intacto",
+    "if gunzip -t {}{} finds it intact": "si gunzip -t {}{} lo encuentra intacto",
     "copy it elsewhere": "cópielo a otro lugar",
     "then run backupd remove {}": "después ejecute backupd remove {}",
     "then run backupd remove {} --store {}": "después ejecute backupd remove {} --store {}",
-    "put {}.sqlite3.gz back": "devuelva {}.sqlite3.gz a su sitio",
+    "put {}{} back": "devuelva {}{} a su sitio",
     "run backupd remove {}": "ejecute backupd remove {}",
     "run backupd remove {} --store {}": "ejecute backupd remove {} --store {}",
     "check owner and mode of {}.manifest.json": "revise el propietario y los permisos de {}.manifest.json",
@@ -367,7 +368,6 @@ HINTS: Final[Mapping[str, str]] = {
     "raise drill.timeout_s": "aumente drill.timeout_s",
     "simplify drill.query": "simplifique drill.query",
     "check drill.command": "revise drill.command",
-    "check drill.command and PATH": "revise drill.command y PATH",
     "check drill.query": "revise drill.query",
     "texts are in single quotes, also in views of the app": (
         "los textos van entre comillas simples, también en las vistas de la aplicación"
@@ -391,4 +391,5 @@ HINTS: Final[Mapping[str, str]] = {
     "mount its volume": "monte su volumen",
     "choose another directory, which is not mounted from there": "elija otro directorio, que no esté montado desde ahí",
     **GATE_HINTS,
+    **POINT_HINTS,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from keyboard import Keyboard
 
-from backupd.tasks.restore import in_place
+from backupd.tasks.restore import database as replacing
 from support.app import running_app
 from support.bank import is_balanced, transfers
 from support.command import Backupd
@@ -102,13 +102,13 @@ def test_database_created_by_app_during_restore_is_kept_and_reported(
     assert generation
     raw = database.read_bytes()
     database.unlink()
-    apply_ownership = in_place.apply_ownership
+    apply_ownership = replacing.apply_ownership
 
     def late(*arguments: Any) -> tuple[str, str]:
         database.write_bytes(raw)
         return apply_ownership(*arguments)
 
-    monkeypatch.setattr(in_place, "apply_ownership", late)
+    monkeypatch.setattr(replacing, "apply_ownership", late)
     facts = typed("restore", "--json").json
     assert Path(facts["kept"]).read_bytes() == raw
     assert facts["undo"]

@@ -24,7 +24,7 @@ from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
 from backupd.tasks.prune import prune, release_hold, unpin_generation
 from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate
-from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
+from backupd.tasks.requests import BackupRequest, Hook, Hooks, PinRequest, ReplicationRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
 from support.bank import make_bank
@@ -114,7 +114,8 @@ def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
 
 
 def test_tasks_of_store_log_documented_events(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
-    report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1")), context)
+    hooks = Hooks(Hook(("echo", "flushed")), Hook(("false",)))
+    report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1"), hooks=hooks), context)
     assert report.generation is not None
     assert unpin_generation(report.generation, "released by an operator", context)
     for days in range(1, 5):

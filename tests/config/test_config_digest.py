@@ -45,6 +45,7 @@ def test_digest_is_short_and_stable(environ: dict[str, str]) -> None:
         {f"{OFFSITE}HOST_KEY": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"},
         {"BACKUPD_DATABASE": "/app/data/tasks.db", "BACKUPD_BACKUPS_DIR": "/backups"},
         {"BACKUPD_DRILL__COMMAND": "true"},
+        {"BACKUPD_HOOKS__BEFORE": "true"},
         {"BACKUPD_SPACE__RESERVE": "7"},
     ],
     ids=lambda change: next(iter(change)),

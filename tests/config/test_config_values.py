@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.config import Config, config_digest, load_config, secrets_of, to_toml
+from backupd.config import Config, config_digest, load_config, mask_of, secrets_of, to_toml, toml_value
 from backupd.config.schema import all_keys
 from backupd.errors import ConfigError
 
@@ -183,3 +183,50 @@ def test_address_of_documentation_is_shown_and_changes_no_run() -> None:
     one, other = load(), load(DOCS_URL="https://wiki.example/backupd")
     assert config_digest(one) == config_digest(other)
     assert 'docs_url = "https://wiki.example/backupd"' in to_toml(other)
+
+
+# --- Hooks ---
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "/usr/local/bin/flush --now",
+        "'/opt/my app' 'x y'",
+        "sh -c 'curl http://app/x?y && true'",
+        "http://app:8000/backup?key=k3y",
+        "https://[::1]/x",
+    ],
+)
+def test_hook_is_command_or_url(hook: str) -> None:
+    config = load(HOOKS__BEFORE=hook, HOOKS__AFTER=hook, HOOKS__TIMEOUT_S="1.5")
+    assert (config.hooks.before, config.hooks.after, config.hooks.timeout_s) == (hook, hook, 1.5)
+    shown = hook.replace("key=k3y", "[secret]")
+    assert f"before = {toml_value(shown)}" in to_toml(config)
+    assert mask_of(config)(f"asked for {hook}") == f"asked for {shown}"
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        ("sh -c 'flush", "must be a command line: No closing quotation"),
+        ("bin/flush", "must begin with the full path of the program, or with a name that is found in PATH"),
+        ("./flush", "must begin with the full path of the program"),
+        ("http://app/x http://app/y", "must be a command line or one URL: a URL has no spaces"),
+        ("ftp://app/x", "must be a URL that begins with http:// or https://"),
+        ("http:///x", "must be a URL that begins with http:// or https://"),
+        ("http://app:99999/x", "must be a URL that begins with http:// or https://"),
+        ("http://user@app/x", "must not contain a user name"),
+        ("http://user:hunter2@app/x", "must not contain a password"),
+    ],
+)
+def test_invalid_hook_is_refused_without_its_secrets(hook: str, told: str) -> None:
+    message = refusal(HOOKS__AFTER=hook)
+    assert message.startswith("environment BACKUPD_HOOKS__AFTER: ")
+    assert told in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_time_limit_of_hooks_is_positive(seconds: str) -> None:
+    assert "environment BACKUPD_HOOKS__TIMEOUT_S: must be" in refusal(HOOKS__TIMEOUT_S=seconds)

@@ -20,7 +20,7 @@ from backupd.files.staging import Staging, damage_error
 from backupd.files.steps import Move
 from backupd.model import NoProgress
 from backupd.system.directory import Directory
-from support.file_sets import MemoryContents, entries_of, facts, put_back, ready
+from support.put_back import MemoryContents, entries_of, facts, put_back, ready
 
 NOW = datetime(2026, 11, 30, 4, tzinfo=UTC)
 OLD_TIME_NS = 1_600_000_000_123_456_789

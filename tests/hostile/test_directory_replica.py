@@ -159,7 +159,7 @@ def recover(replica: DirectoryReplica, _archive: Path) -> None:
 
 
 def sums(replica: DirectoryReplica, _archive: Path) -> None:
-    replica.write_checksums({ID: "0" * 64})
+    replica.write_checksums({f"{ID}.sqlite3.gz": "0" * 64})
 
 
 def probe(replica: DirectoryReplica, _archive: Path) -> None:

@@ -44,7 +44,7 @@ def sent_to(
         assert replica.free_space()
         partial = replica.partial_bytes(ID)
         replica.publish(ID, archive, b"{}\n")
-        replica.write_checksums({ID: "0" * 64})
+        replica.write_checksums({f"{ID}.sqlite3.gz": "0" * 64})
     return partial
 
 

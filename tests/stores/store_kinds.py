@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.model import MANIFEST_SUFFIX, Kind, archive_name
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.system.held_file import HeldFile
@@ -30,11 +30,11 @@ def local_store(files: Path, _request: pytest.FixtureRequest) -> Iterator[Any]:
 class PublishingStore(DirectoryStore):
     """The local store, which takes its archives from its own staging directories."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
         with self.staging() as staging:
             copy = HeldFile.create(staging, "archive.part")
             copy.write(archive.read_bytes())
-            self.place(generation_id, copy, manifest)
+            self.place(generation_id, copy, manifest, kind=kind)
 
 
 @contextmanager
@@ -68,7 +68,7 @@ class StoreFixture:
     work: Path
     archives: dict[str, bytes] = field(default_factory=dict)
 
-    def publish(self, generation_id: str, manifest: bytes = b"{}\n") -> bytes:
+    def publish(self, generation_id: str, manifest: bytes = b"{}\n", kind: Kind = "database") -> bytes:
         """Publish an archive that no other generation has; returns its bytes."""
         self.work.mkdir(exist_ok=True)
         snapshot, archive = self.work / "snapshot", self.work / "archive.part"
@@ -76,17 +76,17 @@ class StoreFixture:
         archive.unlink(missing_ok=True)  # a store may move it or leave it
         pack_file(snapshot, archive, level=1, workers=1, advance=lambda _done: None)
         self.archives[generation_id] = archive.read_bytes()
-        self.store.publish(generation_id, archive, manifest)
+        self.store.publish(generation_id, archive, manifest, kind)
         return self.archives[generation_id]
 
-    def paths(self, generation_id: str) -> tuple[Path, Path]:
+    def paths(self, generation_id: str, kind: Kind = "database") -> tuple[Path, Path]:
         """Return where archive and manifest are."""
-        return self.files / f"{generation_id}{ARCHIVE_SUFFIX}", self.files / f"{generation_id}{MANIFEST_SUFFIX}"
+        return self.files / archive_name(generation_id, kind), self.files / f"{generation_id}{MANIFEST_SUFFIX}"
 
     def names(self) -> set[str]:
         """Return the names that an operator sees there."""
         return {path.name for path in self.files.iterdir() if not path.name.startswith(".")}
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of the published archives by id, as checksums list them."""
-        return {key: sha256(archive).hexdigest() for key, archive in self.archives.items()}
+        """Return the digests of the published archives of databases by file name, as checksums list them."""
+        return {archive_name(key, "database"): sha256(archive).hexdigest() for key, archive in self.archives.items()}

@@ -114,15 +114,15 @@ def test_missing_directory_lists_nothing_and_is_not_created(tmp_path: Path) -> N
 
 
 def test_unchanged_checksums_are_not_written(store: DirectoryStore) -> None:
-    store.write_checksums({ID: "a" * 64})
+    store.write_checksums({f"{ID}{ARCHIVE_SUFFIX}": "a" * 64})
     before = (store.directory / "SHA256SUMS").stat()
-    store.write_checksums({ID: "a" * 64})
+    store.write_checksums({f"{ID}{ARCHIVE_SUFFIX}": "a" * 64})
     after = (store.directory / "SHA256SUMS").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_checksums_are_readable_by_everyone(store: DirectoryStore) -> None:
-    store.write_checksums({ID: "a" * 64})
+    store.write_checksums({f"{ID}{ARCHIVE_SUFFIX}": "a" * 64})
     assert stat.S_IMODE((store.directory / "SHA256SUMS").stat().st_mode) == 0o644
 
 
@@ -134,7 +134,7 @@ def test_files_created_by_root_belong_to_owner_of_directory(tmp_path: Path) -> N
     store = DirectoryStore("local", directory)
     store.prepare()
     publish(store, ID)
-    store.write_checksums({ID: "a" * 64})
+    store.write_checksums({f"{ID}{ARCHIVE_SUFFIX}": "a" * 64})
     made = list(everything(directory))
     assert len(made) == 7  # directory, archive, manifest, checksums, .backupd, removing, staging
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {OWNER}

@@ -1,139 +1,100 @@
-"""Sets of files: trees, their lists, contents in memory, and what a restore has to bring back."""
+"""Sets of files as a task backs them up, and trees to try it on."""
 
+import gzip
 import hashlib
-import io
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+import shutil
+import subprocess
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
-from backupd.archive.file_list import FileEntry, encode_entry
-from backupd.errors import ContentMissing
-from backupd.files.comparison import OWN_PREFIX, Changes, Comparison, Stays
-from backupd.files.restoration import Restoration
-from backupd.files.staging import Staging, damage_error
-from backupd.files.steps import Move
-from backupd.model import NoProgress
-from backupd.system.directory import Directory
-
-GENERATION = "uploads-20261130-0400"
-Facts = tuple[object, ...]
+from backupd.archive.file_list import FileEntry, decode_entries
+from backupd.archive.manifest import decode_manifest
+from backupd.log import null_log
+from backupd.masking import Mask
+from backupd.model import FilesManifest
+from backupd.report import BackupDetails, RunReport
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.context import TaskContext
+from backupd.tasks.files.backup import back_up_files
+from backupd.tasks.requests import FilesRequest, Packing, ShrinkGuard
 
 
 @dataclass
-class MemoryContents:
-    """Contents by digest."""
+class FileSet:
+    """A directory of files with a store beside it."""
 
-    held: dict[str, bytes] = field(default_factory=dict)
+    root: Path
+    request: FilesRequest = field(init=False)
+    context: TaskContext = field(init=False)
 
-    def open(self, digest: str) -> BinaryIO:
-        if digest not in self.held:
-            raise ContentMissing(f"the content {digest} is not in the store", "use another generation")
-        return io.BytesIO(self.held[digest])
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True)
+        self.set_up()
 
-
-def walk(root: Path) -> Iterator[Path]:
-    """Yield what is below `root`, in the order of a list, without what backupd keeps there."""
-    for path in sorted(root.iterdir(), key=os.fsencode):
-        if not path.name.startswith(OWN_PREFIX):
-            yield path
-            if path.is_dir() and not path.is_symlink():
-                yield from walk(path)
-
-
-def name_in(root: Path, path: Path) -> bytes:
-    """Return the path of something as a list has it."""
-    return os.fsencode(path.relative_to(root))
-
-
-def entries_of(root: Path, contents: MemoryContents) -> list[FileEntry]:
-    """Return the list of a tree, and put what its files hold into `contents`."""
-    entries = []
-    for path in walk(root):
-        state = path.lstat()
-        name, mode = name_in(root, path), stat.S_IMODE(state.st_mode)
-        owner_and_time = (state.st_uid, state.st_gid, state.st_mtime_ns)
-        if stat.S_ISDIR(state.st_mode):
-            entries.append(FileEntry(name, "d", mode, *owner_and_time))
-        elif stat.S_ISLNK(state.st_mode):
-            target = os.readlink(os.fsencode(path))  # noqa: PTH115 - a Path would shorten it
-            entries.append(FileEntry(name, "l", mode, *owner_and_time, target=target))
-        elif stat.S_ISREG(state.st_mode):
-            data = path.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            contents.held[digest] = data
-            entries.append(FileEntry(name, "f", mode, *owner_and_time, len(data), digest))
-    return entries
-
-
-def lines_of(entries: list[FileEntry]) -> bytes:
-    """Return the list as it is stored, before it is packed."""
-    return b"".join(map(encode_entry, entries))
-
-
-def facts(root: Path, *, inodes: bool = False) -> dict[bytes, Facts]:
-    """Return what is in a tree: bytes, owner, mode and time of everything; with `inodes` also which file it is."""
-    found: dict[bytes, Facts] = {}
-    for path in walk(root):
-        state = path.lstat()
-        inside: object = None
-        if stat.S_ISREG(state.st_mode):
-            inside = path.read_bytes()
-        elif stat.S_ISLNK(state.st_mode):
-            inside = os.readlink(path)  # noqa: PTH115
-        inode = state.st_ino if inodes else 0
-        found[name_in(root, path)] = (
-            state.st_mode,
-            state.st_uid,
-            state.st_gid,
-            state.st_mtime_ns,
-            inside,
-            inode,
+    def set_up(self) -> None:
+        """Back up what is there already."""
+        self.request = FilesRequest(
+            "uploads", self.path, reserve_bytes=0, packing=Packing(workers=2), guard=ShrinkGuard(min_rows=4)
         )
-    return found
+        self.context = TaskContext(DirectoryStore("local", self.root / "backups"), null_log(Mask([])))
 
+    @property
+    def path(self) -> Path:
+        return self.root / "uploads"
 
-@contextmanager
-def ready(
-    root: Path,
-    entries: list[FileEntry],
-    contents: MemoryContents,
-    now: datetime,
-    *,
-    exact: bool = False,
-    stays: Stays = lambda _path, _is_directory: False,
-) -> Iterator[Restoration]:
-    """Compare and unpack, and yield a restore that is ready to be moved into place."""
-    with Directory.open(root) as directory, Restoration.create(directory, now) as restoration:
-        comparison = Comparison(directory, stays if exact else None, 2, NoProgress())
-        restoration.write_plan(comparison.steps(entries))
-        with restoration.new_tree() as new:
-            puts = (step.path for step in restoration.steps() if isinstance(step, Move) and step.kind == "put")
-            staged = Staging(new, contents.open, 2, lambda _done: None).unpack(entries, puts)
-        if staged.damage:
-            restoration.remove()
-            raise damage_error(staged, GENERATION)
-        restoration.changes = comparison.changes  # type: ignore[attr-defined]
-        restoration.make_ready("restored", GENERATION, now)
-        yield restoration
+    @property
+    def index(self) -> Path:
+        return self.root / "backups" / ".backupd" / "index" / "uploads"
 
+    def write(self, name: str, content: bytes | str = "x", *, age_s: float = 100) -> Path:
+        """Write a file that was changed `age_s` seconds ago, as far as its mtime tells."""
+        place = self.path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+        then = place.stat().st_mtime - age_s
+        os.utime(place, (then, then))
+        return place
 
-def put_back(
-    root: Path,
-    entries: list[FileEntry],
-    contents: MemoryContents,
-    now: datetime,
-    *,
-    exact: bool = False,
-    stays: Stays = lambda _path, _is_directory: False,
-) -> Changes:
-    """Restore a set of files, and return what was changed."""
-    with ready(root, entries, contents, now, exact=exact, stays=stays) as restoration:
-        restoration.move()
-        restoration.keep()
-        changes: Changes = restoration.changes  # type: ignore[attr-defined]
-        return changes
+    def back_up(self, **changes: object) -> RunReport[BackupDetails]:
+        return back_up_files(replace(self.request, **changes), self.context)  # type: ignore[arg-type]
+
+    def manifest(self, generation: str) -> FilesManifest:
+        found = decode_manifest(self.context.store.manifest(generation), generation)
+        assert isinstance(found, FilesManifest)
+        return found
+
+    def entries(self, generation: str) -> dict[str, FileEntry]:
+        """Return the entries of the list of a generation by their paths."""
+        lines = gzip.decompress(self.context.store.archive_path(generation).read_bytes()).splitlines(keepends=True)
+        return {os.fsdecode(entry.path): entry for entry in decode_entries(lines, generation)}
+
+    def content(self, digest: str) -> bytes:
+        """Return a stored content, as gunzip(1) gives it, compared with its digest."""
+        place = self.root / "backups" / "files" / digest[:2] / digest
+        if place.exists():
+            data = place.read_bytes()
+        else:
+            data = subprocess.run(["gunzip", "-c", f"{place}.gz"], check=True, capture_output=True).stdout
+        assert hashlib.sha256(data).hexdigest() == digest
+        return data
+
+    def restored(self, generation: str) -> dict[str, bytes]:
+        """Return the contents of all files of a generation by their paths."""
+        found = self.entries(generation).items()
+        return {path: self.content(entry.digest) for path, entry in found if entry.type == "f"}
+
+    def on_disk(self) -> dict[str, bytes]:
+        """Return what the directory holds now."""
+        return {
+            str(path.relative_to(self.path)): path.read_bytes()
+            for path in self.path.rglob("*")
+            if path.is_file() and not path.is_symlink()
+        }
+
+    def stored(self) -> set[str]:
+        """Return the names of all stored contents."""
+        return {path.name for path in (self.root / "backups" / "files").glob("*/*")}
+
+    def forget_index(self) -> None:
+        shutil.rmtree(self.index.parent)

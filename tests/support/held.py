@@ -29,7 +29,8 @@ def pack_file(snapshot: Path, archive: Path, *, level: int | None = 1, workers: 
 def swap(target: Path, part: Path, lease: FileLease, now: datetime) -> Path | None:
     """Put the file `part` in place of `target`, see `backupd.sqlite.swap.swap`."""
     with DatabasePlace.open(target) as place:
-        return swaps.swap(place, HeldFile.open(place.directory, part.name), lease, now)
+        new = HeldFile.open(place.directory, part.name)
+        return swaps.swap(place, new, lease, swaps.plan_swap(place, new, now))
 
 
 def recover_swap(target: Path) -> swaps.Recovery | None:

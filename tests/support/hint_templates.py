@@ -26,8 +26,10 @@ NOT_IN_RUNS = (
     "tasks/doctor",
     "tasks/pin.py",
     "tasks/remove.py",
+    "tasks/restore/database.py",
     "tasks/restore/in_place.py",
     "tasks/restore/online.py",
+    "tasks/restore/point",
     "tasks/restore/recovery.py",
     "tasks/restore/to_path.py",
 )

@@ -64,7 +64,7 @@ ACTIONS: Mapping[str, Callable[[Replica], object]] = {
     "recover": lambda replica: list(replica.recover()),
     "remove": lambda replica: replica.remove(ID),
     "space": lambda replica: replica.free_space(),
-    "sums": lambda replica: replica.write_checksums({ID: "0" * 64}),
+    "sums": lambda replica: replica.write_checksums({f"{ID}.sqlite3.gz": "0" * 64}),
 }
 
 

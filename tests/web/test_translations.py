@@ -19,13 +19,21 @@ from backupd.web import (
     gate_translations,
     hint_translations,
     page,
+    point_hint_translations,
     problem_translations,
     translations,
 )
 from backupd.web.localizer import LANGUAGES, Language, Localizer, choose_language
 from backupd.web.translations import TRANSLATIONS, Phrase
 
-TABLES = (translations, problem_translations, gate_translations, hint_translations, gate_hint_translations)
+TABLES = (
+    translations,
+    problem_translations,
+    gate_translations,
+    hint_translations,
+    gate_hint_translations,
+    point_hint_translations,
+)
 ROOMS = (Path(page.__file__).parent, Path(page.__file__).parents[1] / "gate")
 
 

@@ -18,6 +18,7 @@ from backupd.errors import SourceBusy, SourceCorrupt, SourceEncrypted
 from backupd.sqlite.file_format import PAGE_SIZES, WAL_HEADER_BYTES, checksum, wal_frames
 from backupd.sqlite.worker.hot_journal import JOURNAL_MAGIC, copy_bytes
 from backupd.sqlite.worker.locks import hold_shared_lock, written_without_lock
+from backupd.sqlite.worker.protocol import now_ns
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source
 from backupd.system.small_file import opened_file
 
@@ -31,10 +32,11 @@ WaitForLock = Callable[[int], bool]
 
 
 class EncryptedCopy(NamedTuple):
-    """For how long the copy held the writers, and whether the WAL had committed pages."""
+    """For how long the copy held the writers, whether the WAL had committed pages, and of which instant it is."""
 
     held_s: float
     wal: bool
+    instant: tuple[int, int]
 
 
 def copy_encrypted(
@@ -67,7 +69,9 @@ def _copy(path: str, identity: Identity, target: int, advance: Advance) -> Encry
         before = os.fstat(source)
         wal = _open_existing(f"{path}-wal", stack)
         shared_memory_exists = os.path.exists(f"{path}-shm")
+        read_at = now_ns()
         pages = None if wal is None else committed_pages(wal, path)
+        instant = (read_at, now_ns())
         copy_bytes(source, target, 0, before.st_size, advance)
         if wal is not None and pages is not None:
             if pages.total * pages.page_size > before.st_size + os.fstat(wal).st_size:
@@ -78,7 +82,7 @@ def _copy(path: str, identity: Identity, target: int, advance: Advance) -> Encry
             raise written_without_lock(path)
         if not shared_memory_exists and os.path.exists(f"{path}-shm"):
             raise SourceBusy(f"{path} was opened by its app while it was copied", "run the backup again")
-        return EncryptedCopy(time.monotonic() - began, pages is not None)
+        return EncryptedCopy(time.monotonic() - began, pages is not None, instant)
 
 
 def _open_existing(path: str, stack: ExitStack) -> int | None:

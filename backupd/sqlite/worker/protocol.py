@@ -1,28 +1,7 @@
-"""What parent and worker send each other, and the worker's end of the pipe.
+"""What parent and worker send each other; `system.worker` and `system.worker_process` are the two ends of the pipe."""
 
-A worker reads one request from stdin, a line of JSON, and writes lines of JSON to stdout: progress, events, and one
-reply or error. The parent's end is `sqlite.worker_process`.
-"""
-
-import json
-import os
-import sys
 import time
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
-
-from backupd.errors import WorkerFailed
-from backupd.system.os_errors import foreseen_error
-from backupd.system.process import call_when_parent_ends
-from backupd.system.resources import limit_memory, memory_limit_bytes
-
-_PROGRESS_EVERY_S = 0.1
-_ORPHANED = 70
-_NO_MEMORY = ("MemoryError", "NoMemError")  # Python's and apsw's, which not every worker imports
-_MEMORY_BYTES = 1 << 30  # a database may be made to take any amount; SQLite's rows have at most 1 GB
-
-Request = TypeVar("Request")
-Reply = TypeVar("Reply")
+from typing import Any, Literal, NamedTuple, TypedDict
 
 
 class SnapshotSettings(NamedTuple):
@@ -40,7 +19,7 @@ class SnapshotSettings(NamedTuple):
 
 
 class SnapshotRequest(TypedDict):
-    """Copy the database at `path` to the empty files `target` and `journal`; without them, only open and pin it."""
+    """Copy the database at `path` to the empty file `target`; without it, only open and pin it."""
 
     path: str
     device: int  # of the file that was inspected, and no other is copied
@@ -50,7 +29,8 @@ class SnapshotRequest(TypedDict):
     unmapped: str  # the id (`user`, `group`) that this user namespace does not map
     empty: bool
     target: str  # its name
-    files: tuple[int, int] | None  # the descriptors of `target` and `journal`
+    held: int | None  # the descriptor of `target`
+    journal: int | None  # that of the empty file for a hot journal
     deadline: float  # by the monotonic clock, which the processes of one machine share
     settings: dict[str, Any]  # of SnapshotSettings
 
@@ -66,6 +46,28 @@ class SnapshotReply(TypedDict):
     copier: str
     filesystem: str
     writers_held_s: float
+    instant: tuple[int, int]  # between which the database was what the copy is, see `now_ns`
+
+
+class PinRequest(TypedDict):
+    """Open the databases of one owner, to pin them together. A `PinCommand` follows for each further step."""
+
+    sources: list[SnapshotRequest]
+
+
+class PinCommand(TypedDict):
+    """Pin all that were opened, waiting at most `wait_s`; or copy number `copy` until `deadline`."""
+
+    copy: int | None
+    deadline: float
+    wait_s: float
+
+
+class PinReply(TypedDict):
+    """A database that is pinned: between when it was, and whether its writers wait for the copy."""
+
+    instant: tuple[int, int]
+    holds_writers: bool
 
 
 Thoroughness = Literal["all", "structure", "pages"]
@@ -186,52 +188,6 @@ class LookReply(TypedDict):
     complete: bool
 
 
-class ParentPipe:
-    """The pipe to the parent, for progress and events."""
-
-    def __init__(self) -> None:
-        self._last_progress = 0.0
-
-    def progress(self, done_bytes: int, total_bytes: int) -> None:
-        """Report that `done_bytes` of `total_bytes` are done, at most ten times a second."""
-        now = time.monotonic()
-        if now - self._last_progress >= _PROGRESS_EVERY_S or done_bytes == total_bytes:
-            self._last_progress = now
-            _send({"kind": "progress", "done": done_bytes, "total": total_bytes})
-
-    def event(self, name: str, message: str) -> None:
-        """Report what belongs in the log; `name` is one of `log.Event`."""
-        _send({"kind": "event", "event": name, "message": message})
-
-
-def serve(task: Callable[[Request, ParentPipe], Reply]) -> None:
-    """Do `task` once for the request on stdin, and send its reply or a foreseen error.
-
-    The parent keeps stdin open while it lives. When it closes, this process exits: it would pin the app's snapshot for
-    a reply that is not read. Once the reply is sent it exits at once: `task` has closed its files, and the
-    interpreter would take some 10 ms to free its modules, a sixth of a short task.
-    """
-    request: Request = json.loads(sys.stdin.buffer.readline())
-    limit_memory(_MEMORY_BYTES)
-    try:
-        call_when_parent_ends(lambda: os._exit(_ORPHANED))
-        _send({"kind": "result", "result": task(request, ParentPipe())})
-    except Exception as error:
-        foreseen = out_of_memory() if type(error).__name__ in _NO_MEMORY else foreseen_error(error)
-        if foreseen is None:
-            raise
-        _send({"kind": "error", "error": type(foreseen).__name__, "message": foreseen.message, "hint": foreseen.hint})
-    os._exit(0)
-
-
-def out_of_memory() -> WorkerFailed:
-    """Return the error for a database that needs more memory than a worker may have."""
-    return WorkerFailed(
-        f"the worker process needs more memory than the {memory_limit_bytes() >> 20} MiB that it may have",
-        "a row or the schema of the database is extremely large",
-    )
-
-
-def _send(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+def now_ns() -> int:
+    """Return the time in nanoseconds by a clock that all processes of this machine share, and that nobody sets."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

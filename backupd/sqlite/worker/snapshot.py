@@ -6,6 +6,8 @@ which has no access to that directory: so the files to be written are open, and 
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import apsw
@@ -32,24 +34,34 @@ from backupd.sqlite.worker.connection import open_held, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotReply, SnapshotRequest, SnapshotSettings, serve
+from backupd.sqlite.worker.protocol import SnapshotReply, SnapshotRequest, SnapshotSettings, now_ns
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source, replaced, require_in_place
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
 from backupd.system.small_file import UnexpectedFile, require_regular_file
+from backupd.system.worker import ParentPipe, serve
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 
 
 def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
     """Copy the source, or only open and pin it for a probe."""
-    path, identity = request["path"], (request["device"], request["inode"])
-    staged = StagedFiles.open(request["target"], *request["files"]) if request["files"] else None
+    staged = StagedFile.open(request)
     owner = become_owner(request["uid"], request["gid"])
+    with only_if_in_place(request["path"], (request["device"], request["inode"])):
+        return copy_source(request, parent, staged, owner=owner)
+
+
+@contextmanager
+def only_if_in_place(path: str, identity: Identity) -> Iterator[None]:
+    """Make sure that the source was the file at `path` before and after the block.
+
+    Raises SourceReplaced, and SourceUnusable where the block meets a link, a pipe and so on.
+    """
     require_in_place(path, identity)
     try:
-        reply = copy_source(request, parent, staged, owner=owner)
+        yield
     except UnexpectedFile as error:
         require_in_place(path, identity)
         if error.filename == path:  # a new file with the number of the old one
@@ -59,27 +71,39 @@ def snapshot(request: SnapshotRequest, parent: ParentPipe) -> SnapshotReply:
             "remove it while the app is stopped",
         ) from error
     require_in_place(path, identity)
-    return reply
 
 
 def copy_source(
-    request: SnapshotRequest, parent: ParentPipe, staged: "StagedFiles | None", *, owner: bool
+    request: SnapshotRequest, parent: ParentPipe, staged: "StagedFile | None", *, owner: bool
 ) -> SnapshotReply:
     """Copy the source by the means that it needs. Raises UnexpectedFile for a link, a pipe and so on."""
-    path, identity = request["path"], (request["device"], request["inode"])
     header = check_source(request, owner=owner)
     copier = Copier(request, parent, header, staged.target if staged else None)
     hot = False
+    if staged is not None:
+        staged.prepare()
     if header.encrypted:
         header = copy_encrypted_source(copier, header, staged)
     else:
         hot = copy_plain_source(copier)
-        if staged is not None:
-            staged.target.close()
-            if hot:
-                copy_with_journal(path, identity, staged.database, staged.journal, copier.advance)
-            elif header.checksums:  # the backup API has written counters of its own into the first page
-                set_checksums(staged.database, first_only=True)
+        if staged is not None and hot:
+            copy_hot_source(copier, staged, request["journal"])
+        elif staged is not None:
+            finish_copy(staged, header)
+    return reply_of(copier, header, hot=hot)
+
+
+def copy_hot_source(copier: Copier, staged: "StagedFile", journal: int | None) -> None:
+    """Copy the source with its hot journal, under a lock which keeps it as it is."""
+    assert journal is not None  # noqa: S101 - for the type checker: only a pinned source has none, and no hot journal
+    staged.target.close()
+    began = now_ns()
+    copy_with_journal(copier.path, copier.identity, staged.database, journal, copier.advance)
+    copier.instant = (began, now_ns())
+
+
+def reply_of(copier: Copier, header: Header, *, hot: bool) -> SnapshotReply:
+    """Return what the parent has to know of a copy."""
     return SnapshotReply(
         hot=hot,
         encrypted=header.encrypted,
@@ -87,29 +111,43 @@ def copy_source(
         journal_mode=header.journal_mode,
         writer=header.writer,
         copier=apsw.sqlite_lib_version(),
-        filesystem=filesystem_of(path),
+        filesystem=filesystem_of(copier.path),
         writers_held_s=copier.writers_held_s,
+        instant=copier.instant,
     )
 
 
-class StagedFiles(NamedTuple):
-    """The files of the copy: open as a database, and as two descriptors for a copy with its hot journal."""
+class StagedFile(NamedTuple):
+    """The file of the copy: open as a database, and as a descriptor for what SQLite cannot write."""
 
     target: apsw.Connection
     database: int
-    journal: int
 
     @classmethod
-    def open(cls, path: str, database: int, journal: int) -> "StagedFiles":
-        """Open the empty file `database` at `path` before this process becomes the owner of the source.
+    def open(cls, request: SnapshotRequest) -> "StagedFile | None":
+        """Open the empty file of the copy before this process becomes the owner of the source; None for a probe."""
+        if request["held"] is None:
+            return None
+        return cls(open_held(request["target"], request["held"], apsw.SQLITE_OPEN_READWRITE), request["held"])
 
-        SQLite's journal for the copy is in memory, where it remains empty, since the file was empty before. Without a
-        journal, an abandoned attempt would leave a partial database, on which the next attempt fails.
+    def prepare(self) -> None:
+        """Let SQLite write the copy without files beside it; only now does it allocate memory for it.
+
+        Its journal is in memory, where it remains empty, since the file was empty before. Without a journal, an
+        abandoned attempt would leave a partial database, on which the next attempt fails.
         """
-        target = open_held(path, database, apsw.SQLITE_OPEN_READWRITE)
         for pragma in ("locking_mode=EXCLUSIVE", "synchronous=OFF", "journal_mode=MEMORY"):
-            target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
-        return cls(target, database, journal)
+            self.target.execute(f"PRAGMA {pragma}").fetchall()  # apsw stops at the first row until it is fetched
+
+
+def finish_copy(staged: StagedFile, header: Header) -> None:
+    """Close the copy, and let SQLite's checksum of its first page be right, if there are any.
+
+    The backup API has written counters of its own into that page.
+    """
+    staged.target.close()
+    if header.checksums:
+        set_checksums(staged.database, first_only=True)
 
 
 def check_source(request: SnapshotRequest, *, owner: bool) -> Header:
@@ -193,7 +231,7 @@ def read_source_header(path: str, identity: Identity) -> Header:
     return header
 
 
-def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | None) -> Header:
+def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFile | None) -> Header:
     """Copy an encrypted database byte for byte, and return its header with the journal mode that was seen."""
     if staged is None:
         return header
@@ -201,9 +239,10 @@ def copy_encrypted_source(copier: Copier, header: Header, staged: StagedFiles | 
     try:
         done = copy_encrypted(copier.path, copier.identity, staged.database, copier.advance, copier.wait_for_lock)
     except FileNotFoundError as error:
-        raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
+        raise removed(copier.path) from error
     except OSError as error:
         raise copy_failed(copier.path, error) from error
+    copier.instant = done.instant
     copier.writers_held_s = 0.0 if done.wal else done.held_s
     return header._replace(journal_mode="wal") if done.wal else header
 
@@ -213,8 +252,7 @@ def copy_plain_source(copier: Copier) -> bool:
 
     Raises the errors of `source_error`, SourceUnusable.
     """
-    began = time.monotonic()
-    try:
+    with copy_errors(copier.path):
         try:
             copier.copy()
         except HotJournal:
@@ -227,11 +265,24 @@ def copy_plain_source(copier: Copier) -> bool:
                 f"{copier.path} has a hot journal: its app died in a transaction and has not been started since",
                 'start the app, which rolls it back; or set hot_journal = "copy"',
             ) from None
-    except apsw.Error as error:
-        raise source_error(error, copier.path, time.monotonic() - began) from error
-    except FileNotFoundError as error:
-        raise SourceReplaced(f"{copier.path} was removed while it was copied", "run the backup again") from error
     return False
+
+
+@contextmanager
+def copy_errors(path: str) -> Iterator[None]:
+    """Raise what SQLite and the system raise in the block as errors for people, see `source_error`."""
+    began = time.monotonic()
+    try:
+        yield
+    except apsw.Error as error:
+        raise source_error(error, path, time.monotonic() - began) from error
+    except FileNotFoundError as error:
+        raise removed(path) from error
+
+
+def removed(path: str) -> SourceReplaced:
+    """Return the error for a source that is no longer at `path`."""
+    return SourceReplaced(f"{path} was removed while it was copied", "run the backup again")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The copy is pinned: `BEGIN` and a read hold one snapshot, else each commit of th
 import os
 import random
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 
 import apsw
@@ -15,10 +16,11 @@ from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header, wal_frames
 from backupd.sqlite.worker.connection import empty_database, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings
+from backupd.sqlite.worker.protocol import SnapshotRequest, SnapshotSettings, now_ns
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, require_opened
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.small_file import opened_file
+from backupd.system.worker import ParentPipe
 
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20
@@ -39,15 +41,24 @@ class Copier:
     """One copy of one source."""
 
     def __init__(
-        self, request: SnapshotRequest, parent: ParentPipe, header: Header, target: apsw.Connection | None
+        self,
+        request: SnapshotRequest,
+        parent: ParentPipe,
+        header: Header,
+        target: apsw.Connection | None,
+        on_advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.request, self.parent, self.header, self.target = request, parent, header, target
+        self.on_advance = on_advance
         self.settings = SnapshotSettings(**request["settings"])
         self.path: str = request["path"]
         self.waiting_since = 0.0
+        self.deadline = request["deadline"]
         self.identity = (request["device"], request["inode"])
         self.bytes_a_second = 200e6
         self.writers_held_s = 0.0
+        self.instant = (0, 0)  # between which the database was what the copy is
+        self.pinned_at, self.pinned_marks = 0.0, tuple[int, ...]()
         # While a lock is held on a rollback database, SQLite does not write to it. A remote file system may report an
         # earlier write at any time.
         self.is_quiet_when_locked = header.journal_mode != "wal" and not is_remote(filesystem_of(self.path))
@@ -59,15 +70,19 @@ class Copier:
         now = time.monotonic()
         if attempt == 0:
             self.waiting_since = now
-        if now >= min(self.request["deadline"], self.waiting_since + self.settings.busy_timeout_s):
+        if now >= min(self.deadline, self.waiting_since + self.settings.busy_timeout_s):
             return False
         time.sleep(random.uniform(0.0005, 0.005))  # noqa: S311 - jitter, not a secret
         return True
 
     def pin(self, source: apsw.Connection) -> None:
-        """Hold one snapshot of the source from now on."""
-        source.execute("BEGIN")
+        """Hold one snapshot of the source from now on. Raises apsw.BusyError, after which it can be tried again."""
+        if not source.in_transaction:
+            source.execute("BEGIN")
+        began = now_ns()
         source.execute("PRAGMA user_version").fetchall()
+        self.instant = (began, now_ns())
+        self.pinned_at, self.pinned_marks = time.monotonic(), self.change_marks()
 
     def copy(self) -> None:
         """Copy the source by the strategy of its journal mode; without a target, only check that it can be read."""
@@ -79,6 +94,7 @@ class Copier:
                 self.pin(source)
                 self.require_not_truncated(source)
             elif self.header.journal_mode == "wal":
+                self.pin(source)
                 self.copy_pinned(source)
             else:
                 self.copy_rollback(source)
@@ -90,13 +106,13 @@ class Copier:
             source.close()
 
     def copy_pinned(self, source: apsw.Connection) -> None:
-        """Copy one pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it.
+        """Copy the pinned snapshot, about 1,000 pages a step and no sleeps: WAL writers never wait for it.
 
         Raises SourceUnlocked for a rollback database that is written to nevertheless.
         """
-        self.pin(source)
-        began = time.monotonic()
         self.require_not_truncated(source)
+        if self.change_marks() not in (self.pinned_marks, ()):
+            raise written_without_lock(self.path)
         try:
             self.step_to_end(source, PAGES_A_STEP, restarts_allowed=0)
         except _Restarted as error:
@@ -104,7 +120,7 @@ class Copier:
         self.require_not_truncated(source)
         source.execute("COMMIT")
         if self.header.journal_mode != "wal":
-            self.writers_held_s = time.monotonic() - began
+            self.writers_held_s = time.monotonic() - self.pinned_at
 
     def copy_rollback(self, source: apsw.Connection) -> None:
         """Copy a rollback-journal database, whose writers wait while a lock is held.
@@ -121,15 +137,19 @@ class Copier:
             self.wait_for_quiet(estimate_s)
             if self.try_unpinned(source, 1):
                 return
+        self.pin(source)
         self.copy_pinned(source)
 
     def try_unpinned(self, source: apsw.Connection, attempts: int) -> bool:
         """Copy with a lock held for one chunk at a time; False when the app committed into every attempt."""
         try:
-            self.step_to_end(source, UNPINNED_STEP_BYTES // self.header.page_size, restarts_allowed=attempts - 1)
+            ended = self.step_to_end(
+                source, UNPINNED_STEP_BYTES // self.header.page_size, restarts_allowed=attempts - 1
+            )
         except _Restarted:
             return False
         self.verify_readable(source)
+        self.instant = ended
         return True
 
     def verify_readable(self, source: apsw.Connection) -> None:
@@ -143,8 +163,10 @@ class Copier:
         if not self.request["empty"]:
             require_not_truncated(source, self.path, self.identity, self.header.page_size)
 
-    def step_to_end(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> None:
-        """Step the backup to its end. Raises `_Restarted` when the app wrote to the source more often than allowed.
+    def step_to_end(self, source: apsw.Connection, pages: int, restarts_allowed: int) -> tuple[int, int]:
+        """Step the backup to its end, and return when its last step began and ended, which read the source as it was.
+
+        Raises `_Restarted` when the app wrote to the source more often than allowed.
 
         SQLite itself starts over when a step finds another change counter; it does not notice writes without a lock.
         """
@@ -152,6 +174,7 @@ class Copier:
         began, remaining, copied = time.monotonic(), 1 << 62, 0
         at_first = at_step = self.change_marks()
         with self.target.backup("main", source, "main") as backup:
+            stepped_at = now_ns()
             while not backup.step(pages):
                 if backup.remaining >= remaining:
                     at_first = at_step
@@ -164,9 +187,12 @@ class Copier:
                 done = backup.page_count - backup.remaining
                 self.advance(done * self.header.page_size, backup.page_count * self.header.page_size)
                 at_step = self.change_marks()
+                stepped_at = now_ns()
+            ended = (stepped_at, now_ns())
         if self.change_marks() not in (at_first, ()):
             self.measure_speed(copied, began)
             raise _Restarted
+        return ended
 
     def change_marks(self) -> tuple[int, ...]:
         """Return size and mtime, which each write changes; nothing if they are unreliable, or the file was replaced."""
@@ -182,16 +208,21 @@ class Copier:
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Report progress to the parent, and check the limits."""
         self.parent.progress(done_bytes, total_bytes)
+        self.on_advance()
         self.check_limits()
 
     def check_limits(self) -> None:
-        """Check time, disk, WAL and lock directory. Raises SnapshotFailed, NoSpace, SourceUnlocked."""
+        """Check time, lock directory, disk and WAL. Raises SnapshotFailed, NoSpace, SourceUnlocked."""
         if self.watches_lock_directory:
             refuse_lock_directory(self.path)
-        if time.monotonic() > self.request["deadline"]:
+        if time.monotonic() > self.deadline:
             raise SnapshotFailed(
                 f"{self.path} was not copied within {self.settings.timeout_s:.0f} s", "raise timeout_s"
             )
+        self.check_growth()
+
+    def check_growth(self) -> None:
+        """Check disk and WAL, which grow for as long as a snapshot is pinned. Raises SnapshotFailed, NoSpace."""
         disk = os.statvfs(os.path.dirname(self.path))
         if disk.f_bavail * disk.f_frsize < self.settings.reserve_bytes:
             raise NoSpace("the app's file system nearly filled up during the copy", "free space, or move backups_dir")
@@ -207,7 +238,7 @@ class Copier:
         self.parent.event(
             "snapshot.waiting", f"{self.path}: writers are busy, waiting for {quiet_s:.1f} s without a write"
         )
-        deadline = min(time.monotonic() + self.settings.quiet_wait_s, self.request["deadline"])
+        deadline = min(time.monotonic() + self.settings.quiet_wait_s, self.deadline)
         state, since = os.stat(self.path).st_mtime_ns, time.monotonic()
         while time.monotonic() < deadline and time.monotonic() - since < quiet_s:
             time.sleep(0.02)
@@ -218,7 +249,7 @@ class Copier:
 
     def wait_for_rollback(self) -> bool:
         """Give a restarting app time to roll its journal back, then copy; False when that does not happen."""
-        deadline = min(time.monotonic() + self.settings.hot_journal_wait_s, self.request["deadline"])
+        deadline = min(time.monotonic() + self.settings.hot_journal_wait_s, self.deadline)
         self.parent.event("snapshot.waiting", f"{self.path} has a hot journal: waiting for its app to roll it back")
         while time.monotonic() < deadline:
             time.sleep(HOT_JOURNAL_RETRY_S)

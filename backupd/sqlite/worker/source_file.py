@@ -9,7 +9,8 @@ from backupd.system.small_file import opened_file
 
 RESTORE_HINT = "restore the last verified generation (backupd list)"
 Identity = tuple[int, int]  # device and inode
-_FIRST, _MOST = 3, 256  # descriptors of a worker, which opens a dozen files
+MOST_DESCRIPTORS = 2048  # of a worker, which opens a dozen files, or some for each of many databases
+_FIRST = 3
 
 
 def require_in_place(path: str, identity: Identity) -> None:
@@ -28,7 +29,7 @@ def require_in_place(path: str, identity: Identity) -> None:
 
 def require_opened(path: str, identity: Identity) -> None:
     """Raise SourceReplaced unless this process has the source open: SQLite opened `path` a moment ago."""
-    for descriptor in range(_FIRST, _MOST):
+    for descriptor in range(_FIRST, MOST_DESCRIPTORS):
         with suppress(OSError):
             if _is(descriptor, identity):
                 return

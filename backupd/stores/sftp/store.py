@@ -2,6 +2,7 @@
 
 PATH/tasks-20261123-0400.sqlite3.gz       complete and verified before it gets this name
      tasks-20261123-0400.manifest.json    published last: no manifest, no generation
+     point-20261123-0400.point.json        index of a restore point, published after its parts
      SHA256SUMS
      .backupd/SENDER/….part               in transfer; each sender has its own directory
               removing/….manifest.json    generations that are being removed
@@ -23,7 +24,16 @@ from typing import BinaryIO, Concatenate, Final, ParamSpec, TypeVar
 from paramiko import SFTPAttributes, SFTPClient, SSHException
 
 from backupd.errors import ReplicaFailed, StoreUnusable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, is_generation_id
+from backupd.model import (
+    MANIFEST_MAX_BYTES,
+    MANIFEST_SUFFIX,
+    POINT_SUFFIX,
+    SUFFIXES,
+    Kind,
+    archive_name,
+    is_generation_id,
+    is_point_id,
+)
 from backupd.stores import contract
 from backupd.stores.sftp import files
 from backupd.stores.sftp.connection import SftpConnection
@@ -99,18 +109,46 @@ class SftpStore:
     @_limited
     def list(self) -> contract.Listing:
         """Return all complete generations, in order of their ids. Raises OSError."""
-        sizes: dict[str, int] = {}
+        archives: dict[tuple[str, Kind], int] = {}
         manifests: set[str] = set()
-        for entry in self._entries(self._directory):
-            is_manifest = entry.filename.endswith(MANIFEST_SUFFIX)
-            generation_id = entry.filename.removesuffix(MANIFEST_SUFFIX if is_manifest else ARCHIVE_SUFFIX)
-            if is_generation_id(generation_id) and files.is_file(entry):
-                if is_manifest:
-                    manifests.add(generation_id)
-                elif entry.filename != generation_id:
-                    sizes[generation_id] = entry.st_size or 0
-        complete = sorted(sizes.keys() & manifests)
-        return tuple(contract.ListedGeneration(generation_id, sizes[generation_id]) for generation_id in complete)
+        for entry in filter(files.is_file, self._entries(self._directory)):
+            if archive := contract.archive_in(entry.filename):
+                archives[archive] = entry.st_size or 0
+            elif entry.filename.endswith(MANIFEST_SUFFIX):
+                manifests.add(entry.filename.removesuffix(MANIFEST_SUFFIX))
+        return contract.listing(archives, manifests)
+
+    @_limited
+    def points(self) -> tuple[str, ...]:
+        """Return the ids of all restore points, in order. Raises OSError."""
+        names = (entry.filename for entry in self._entries(self._directory) if files.is_file(entry))
+        ids = (name.removesuffix(POINT_SUFFIX) for name in names if name.endswith(POINT_SUFFIX))
+        return tuple(sorted(filter(is_point_id, ids)))
+
+    @_limited
+    def point(self, point_id: str) -> bytes:
+        """Return the bytes of an index, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
+        try:
+            return files.read_small_file(self._client, self._index(point_id), MANIFEST_MAX_BYTES + 1)
+        except FileNotFoundError as error:
+            raise contract.point_missing(point_id, self.name) from error
+
+    @_limited
+    def publish_point(self, point_id: str, encoded: bytes) -> None:
+        """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
+        final, staged = self._index(point_id), f"{self._parts}/{point_id}{POINT_SUFFIX}.part"
+        files.write_small_file(self._client, staged, encoded)
+        try:
+            files.rename_exclusively(self._client, staged, final)
+        except FileExistsError:
+            self._client.remove(staged)
+            contract.require_own_point(self, self.name, point_id, encoded)
+
+    @_limited
+    def remove_point(self, point_id: str) -> None:
+        """Remove an index, durably; a missing one is accepted. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._client.remove(self._index(point_id))
 
     @_limited
     def manifest(self, generation_id: str) -> bytes:
@@ -143,15 +181,16 @@ class SftpStore:
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
-        path = self._path(generation_id, ARCHIVE_SUFFIX)
+        paths = [self._path(generation_id, suffix) for suffix in SUFFIXES.values()]
         with self._connection.operation(), self._missing_errors(generation_id), self._refusal_errors(generation_id):
-            attributes = self._client.lstat(path)
-            if not files.is_file(attributes):
+            found = zip(paths, stat_many(self._client, paths), strict=True)
+            path, attributes = next(((path, one) for path, one in found if one), (paths[0], None))
+            if attributes is None or not files.is_file(attributes):
                 raise FileNotFoundError(path)
             file = files.RemoteFile(self._client.open(path, "r"), begin, attributes.st_size or 0, self._connection)
             return io.BufferedReader(file, _BUFFER_BYTES)
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
+    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
         """Send the verified `archive`, resuming an earlier transfer, and its manifest.
 
         Both are verified before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
@@ -159,10 +198,10 @@ class SftpStore:
         """
         # What lies there is perhaps compared before, and what was sent afterwards.
         with self._connection.operation(3 * archive.stat().st_size):
-            self._publish(generation_id, archive, manifest)
+            self._publish(generation_id, archive, manifest, kind)
 
-    def _publish(self, generation_id: str, archive: Path, manifest: bytes) -> None:
-        final, part = self._path(generation_id, ARCHIVE_SUFFIX), self._part(generation_id)
+    def _publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind) -> None:
+        final, part = self._path(generation_id, SUFFIXES[kind]), self._part(generation_id, kind)
         final_manifest = self._path(generation_id, MANIFEST_SUFFIX)
         old_manifest, old_archive = stat_many(self._client, (final_manifest, final))
         before = contract.find_manifest(self, generation_id) if old_manifest else None
@@ -206,7 +245,7 @@ class SftpStore:
     def sweep(self, keep: Collection[str]) -> Iterator[contract.RecoveredItem]:
         """Remove what this sender has in transfer, except the generations to `keep`. Raises OSError."""
         operation = self._connection.operation()
-        for suffix in (f"{ARCHIVE_SUFFIX}.part", f"{MANIFEST_SUFFIX}.part"):
+        for suffix in (f"{suffix}.part" for suffix in (*SUFFIXES.values(), MANIFEST_SUFFIX, POINT_SUFFIX)):
             with operation:
                 in_transfer = self._ids_in(self._parts, suffix)
             for generation_id in in_transfer:
@@ -218,9 +257,8 @@ class SftpStore:
     @_limited
     def partial_bytes(self, generation_id: str) -> int:
         """Return how many bytes an earlier transfer of a generation left."""
-        with suppress(FileNotFoundError):
-            return self._client.lstat(self._part(generation_id)).st_size or 0
-        return 0
+        parts = [self._part(generation_id, kind) for kind in SUFFIXES]
+        return sum(found.st_size or 0 for found in stat_many(self._client, parts) if found)
 
     @_limited
     def write_checksums(self, digests: Mapping[str, str]) -> None:
@@ -300,13 +338,18 @@ class SftpStore:
         try:
             self._client.lstat(self._path(generation_id, MANIFEST_SUFFIX))
         except FileNotFoundError:  # else the generation was published again
-            with suppress(FileNotFoundError):
-                self._client.remove(self._path(generation_id, ARCHIVE_SUFFIX))
+            for suffix in SUFFIXES.values():
+                with suppress(FileNotFoundError):
+                    self._client.remove(self._path(generation_id, suffix))
         with suppress(FileNotFoundError):
             self._client.remove(f"{self._removing}/{generation_id}{MANIFEST_SUFFIX}")
 
-    def _part(self, generation_id: str) -> str:
-        return f"{self._parts}/{generation_id}{ARCHIVE_SUFFIX}.part"
+    def _part(self, generation_id: str, kind: Kind) -> str:
+        return f"{self._parts}/{archive_name(generation_id, kind)}.part"
+
+    def _index(self, point_id: str) -> str:
+        contract.require_point_id(point_id)
+        return f"{self._directory}/{point_id}{POINT_SUFFIX}"
 
     def _path(self, generation_id: str, suffix: str) -> str:
         contract.require_generation_id(generation_id)

@@ -1,8 +1,11 @@
 """The checks of `backupd doctor`: each part of the set-up yields a finding."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from backupd.errors import CheckFailed
 from backupd.system.fs import collect_limits
 from backupd.system.os_errors import foreseen_error
 
@@ -32,3 +35,12 @@ def run_check(check: str, inspect: Callable[[], str]) -> Finding:
         if foreseen is None:
             raise
         return Finding(check, ok=False, detail=foreseen.message, hint=foreseen.hint)
+
+
+def check_program(program: str, key: str) -> str:
+    """Return that this user may run `program`, which is configured as `key`. Raises CheckFailed."""
+    found = shutil.which(program)
+    if found is None:
+        what = f"{program} was not found, or uid {os.geteuid()} may not execute it"
+        raise CheckFailed(what, f"check {key} and PATH")
+    return f"{found} is executable"

@@ -14,10 +14,9 @@ from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.discovery import DirectoryContents, contents_of, is_directory, names_of
-from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files, pending_online_restore
+from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import Source, real_path
-from backupd.sqlite.swap import pending_swap
 from backupd.stores.names import unexpected_files
 from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access
@@ -31,6 +30,7 @@ from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
+from backupd.tasks.restore.recovery import restore_pending
 
 # 3.53.3 can delete a hot journal without replaying it (docs/adr/0002-one-sqlite-library.md).
 OLDEST_SQLITE = (3, 53, 4)
@@ -171,7 +171,7 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
     try:
         target = real_path(path)
         with DatabasePlace.open(target) as place:
-            if pending_swap(place) is not None or pending_online_restore(place) is not None:
+            if restore_pending(place):
                 what = f"a restore of {target} was killed, or is running"
                 yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
             for kept in kept_files(place):

@@ -2,28 +2,24 @@
 
 import http.client
 import os
-import select
-import shutil
-import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 from urllib.parse import urlsplit
 
-from backupd.errors import CheckFailed, DrillFailed, ProcessRefused
-from backupd.formatting import printable
+from backupd.errors import CheckFailed, DrillFailed
 from backupd.model import SourceFacts
 from backupd.sqlite.file_format import is_encrypted
 from backupd.sqlite.inspection import query_copy
+from backupd.system.command import Command, CommandEnd
 from backupd.system.held_file import HeldFile
 from backupd.system.http import HttpRequest, RequestFailed, send_request
-from backupd.system.process import close_input, pipe, process_start_errors, start_module
-from backupd.tasks.doctor import Finding, run_check
+from backupd.system.process import environment_without
+from backupd.tasks.doctor import Finding, check_program, run_check
 from backupd.tasks.drill.app_database import AppDatabase
 from backupd.tasks.requests import AppCheck, DrillRequest
 from backupd.tasks.run import DrillRun
@@ -32,10 +28,10 @@ RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _POLL_S: Final = 0.5
 _ANSWER_S: Final = 5.0
 _SEE_THE_APP: Final = "look at the log of the app that was started on the restored copy"
-_PREFIX: Final = "BACKUPD_"
-_OUTPUT_BYTES: Final = 4096
-_EXIT_S: Final = 2.0
-_OUTPUT_S: Final = 1.0
+_COMMAND_HINTS: Final[Mapping[str, str]] = {
+    "late": "start processes that keep running in the background, or raise drill.timeout_s",
+    "unusable": "check drill.command",
+}
 
 
 def app_database(app: AppCheck, run: DrillRun) -> AppDatabase | None:
@@ -57,12 +53,12 @@ def check_app(app: AppCheck, restored: HeldFile, origin: SourceFacts, run: Drill
             with run.stage("place"):
                 database, path = stack.enter_context(placed.holding(restored, origin)), placed.path
         if app.command:
-            environ = environment_for(path, os.environ, app.secrets)
-            command = AppCommand(app.command, environ, Path(restored.directory.fixed_path))
+            environ = environment_without(app.secrets, os.environ) | {RESTORED: str(path)}
+            command = Command(app.command, environ, Path(restored.directory.fixed_path))
             stack.callback(_add_output, command, run)  # called after the command has ended
             stack.enter_context(command)
             with _check("command", run):
-                command.require_success(app.timeout_s)
+                _require_success(command.wait(app.timeout_s))
         if app.health_url:
             with _check("health", run):
                 _require_healthy(app.health_url, app.timeout_s)
@@ -84,8 +80,13 @@ def add_proven(run: DrillRun, *checks: str) -> None:
     run.details = replace(run.details, drill=replace(drill, proven=(*drill.proven, *checks)))
 
 
-def _add_output(command: "AppCommand", run: DrillRun) -> None:
+def _add_output(command: Command, run: DrillRun) -> None:
     run.details = replace(run.details, drill=replace(run.details.drill, output=command.output()))
+
+
+def _require_success(end: CommandEnd) -> None:
+    if end.failure:
+        raise DrillFailed(end.failure, _COMMAND_HINTS.get(end.how, "read its output (backupd drill --json)"))
 
 
 def _require_migrated(app: AppCheck, database: HeldFile) -> None:
@@ -131,84 +132,6 @@ def _require_unhealthy(url: str, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def environment_for(restored: Path, environ: Mapping[str, str], secrets: frozenset[str]) -> dict[str, str]:
-    """Return `environ` without variables of backupd and without `secrets`, and with the path of the copy."""
-    others = {
-        name: value
-        for name, value in environ.items()
-        if not name.upper().startswith(_PREFIX) and value.strip() not in secrets
-    }
-    return others | {RESTORED: str(restored)}
-
-
-class AppCommand:
-    """A running command; as a context manager, it and all of its process group end with the block.
-
-    They also end when this process is killed (`backupd.system.process`).
-    """
-
-    def __init__(self, words: tuple[str, ...], environ: Mapping[str, str], directory: Path) -> None:
-        self._words = words
-        self._output = b""
-        self._reader = threading.Thread(target=self._read, name="command", daemon=True)
-        self._process = start_module(
-            "backupd.system.process", *words, directory=directory, environ=environ, stderr=subprocess.PIPE
-        )
-        try:
-            with process_start_errors():
-                self._reader.start()
-        except ProcessRefused:
-            self._process.communicate()  # it ends with its standard input
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        close_input(self._process)
-        try:
-            self._process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._reader.join(_OUTPUT_S)  # a process that left the group may keep the pipe open
-        pipe(self._process.stdout).close()
-
-    def require_success(self, timeout_s: float) -> None:
-        """Wait for its end. Raises DrillFailed unless it exits with 0 within `timeout_s`."""
-        answer = pipe(self._process.stdout)
-        ready, _, _ = select.select([answer], [], [], timeout_s)
-        if not ready:
-            raise DrillFailed(
-                f"the command {self._name} did not end within {timeout_s:.0f} s",
-                "start processes that keep running in the background, or raise drill.timeout_s",
-            )
-        kind, _, what = answer.readline().decode(errors="replace").strip().partition(" ")
-        if (kind, what) == ("exit", "0"):
-            return
-        if kind == "error":
-            raise DrillFailed(f"the command {self._name} cannot be run: {what}", "check drill.command")
-        self._reader.join(_OUTPUT_S)  # for the rest of its output
-        last = self.output().strip().rpartition("\n")[2]
-        how = f"killed by signal {what[1:]}" if what.startswith("-") else f"exit code {what or 'unknown'}"
-        text = f": {printable(last[:200])}" if last else ""
-        raise DrillFailed(f"the command {self._name} failed ({how}){text}", "read its output (backupd drill --json)")
-
-    def output(self) -> str:
-        """Return the end of its output so far."""
-        return self._output.decode(errors="replace")
-
-    @property
-    def _name(self) -> str:
-        return printable(os.path.basename(self._words[0]))  # noqa: PTH119 - a word, not yet a path
-
-    def _read(self) -> None:
-        stream = pipe(self._process.stderr)
-        with stream:
-            while chunk := os.read(stream.fileno(), 1 << 16):
-                self._output = (self._output + chunk)[-_OUTPUT_BYTES:]
-
-
 def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up that the checks of `request` need, for `backupd doctor`."""
     app = request.app
@@ -217,7 +140,7 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
     if app.place_at:
         yield run_check("drill place", partial(_check_place, app.place_at, app))
     if app.command:
-        yield run_check("drill command", partial(_check_program, app.command[0]))
+        yield run_check("drill command", partial(check_program, app.command[0], "drill.command"))
     if app.health_url:
         yield run_check("drill URL", partial(_check_url, app.health_url))
     if (app.user_version is not None or app.query is not None) and request.path is not None:
@@ -227,14 +150,6 @@ def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
 def _check_place(place_at: Path, app: AppCheck) -> str:
     AppDatabase(place_at, app.databases).require_usable()
     return f"{place_at} is free and writable"
-
-
-def _check_program(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        what = f"{program} was not found, or uid {os.geteuid()} may not execute it"
-        raise CheckFailed(what, "check drill.command and PATH")
-    return f"{found} is executable"
 
 
 def _check_url(url: str) -> str:

@@ -7,7 +7,7 @@ from typing import Self
 
 from backupd.model import Verification
 from backupd.report import RestoreDetails, RunReport
-from backupd.sqlite.history import Kind, RecordedRestore
+from backupd.sqlite.history import Kind, PointRestore, RecordedRestore
 from backupd.sqlite.permissions import Permissions
 
 RESTORED_FROM = "it was restored from"
@@ -27,6 +27,7 @@ class RestoreRequest:
     empty_is_data: bool = False  # an empty file is a database
     takes_back: RecordedRestore | None = None  # the restore that this one undoes
     warnings: tuple[str, ...] = ()  # each degrades the restore: what an operator has accepted
+    together: PointRestore | None = None  # the restore of a point that this one is a part of
 
     @property
     def kind(self) -> Kind:
@@ -38,7 +39,8 @@ class RestoreRequest:
     @property
     def undo_command(self) -> str:
         """The command that takes this restore back."""
-        return f"backupd restore --{'redo' if self.kind == 'undo' else 'undo'} --source {self.source}"
+        command = f"backupd restore --{'redo' if self.kind == 'undo' else 'undo'}"
+        return command if self.together else f"{command} --source {self.source}"
 
     def subject(self, generation: str | None) -> str | None:
         """Return the generation that is recorded: that of the restore that is taken back, else the restored one."""

@@ -28,8 +28,9 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import BackupRequest, PinRequest
 from backupd.tasks.restore import RESTORED_FROM, Restored, RestoreRequest
+from backupd.tasks.restore.database import log_restored, planned_result
 from backupd.tasks.restore.extract import extract_verified
-from backupd.tasks.restore.in_place import log_restored, planned_result, require_newest
+from backupd.tasks.restore.in_place import require_newest
 from backupd.tasks.restore.recovery import recover_restore
 from backupd.tasks.verify import marking_damage
 

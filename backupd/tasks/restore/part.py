@@ -35,6 +35,10 @@ class PartResult(Protocol):
     def kept(self) -> str | None:
         """Where the old state is kept, None where there was none."""
 
+    @property
+    def undo(self) -> str | None:
+        """The command that takes the restore back."""
+
 
 class InspectedPart(Protocol):
     """A target that may be replaced, and what that needs; nothing was changed.
@@ -84,7 +88,7 @@ class PreparedPart(Protocol):
     def plan(self, now: datetime) -> SwapJournal | None:
         """Return the swap of a database, which its copy of the journal holds; the leases are held from here on.
 
-        A set of files keeps its own record in its hidden directory, and makes that durable here.
+        A set of files keeps a record of its own in its hidden directory, and makes it durable here.
         """
 
     def commit(self, lease: FileLease | None) -> None:
@@ -105,10 +109,16 @@ class LeftPart(Protocol):
         """The database or directory, for messages."""
 
     def found(self) -> Found:
-        """Return what lies at the target. Raises TargetRefused, OSError."""
+        """Return what lies at the target, once what its commit left half done is finished or undone.
 
-    def used_by_undo(self) -> Target | None:
-        """Return what has to be leased for an undo, None where nothing is at the target."""
+        Raises TargetRefused, OSError.
+        """
+
+    def settle(self) -> Target | None:
+        """Finish what the app left unfinished at the target, and return what has to be leased before an undo.
+
+        Raises TargetInUse, TargetRefused, NoSpace.
+        """
 
     def undo(self) -> str:
         """Make all as it was before, and return what is worth telling, such as where newer data is kept.
@@ -117,4 +127,7 @@ class LeftPart(Protocol):
         """
 
     def finish(self) -> None:
-        """Remove what only a commit needs: files that were prepared, and the own record; not what an undo puts back."""
+        """Remove the record of the restore that this one took back, which only an undo needs. Raises OSError."""
+
+    def discard(self) -> None:
+        """Remove what was prepared and is not in place. Raises OSError."""

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import TargetRefused
 from backupd.model import Kind, is_point_id
-from backupd.sqlite.history import new_part_name
+from backupd.sqlite.history import new_part_name, point_journal_name
 from backupd.sqlite.swap import SwapJournal
 from backupd.system.directory import Directory
 from backupd.system.small_file import UnexpectedFile
@@ -78,11 +78,6 @@ class PointJournal:
 
 
 _JOURNAL = TypeAdapter(PointJournal)
-
-
-def point_journal_name(database: str) -> str:
-    """Return the name of the copy beside the database of this name."""
-    return f".{database}.restore-point"
 
 
 def write_copy(directory: Directory, place: PartPlace, journal: PointJournal) -> None:

@@ -2,44 +2,41 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from backupd.errors import TargetRefused
+from backupd.errors import TargetInUse, TargetRefused
 from backupd.sqlite.database_files import DatabasePlace, side_files
-from backupd.sqlite.history import finish_online_restore, pending_online_restore, took_effect
+from backupd.sqlite.history import finish_online_restore, pending_online_restore, point_journal_name, took_effect
 from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import pending_swap, recover_swap
 from backupd.sqlite.target import restore_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import RestoreRecovered
+from backupd.tasks.restore.point_recovery import recover_point
 
 _EMPTY_BYTES: Final = 1  # SQLite also takes a file of one byte for a new database
 
 
-def recover_restore(path: Path, context: TaskContext) -> None:
+def recover_restore(path: Path, context: TaskContext, *, held: Iterable[Path] = (), stopped: bool = False) -> None:
     """Finish or undo a killed restore of the database that `path` leads to, and log it.
 
-    Call it under `restore_lock`, which a running restore holds. Raises TargetRefused, OSError.
+    One of several targets is finished or undone at all of them. Call it under `restore_lock`, which a running restore
+    holds, and which this process may hold on the directories `held` as well. Raises TargetRefused; LockHeld and
+    TargetInUse where another target is in use; OSError.
     """
     target = real_path(path)
-    try:
+    with _permission_errors(target):
+        recover_point("database", target, context, held=(*held, target.parent), stopped=stopped)
         with _opened(target) as place:
             recovered = recover_swap(place) if place else None
             begun = pending_online_restore(place) if place else None
             took = place is not None and begun is not None and took_effect(place, begun)
             if place is not None and begun is not None:
                 finish_online_restore(place, begun, done=took)
-    except PermissionError as error:
-        raise TargetRefused(
-            f"uid {os.geteuid()} may not write to {target.parent}: {error.strerror}",
-            ownership_hint(
-                target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"
-            ),
-        ) from error
     if recovered is not None:
         detail = f"; {recovered.detail}" if recovered.detail else ""
         what = f"a restore of {target} was killed: {recovered.what}{detail}"
@@ -50,6 +47,28 @@ def recover_restore(path: Path, context: TaskContext) -> None:
         context.emit(RestoreRecovered(what, target))
 
 
+@contextmanager
+def _permission_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise TargetRefused(
+            f"uid {os.geteuid()} may not write to {target.parent}: {error.strerror}",
+            ownership_hint(
+                target.parent, "run backupd as its owner (PUID), or as root with the capability DAC_OVERRIDE"
+            ),
+        ) from error
+
+
+def restore_pending(place: DatabasePlace) -> bool:
+    """Return whether a restore was killed here, or is running. Raises TargetRefused, PermissionError."""
+    return (
+        pending_swap(place) is not None
+        or pending_online_restore(place) is not None
+        or place.directory.stat(point_journal_name(place.name)) is not None
+    )
+
+
 def recover_before_backup(path: Path, context: TaskContext) -> str:
     """Recover a killed restore before a backup; returns the problem where that fails, and the backup goes on.
 
@@ -57,11 +76,11 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     """
     try:
         with _opened(real_path(path)) as place:
-            pending = place is not None and (pending_swap(place) or pending_online_restore(place))
+            pending = place is not None and restore_pending(place)
         if pending:
             with restore_lock(path):
                 recover_restore(path, context)
-    except TargetRefused as error:
+    except (TargetRefused, TargetInUse) as error:
         return f"{error.message}: {error.hint}"
     except PermissionError:  # the backup fails for the same reason, and reports it
         return ""
@@ -78,7 +97,7 @@ def database_exists(path: Path, *, empty_is_data: bool) -> bool:
     """
     target = real_path(path)
     with _opened(target) as place:
-        if place is not None and pending_swap(place) is not None:
+        if place is not None and restore_pending(place):
             return False
     try:
         state = target.stat()

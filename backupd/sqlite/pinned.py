@@ -1,0 +1,162 @@
+"""Pin several live databases together, so that their copies are of one instant as nearly as can be.
+
+One worker process pins all databases of one owner: a process for each would take its memory as many times, and would
+pin later than the others by the time that it takes to start.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from backupd.errors import BackupdError, WorkerFailed, WorkerHung
+from backupd.sqlite.snapshot import GRACE_S, Snapshot, between, snapshot_of, snapshot_request, timeout_errors
+from backupd.sqlite.source import Source
+from backupd.sqlite.worker.protocol import PinCommand, PinReply, PinRequest, SnapshotReply, SnapshotSettings
+from backupd.sqlite.worker_process import WorkerProcess
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
+from backupd.system.resources import descriptor_limits
+from backupd.system.worker_process import OnEvent, OnProgress, ignore
+
+MOST_TOGETHER: Final = 200
+_MOST_OWNERS: Final = 4  # each of whom takes a process
+_WAIT_S: Final = 2.0  # for a locked database; the worker waits less where that holds the writers of others
+_OPENING_S: Final = 30.0
+_DESCRIPTORS: Final = 5  # that a worker has open for each: its copy, twice, database, WAL and shared memory
+_OTHER_DESCRIPTORS: Final = 100
+
+
+class Pinnable(NamedTuple):
+    """A source, and how it is copied."""
+
+    source: Source
+    settings: SnapshotSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedSource:
+    """A database that is pinned: at one instant between `since` and `until` it was what its copy will be."""
+
+    since: datetime
+    until: datetime
+    holds_writers: bool  # its writers wait until it is copied
+    _by: "_Worker"
+    _number: int
+
+    def copy(self, deadline: float, on_progress: OnProgress, on_event: OnEvent) -> Snapshot | None:
+        """Copy it now, once, until `deadline` by the monotonic clock.
+
+        None where it is not pinned any more: it cost its app too much, or the process that held the pin has died.
+        Raises what `take_snapshot` raises.
+        """
+        source, settings = self._by.sources[self._number]
+        copy, snapshot, limit = self._by.copies[self._number], None, deadline
+        if self.holds_writers:  # the worker gives it up itself, unless it hangs
+            limit = min(deadline, time.monotonic() + settings.writer_budget_s)
+        try:
+            self._by.command(self._number, deadline, limit)
+            reply: SnapshotReply | None = self._by.reply(on_progress, on_event)
+            snapshot = snapshot_of(copy, reply) if reply else None
+        except WorkerHung:
+            if limit == deadline:
+                with timeout_errors(source, settings):
+                    raise
+        finally:
+            if snapshot is None:
+                copy.discard()
+        return snapshot
+
+
+class _Worker:
+    """The process that pins `sources`, which have one owner, and copies them into `copies`."""
+
+    def __init__(self, sources: Sequence[Pinnable], copies: Sequence[HeldFile], staging: Directory) -> None:
+        self.sources, self.copies = sources, copies
+        requests = [  # a locked one holds up no other
+            snapshot_request(source, settings._replace(busy_timeout_s=0.0), 0.0, copy)
+            for (source, settings), copy in zip(sources, copies, strict=True)
+        ]
+        request, deadline = PinRequest(sources=requests), time.monotonic() + _OPENING_S
+        files = [copy.descriptor for copy in copies]
+        self.process = WorkerProcess[Any]("pinned_sources", request, staging.fixed_path, deadline, files)
+        self._is_lost = False
+
+    def command(self, copy: int | None, deadline: float, limit: float) -> None:
+        """Let it copy one source, or pin all; it has until `limit` by the monotonic clock, and some seconds more."""
+        if not self._is_lost:
+            self.process.command(PinCommand(copy=copy, deadline=deadline, wait_s=_WAIT_S), limit + GRACE_S)
+
+    def reply(self, on_progress: OnProgress = ignore, on_event: OnEvent = ignore) -> Any:  # noqa: ANN401 - of two kinds
+        """Return its next reply, None once it has failed. Raises WorkerHung, and the error that it reports."""
+        if self._is_lost:
+            return None
+        try:
+            return self.process.reply(on_progress, on_event)
+        except (WorkerFailed, WorkerHung) as error:
+            self._is_lost = True
+            self.process.kill()  # which releases its pins
+            if isinstance(error, WorkerHung):
+                raise
+            return None
+
+    def pinned(self) -> Iterator[tuple[int, PinnedSource]]:
+        """Yield the sources that it has pinned, with their numbers."""
+        found: Mapping[str, PinReply] = {}
+        with suppress(BackupdError):  # copying alone reports what is wrong
+            found = self.reply() or {}
+        for key, pin in found.items():
+            yield int(key), PinnedSource(*between(pin["instant"]), pin["holds_writers"], self, int(key))
+
+
+@contextmanager
+def pinned_together(wanted: Sequence[Pinnable | None], staging: Directory) -> Iterator[list[PinnedSource | None]]:
+    """Pin the sources together for the block, with their copies in the empty directory `staging`.
+
+    None for one that cannot be pinned, and for all where there is nothing to pin it with: these are copied alone.
+    """
+    pinned: list[PinnedSource | None] = [None] * len(wanted)
+    with ExitStack() as stack:
+        workers = list[tuple[_Worker, list[int]]]()
+        for numbers in _by_owner(wanted):
+            sources = [one for number in numbers if (one := wanted[number])]
+            with suppress(OSError, BackupdError):  # copying alone reports what is wrong
+                copies = [HeldFile.create(staging, f"{number}.sqlite3") for number in numbers]
+                worker = _Worker(sources, copies, staging)
+                stack.enter_context(worker.process)
+                workers.append((worker, numbers))
+        for worker, _ in workers:
+            with suppress(BackupdError):
+                worker.reply()  # all sources are open
+        for worker, _ in workers:
+            worker.command(None, 0.0, time.monotonic() + _WAIT_S)
+        for worker, numbers in workers:
+            for index, held in worker.pinned():
+                pinned[numbers[index]] = held
+        yield pinned
+
+
+def _by_owner(wanted: Sequence[Pinnable | None]) -> list[list[int]]:
+    """Return the numbers of what one process each can pin: the largest groups of one owner, none for a single source.
+
+    Of sources that are one file under several names, the first.
+    """
+    owners, files = defaultdict[object, list[int]](list), set[object]()
+    for number, one in enumerate(wanted):
+        if one is None:
+            continue
+        state = one.source.signature.database
+        if (state.device, state.inode) not in files:
+            files.add((state.device, state.inode))
+            owners[one.source.uid, one.source.gid].append(number)
+    groups = sorted(owners.values(), key=len, reverse=True)[:_MOST_OWNERS]
+    here, in_worker = descriptor_limits()
+    left, most_each = min(MOST_TOGETHER, here - _OTHER_DESCRIPTORS), (in_worker - _OTHER_DESCRIPTORS) // _DESCRIPTORS
+    chosen = list[list[int]]()
+    for group in groups:
+        chosen.append(group[: max(0, min(left, most_each))])
+        left -= len(chosen[-1])
+    return [group for group in chosen if group] if sum(map(len, chosen)) > 1 else []

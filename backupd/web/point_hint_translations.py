@@ -1,0 +1,27 @@
+"""The Spanish of the hints about restore points, sets of files and hooks, by clause, as in `hint_translations`."""
+
+from collections.abc import Mapping
+from typing import Final
+
+POINT_HINTS: Final[Mapping[str, str]] = {
+    "use another generation (backupd list)": "use otra copia (backupd list)",
+    "verify this one": "verifique esta",
+    "backupd verify": "backupd verify",
+    "gunzip can still show the list of this one": "gunzip aún puede mostrar la lista de esta",
+    "use another restore point (backupd list --points)": "use otro punto de restauración (backupd list --points)",
+    "restore its generations one by one": "restaure sus copias una por una",
+    "see backupd list --points": "vea backupd list --points",
+    "move that file away": "mueva ese archivo a otro lugar",
+    "find out who wrote these files": "averigüe quién escribió estos archivos",
+    "check each database and directory of the app and what was kept beside it (….pre-restore-…)": (
+        "revise cada base y cada directorio de la aplicación, y lo que quedó guardado al lado (….pre-restore-…)"
+    ),
+    "correct what is wrong": "corrija lo que esté mal",
+    # Hooks.
+    "check hooks.before and PATH": "revise hooks.before y PATH",
+    "let the hook end sooner": "haga que el hook termine antes",
+    "raise hooks.timeout_s": "aumente hooks.timeout_s",
+    "run the hook by hand (docs/hooks.md)": "ejecute el hook a mano (docs/hooks.md)",
+    "run it again later": "ejecútelo de nuevo más tarde",
+    "the daemon does so by itself": "el daemon lo hace por sí solo",
+}
