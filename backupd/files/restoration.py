@@ -26,9 +26,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from backupd.errors import RestoreFailed, TargetRefused
 from backupd.files.steps import MAX_STEP_BYTES, Attributes, SetAttributes, Step, decode_steps, encode_step
-from backupd.files.tree import Cursor, remove_tree, size_of_tree
+from backupd.files.tree import Cursor, make_durable, remove_tree, size_of_tree
 from backupd.system.directory import Directory
-from backupd.system.fs import is_disk_full, sync_filesystem
+from backupd.system.fs import is_disk_full
 from backupd.system.small_file import UnexpectedFile
 
 RUNNING: Final = ".backupd-restore-"
@@ -50,7 +50,16 @@ class State:
     phase: Phase
     generation: str
     changed_at: float  # seconds since the epoch
-    first: bool  # it never reached its goal: once it is turned back, nothing of it is needed
+    first: bool  # nothing was ever moved but by this restore: once it is turned back, nothing of it is needed
+    turned_back: bool = False  # it failed: its goal is now what was there before
+    point: str = ""  # of which it restores a part; with the run and the sources of that, for an undo of all of them
+    run: str = ""
+    sources: tuple[str, ...] = ()
+
+
+def opposite(goal: Goal) -> Goal:
+    """Return the other goal."""
+    return "reverted" if goal == "restored" else "restored"
 
 
 _STATES = TypeAdapter(State)
@@ -97,6 +106,11 @@ class Restoration:
         return self.root.path_of(self.name)
 
     @property
+    def kept_name(self) -> str:
+        """The name by which it is kept."""
+        return KEPT + self.name.removeprefix(RUNNING).removeprefix(KEPT)
+
+    @property
     def time(self) -> datetime:
         """The time in its name (aware, UTC)."""
         return _order(self.name)[0]
@@ -127,10 +141,10 @@ class Restoration:
                 f"what it replaced is in {self.path}: put back what is missed, and remove that directory",
             ) from None
 
-    def make_ready(self, goal: Goal, generation: str, now: datetime, *, first: bool = True) -> None:
+    def make_ready(self, state: State) -> None:
         """Make all that was prepared durable, and record what is about to be done. Raises OSError."""
-        sync_filesystem(self.directory.descriptor)
-        self._record(State(goal, "ready", generation, now.timestamp(), first))
+        make_durable(self.directory)
+        self._record(replace(state, phase="ready"))
 
     def move(self) -> None:
         """Do what it was made ready for, durably; also after a kill.
@@ -141,7 +155,7 @@ class Restoration:
         if state.phase != "reached":
             self._record(replace(state, phase="moving"))
             self._reach(state.goal)
-            self._record(replace(state, phase="reached", first=False))
+            self._record(replace(state, phase="reached"))
 
     def turn_back(self) -> None:
         """Make all as it was before it was made ready, durably; also after a kill.
@@ -149,7 +163,10 @@ class Restoration:
         Raises RestoreFailed, TargetRefused, OSError.
         """
         state = self._require_state()
-        back = replace(state, goal="reverted" if state.goal == "restored" else "restored")
+        if state.turned_back:
+            self.move()
+            return
+        back = replace(state, goal=opposite(state.goal), turned_back=True)
         if state.phase != "ready":
             with _suppress_full_disk():  # without this record a kill leads forward, which is as whole
                 self._record(replace(back, phase="moving"))
@@ -160,7 +177,7 @@ class Restoration:
     def keep(self) -> str:
         """Give it the name of what is kept, durably, now that nothing runs in it; return its path. Raises OSError."""
         if self.name.startswith(RUNNING):
-            name = KEPT + self.name.removeprefix(RUNNING)
+            name = self.kept_name
             self.root.rename_to_free_name(self.name, self.root, name)
             self.name = name
             self.root.fsync()
@@ -192,7 +209,7 @@ class Restoration:
             self._restore()
         else:
             self._revert()
-        sync_filesystem(self.directory.descriptor)
+        make_durable(self.directory)
 
     def _restore(self) -> None:
         with self._cursors() as (tree, new, old):
@@ -207,7 +224,7 @@ class Restoration:
                     self._set_aside(there, old, step.path)
                 if prepared is not None:
                     _rename(prepared, tree.parent(step.path))
-            sync_filesystem(self.directory.descriptor)
+            make_durable(self.directory)
             self._set_attributes(tree, lambda step: step.now)
 
     def _revert(self) -> None:
@@ -230,7 +247,7 @@ class Restoration:
                 if (there := tree.find(step.path)) is not None:
                     self._set_aside(there, None, step.path)
                 _rename(kept, place)
-            sync_filesystem(self.directory.descriptor)
+            make_durable(self.directory)
             self._set_attributes(tree, lambda step: step.was)
         if lost:
             raise RestoreFailed(

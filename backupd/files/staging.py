@@ -19,6 +19,7 @@ from backupd.errors import BackupdError, CopyCorrupt
 from backupd.files.comparison import MAX_DEPTH, too_deep
 from backupd.files.steps import DIRECTORY_MODE, FILE_MODE
 from backupd.system.directory import Directory
+from backupd.system.sync import can_sync_at_once
 
 _IN_FLIGHT: Final = 64
 _CHUNK_BYTES: Final = 1 << 20
@@ -53,6 +54,7 @@ class Staging:
         self.staged = Staged()
         self._contents, self._workers, self._advance = contents, workers, advance
         self._frames = [_Frame(b"", new, None)]
+        self._fsync = not can_sync_at_once(new.fixed_path)
         self._open: set[Directory] = set()
         self._waiting: deque[Callable[[], None]] = deque()
 
@@ -87,7 +89,7 @@ class Staging:
             self.staged.foreign += _make_link(directory, name, entry)
         else:
             self.staged.set_id += bool(entry.mode & ~FILE_MODE & 0o6000)
-            done = pool.submit(_write_file, directory, name, entry, self._contents)
+            done = pool.submit(_write_file, directory, name, entry, self._contents, fsync=self._fsync)
             self._waiting.append(partial(self._written, entry, done))
 
     def _directory(self, above: Sequence[bytes]) -> Directory:
@@ -156,7 +158,7 @@ def _is_in(path: bytes, directory: bytes) -> bool:
     return not directory or path == directory or path.startswith(directory + b"/")
 
 
-def _write_file(directory: Directory, name: str, entry: FileEntry, contents: OpenContent) -> bool:
+def _write_file(directory: Directory, name: str, entry: FileEntry, contents: OpenContent, *, fsync: bool) -> bool:
     """Write a file; return whether it did not get its owner. Raises CopyCorrupt, ContentMissing, OSError."""
     descriptor = directory.create_file(name)
     try:
@@ -172,7 +174,10 @@ def _write_file(directory: Directory, name: str, entry: FileEntry, contents: Ope
             raise CopyCorrupt(f"the stored content {entry.digest} is damaged", "use another generation or store")
         if os.fstat(descriptor).st_size != size_bytes:  # it ends in a hole
             os.ftruncate(descriptor, size_bytes)
-        return _set_attributes(descriptor, entry, FILE_MODE)
+        is_foreign = _set_attributes(descriptor, entry, FILE_MODE)
+        if fsync:
+            os.fsync(descriptor)
+        return is_foreign
     finally:
         os.close(descriptor)
 

@@ -7,6 +7,7 @@ from typing import Self
 
 from backupd.system.directory import Directory, mount_of_descriptor
 from backupd.system.small_file import UnexpectedFile
+from backupd.system.sync import can_sync_at_once, sync_at_once
 
 
 class Cursor:
@@ -64,6 +65,14 @@ def names_in(directory: Directory) -> list[str]:
     """Return all names in `directory`, however many, in order. Raises OSError."""
     with os.scandir(directory.descriptor) as entries:
         return sorted(entry.name for entry in entries)
+
+
+def make_durable(directory: Directory) -> None:
+    """Make all durable that was written and renamed on the file system of `directory`. Raises OSError."""
+    if can_sync_at_once(directory.fixed_path):
+        sync_at_once(directory.descriptor, directory.path)
+    else:
+        os.sync()
 
 
 def remove_tree(parent: Directory, name: str) -> None:

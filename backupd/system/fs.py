@@ -127,18 +127,6 @@ def _renameat2(one: "Path | str", other: "Path | str", directory: int, to: int, 
     raise OSError(number, os.strerror(number), str(other))
 
 
-def sync_filesystem(descriptor: int) -> None:
-    """Make everything durable that was written to the file system of an open file (syncfs(2)). Raises OSError."""
-    import ctypes
-
-    sync = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if sync is None:  # another C library: all file systems, which reports no errors
-        os.sync()
-    elif sync(descriptor) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
 def set_mode(descriptor: int, mode: int, path: "Path") -> int:
     """Set the mode of the open file at `path`; return the mode that it then has.
 

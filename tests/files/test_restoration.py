@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,7 @@ from hypothesis import strategies as st
 
 from backupd.archive.file_list import FileEntry
 from backupd.errors import CopyCorrupt
-from backupd.files.comparison import Comparison
-from backupd.files.restoration import KEPT, RUNNING, Restoration, restorations
-from backupd.files.staging import Staging, damage_error
-from backupd.files.steps import Move
-from backupd.model import NoProgress
+from backupd.files.restoration import KEPT, Goal, Restoration, restorations
 from backupd.system.directory import Directory
 from support.put_back import MemoryContents, entries_of, facts, put_back, ready
 
@@ -199,7 +195,7 @@ def grow(root: bytes, tree: dict[bytes, object], seed: int) -> None:
         else:
             kind, inside, mode = node
             if kind == "l":
-                os.symlink(inside, path)
+                Path(os.fsdecode(path)).symlink_to(os.fsdecode(inside))
             else:
                 Path(os.fsdecode(path)).write_bytes(inside)
                 os.chmod(path, mode)  # noqa: PTH101
@@ -224,12 +220,14 @@ def test_any_tree_becomes_any_other_and_back(tmp_path: Path, wanted: dict, found
     assert facts(root, inodes=True) == before
 
 
-def again(root: Path, goal: str) -> None:
+def again(root: Path, goal: Goal) -> None:
     """Undo the only restore, or redo it."""
     with Directory.open(root) as directory:
         (name,) = restorations(directory, KEPT)
         with Restoration.open(directory, name) as restoration:
             restoration.run_again()
-            restoration.make_ready(goal, "uploads-20261130-0400", NOW, first=False)
+            state = restoration.state()
+            assert state is not None
+            restoration.make_ready(replace(state, goal=goal, first=False))
             restoration.move()
             restoration.keep()

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from backupd.archive.file_list import FileEntry, encode_entry
 from backupd.errors import ContentMissing
 from backupd.files.comparison import OWN_PREFIX, Changes, Comparison, Stays
-from backupd.files.restoration import Restoration
+from backupd.files.restoration import Restoration, State
 from backupd.files.staging import Staging, damage_error
 from backupd.files.steps import Move
 from backupd.model import NoProgress
@@ -118,7 +118,7 @@ def ready(
             restoration.remove()
             raise damage_error(staged, GENERATION)
         restoration.changes = comparison.changes  # type: ignore[attr-defined]
-        restoration.make_ready("restored", GENERATION, now)
+        restoration.make_ready(State("restored", "ready", GENERATION, now.timestamp(), first=True))
         yield restoration
 
 

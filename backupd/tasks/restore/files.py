@@ -10,52 +10,36 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from backupd.archive.archive import unpack
 from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
 from backupd.errors import CopyCorrupt, NoSpace, RestoreFailed, TargetRefused
 from backupd.files.comparison import Changes, Comparison, Stays
-from backupd.files.restoration import Restoration
+from backupd.files.restoration import Goal, Restoration, State
 from backupd.files.staging import Staged, Staging, damage_error
 from backupd.files.steps import Move, Step, decode_steps, encode_step
 from backupd.model import FilesManifest
+from backupd.sqlite.history import PointRestore
 from backupd.sqlite.swap import SwapJournal
 from backupd.sqlite.target import FileLease, Target
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.fs import is_disk_full
 from backupd.system.links import reach
-from backupd.system.os_errors import explain_full
-from backupd.system.resources import watching_space
-from backupd.system.signals import defer_signals
+from backupd.system.os_errors import explain_full, os_error_text
+from backupd.system.resources import tune_malloc, watching_space
 from backupd.tasks.context import TaskContext
+from backupd.tasks.restore.contents import contents_of
+from backupd.tasks.restore.files_left import KeptFiles, discard_unused, opened_set
 from backupd.tasks.restore.point_journal import PartPlace
 from backupd.tasks.run import RestoreRun
 from backupd.tasks.verify import marking_damage
 
 _HINT: Final = "use another generation, or this one from another store (backupd list)"
-
-
-class OpenedContents(Protocol):
-    """Contents of files to read."""
-
-    def open(self, digest: str) -> BinaryIO:
-        """Open what is stored, unpacked, and not yet compared with `digest`.
-
-        Raises ContentMissing, CopyCorrupt, OSError.
-        """
-
-
-class FilesStore(Archives, Protocol):
-    """A store that has the list and the contents of a set of files."""
-
-    @property
-    def contents(self) -> OpenedContents:
-        """The contents of files, by their digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +51,18 @@ class FilesRestoreRequest:
     workers: int  # threads that compare and unpack
     stays: Stays = lambda _path, _is_directory: False  # what a backup of this set leaves out
     exact: bool = False  # what is not in the copy goes, except what `stays`
+    stopped: bool = False  # the operator confirms that the app is stopped
     dry_run: bool = False
+    if_missing: bool = False  # it comes with databases that do not exist
+    warnings: tuple[str, ...] = ()  # each degrades the restore: what an operator has accepted
+    takes_back: KeptFiles | None = None  # the restore that this one undoes
+    together: PointRestore | None = None  # the restore of a point that this one is a part of
+
+    @property
+    def undo_command(self) -> str:
+        """The command that takes this restore back."""
+        is_undo = self.takes_back is not None and self.takes_back.record.kind == "restore"
+        return f"backupd restore --{'redo' if is_undo else 'undo'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +81,7 @@ class FilesRestoreResult:
     files: int = 0  # that were unpacked
     size_bytes: int = 0  # of these
     kept: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    undo: str | None = None  # the command that takes the restore back
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ class InspectedFiles:
 
     manifest: FilesManifest
     request: FilesRestoreRequest
-    store: FilesStore
+    store: Archives
     run: RestoreRun
     context: TaskContext
     target: Path
@@ -108,7 +103,7 @@ class InspectedFiles:
         cls,
         manifest: FilesManifest,
         request: FilesRestoreRequest,
-        store: FilesStore,
+        store: Archives,
         run: RestoreRun,
         context: TaskContext,
     ) -> "InspectedFiles":
@@ -135,9 +130,14 @@ class InspectedFiles:
         return self.request.source
 
     @property
+    def replaces(self) -> bool:
+        """Whether the directory exists."""
+        return self.target.is_dir()
+
+    @property
     def directory(self) -> Path:
         """Where the space is needed: the directory of the set, or the one that it will be made in."""
-        return self.target if self.target.is_dir() else self.target.parent
+        return self.target if self.replaces else self.target.parent
 
     @property
     def needed_bytes(self) -> int:
@@ -148,6 +148,10 @@ class InspectedFiles:
     def needed_files(self) -> int:
         """How many files, links and directories have to be made."""
         return self.changes.new_names
+
+    def joined(self, together: PointRestore) -> "InspectedFiles":
+        """Return it as a part of the restore of a point."""
+        return replace(self, request=replace(self.request, together=together))
 
     def planned(self) -> FilesRestoreResult:
         """Return the result that the restore would have."""
@@ -172,24 +176,23 @@ class InspectedFiles:
 
         Raises CopyCorrupt, ContentMissing, NoSpace, ReplicaUnreachable, TargetRefused, OSError.
         """
+        tune_malloc()
         with _made(self.target, self.manifest) as root, Restoration.create(root, self.context.clock()) as restoration:
-            prepared = PreparedFiles(self.planned(), restoration, self.run, self.context)
             try:
                 with _full_disk(self.target), marking_damage(self.manifest, self.store, self.context):
                     restoration.write_plan(self._steps())
                     with self.run.stage("unpack"):
                         self._warn(self._unpack(restoration))
-                yield prepared
+                yield PreparedFiles(self.planned(), restoration, "restored", self.request, self.run)
             finally:
-                if not prepared.is_committed:
-                    prepared.discard()
+                discard_unused(restoration)
 
     def _unpack(self, restoration: Restoration) -> Staged:
         context, store, root = self.context, self.store, restoration.root
         context.progress.stage("unpack", self.changes.new_bytes)
         advance = watching_space(Path(root.fixed_path), 0, context.progress.advance)
         with restoration.new_tree() as new:
-            staging = Staging(new, store.contents.open, self.request.workers, advance)
+            staging = Staging(new, contents_of(store).open, self.request.workers, advance)
             puts = (step.path for step in self._steps() if isinstance(step, Move) and step.kind == "put")
             staged = staging.unpack(_decoded(self.entries, self.manifest.id), puts)
         if staged.damage:
@@ -209,24 +212,80 @@ class InspectedFiles:
         return decode_steps(_lines(self.plan), "the plan")
 
 
+@dataclass(frozen=True, slots=True)
+class InspectedFilesUndo:
+    """The restore `entry` of the set of files in the directory `target` may be taken back."""
+
+    request: FilesRestoreRequest
+    entry: KeptFiles
+    run: RestoreRun
+    target: Path
+
+    @classmethod
+    def inspect(cls, request: FilesRestoreRequest, entry: KeptFiles, run: RestoreRun) -> "InspectedFilesUndo":
+        """Look whether the directory is there. Raises TargetRefused, OSError."""
+        with opened_set(request.path) as root:
+            return cls(request, entry, run, Path(root.path))
+
+    @property
+    def source(self) -> str:
+        """The source that is restored."""
+        return self.request.source
+
+    @property
+    def replaces(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the set."""
+        return self.target
+
+    @property
+    def needed_bytes(self) -> int:
+        """None: all is on that file system already."""
+        return 0
+
+    @property
+    def needed_files(self) -> int:
+        """None."""
+        return 0
+
+    def planned(self) -> FilesRestoreResult:
+        """Return the result that the undo would have."""
+        return FilesRestoreResult(self.request.source, None, None, str(self.target), self.request.dry_run)
+
+    @contextmanager
+    def prepared(self) -> Iterator["PreparedFiles"]:
+        """Open what was kept, for the block. Raises TargetRefused, OSError."""
+        with opened_set(self.request.path) as root, Restoration.open(root, self.entry.path.name) as restoration:
+            goal: Goal = "reverted" if self.entry.record.kind == "restore" else "restored"
+            restoration.run_again()
+            try:
+                yield PreparedFiles(self.planned(), restoration, goal, self.request, self.run)
+            finally:
+                discard_unused(restoration)
+
+
 class PreparedFiles:
-    """What differs, unpacked and verified in the hidden directory of `restoration`; or what an undo moves."""
+    """What differs, unpacked and verified in the hidden directory of `restoration`; or for an undo, what it kept."""
 
     def __init__(
         self,
         planned: FilesRestoreResult,
         restoration: Restoration,
+        goal: Goal,
+        request: FilesRestoreRequest,
         run: RestoreRun,
-        context: TaskContext,
     ) -> None:
-        self._result, self._restoration, self._run, self._context = planned, restoration, run, context
-        self.is_committed = False
+        self._result, self._restoration, self._goal = planned, restoration, goal
+        self._request, self._run = request, run
 
     @property
     def place(self) -> PartPlace:
         """Where its copy of the journal of a point belongs."""
-        root = self._restoration.root
-        return PartPlace("files", self._result.target, os.fstat(root.descriptor).st_ino)
+        return PartPlace("files", self._result.target, os.fstat(self._restoration.root.descriptor).st_ino)
 
     def settle(self) -> Target | None:
         """Return None: nothing leases a directory."""
@@ -234,44 +293,35 @@ class PreparedFiles:
 
     def plan(self, now: datetime) -> SwapJournal | None:
         """Make durable what was unpacked, and the record of what is about to be done. Raises OSError."""
-        with self._run.stage("sync"):
-            self._restoration.make_ready("restored", self._result.generation or "", now)
+        request, together = self._request, self._request.together
+        generation = request.takes_back.record.generation if request.takes_back else self._result.generation
+        state = State(self._goal, "ready", generation or "", now.timestamp(), first=request.takes_back is None)
+        if together is not None:
+            state = replace(state, point=together.point, run=together.run, sources=together.sources)
+        with self._run.stage("sync"), _full_disk(Path(self._result.target)):
+            self._restoration.make_ready(state)
         return None
 
     def commit(self, lease: FileLease | None) -> None:
-        """Put it in place; undo that where it fails. Raises RestoreFailed, TargetRefused, NoSpace, OSError."""
+        """Put it in place. Raises RestoreFailed, TargetRefused, NoSpace, OSError; then `LeftFiles.undo` helps."""
         del lease
-        restoration = self._restoration
-        with self._run.stage("rename"), defer_signals():
-            self.is_committed = True  # from here on `restoration` holds the only copy of what is replaced
-            try:
-                restoration.move()
-            except BaseException as error:
-                restoration.turn_back()
-                self.is_committed = False
-                raise _commit_error(error, restoration) from error
+        try:
+            with _full_disk(Path(self._result.target)):
+                self._restoration.move()
+        except OSError as error:
+            raise RestoreFailed(
+                f"{self._result.target} changed while its files were put in place: {os_error_text(error)}",
+                "stop what writes there, and run the same command again",
+            ) from error
 
-    def keep(self) -> FilesRestoreResult:
-        """Give what was replaced its name, once all is decided, and return the result. Raises OSError."""
-        self._result = replace(self._result, kept=self._restoration.keep())
-        if late := self._restoration.late():
-            self._run.warn(
-                f"{len(late)} files appeared in {self._result.target} meanwhile: see {self._result.kept}/late"
-            )
-        return self._result
-
-    def discard(self) -> None:
-        """Remove what was prepared. Raises OSError."""
-        self._restoration.remove()
-
-
-def _commit_error(error: BaseException, restoration: Restoration) -> BaseException:
-    if isinstance(error, OSError) and not is_disk_full(error):
-        return RestoreFailed(
-            f"{restoration.root.path} changed while its files were put in place ({error}): all is as it was before",
-            "stop what writes there, and run the same command again",
-        )
-    return error
+    def result(self) -> FilesRestoreResult:
+        """Return what was done, once what was replaced has the name by which it is kept."""
+        kept, root = self._restoration.kept_name, self._restoration.root
+        with Restoration.open(root, kept) as restoration:
+            late = len(restoration.late())
+        if late:
+            self._run.warn(f"{late} files appeared in {root.path} meanwhile: they are in {root.path_of(kept)}/late")
+        return replace(self._result, kept=root.path_of(kept), undo=self._request.undo_command)
 
 
 def _read_list(manifest: FilesManifest, store: Archives, target: BinaryIO, workers: int) -> None:

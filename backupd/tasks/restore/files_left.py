@@ -8,129 +8,125 @@ from pathlib import Path
 
 from backupd.errors import GenerationMissing
 from backupd.files.restoration import KEPT, RUNNING, Restoration, State, restorations
+from backupd.sqlite.history import Kind, PointRestore, RestoreRecord
 from backupd.sqlite.target import Target
 from backupd.system.directory import Directory
 from backupd.system.links import reach
-from backupd.tasks.context import TaskContext
-from backupd.tasks.events import RestoreRecovered
-from backupd.tasks.restore.point_journal import FILES_JOURNAL, Found
+from backupd.tasks.restore.point_journal import Found
 
 
 @dataclass(frozen=True, slots=True)
 class KeptFiles:
-    """What the restore of `generation` has replaced, at `path`; or, once it is undone, what that restore had put."""
+    """What the restore of `record` has replaced, at `path`; once that is undone, what it had put in place."""
 
     path: Path
-    generation: str
-    restored_at: datetime
-    changed_at: datetime  # when it was restored, or undone
-    is_undone: bool
+    record: RestoreRecord
+    kept_at: datetime  # the time in its name
+    restored_at: datetime  # or undone, or restored again
 
 
 class LeftFiles:
-    """What a restore of a point that was killed or failed left of a set of files; see `LeftPart`.
+    """What a restore of a point that was killed or failed left in the directory `root` of a set of files.
 
-    Nothing that is running is left once all was decided: then what is there, is as it has to be.
+    Where nothing is running any more, all was decided: what is there is as it has to be.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, root: Directory, path: Path) -> None:
+        self._root, self.path = root, path
 
     def found(self) -> Found:
         """Return what lies in the directory. Raises TargetRefused, OSError."""
-        for state in self._states():
-            if state is None or state.phase == "ready":
+        for restoration in running(self._root):
+            state = restoration.state()
+            if state is None or state.phase == "ready" or (state.phase == "reached" and state.turned_back):
                 return "old"
             if state.phase == "moving":
                 return "partial"
         return "new"
 
-    def used_by_undo(self) -> Target | None:
+    def settle(self) -> Target | None:
         """Return None: nothing leases a directory."""
         return None
 
     def undo(self) -> str:
-        """Make all as it was before; return where files are that appeared meanwhile. Raises OSError, TargetRefused."""
-        told: list[str] = []
-        with opened_set(self.path) as root:
-            for restoration in _running(root):
-                turn_back(restoration)
-                told += [f"files that appeared meanwhile are in {place}" for place in _late(restoration)]
-        return "; ".join(told)
+        """Make all as it was before; return where files are that appeared meanwhile.
+
+        Raises RestoreFailed, TargetRefused, OSError.
+        """
+        return "; ".join(told for restoration in running(self._root) if (told := turn_back(restoration)))
 
     def finish(self) -> None:
         """Give what was replaced the name by which it is kept. Raises OSError."""
-        with opened_set(self.path) as root:
-            for restoration in _running(root):
-                restoration.keep()
+        for restoration in running(self._root):
+            restoration.keep()
 
-    def _states(self) -> Iterator[State | None]:
-        with opened_set(self.path) as root:
-            yield from (restoration.state() for restoration in _running(root))
+    def discard(self) -> None:
+        """Remove what was prepared and is not in place. Raises OSError."""
+        for restoration in running(self._root):
+            discard_unused(restoration)
 
 
-def recover_files(path: Path, context: TaskContext) -> None:
-    """Finish or undo a killed restore of the set of files at `path`, and log it.
+def turn_back(restoration: Restoration) -> str:
+    """Make all as it was before, and remove what was only prepared; return where files are that appeared meanwhile.
 
-    One of a point is left to that: see `LeftFiles`. Call it under the lock of the set. Raises TargetRefused, OSError.
+    Raises RestoreFailed, TargetRefused, OSError.
     """
-    with suppress(FileNotFoundError), opened_set(path) as root:
-        if root.stat(FILES_JOURNAL) is not None:
-            return
-        for restoration in _running(root):
-            state = restoration.state()
-            if state is None or state.phase == "ready":
-                turn_back(restoration)
-                how = "removed: nothing had changed"
-            else:
-                restoration.move()
-                how = f"finished: what it replaced is in {restoration.keep()}"
-            context.emit(RestoreRecovered(f"a restore of the files in {path} was killed: {how}", path))
-
-
-def turn_back(restoration: Restoration) -> None:
-    """Make all as it was before, and remove what was only prepared. Raises RestoreFailed, TargetRefused, OSError."""
     state = restoration.state()
     if state is not None:
         restoration.turn_back()
-    if (state is None or state.first) and not restoration.late():
+    if state is not None and (late := restoration.late()):
+        return f"{len(late)} files that appeared meanwhile are in {restoration.keep()}/late"
+    if state is None or state.first:
         restoration.remove()
     else:
         restoration.keep()
+    return ""
+
+
+def discard_unused(restoration: Restoration) -> None:
+    """Remove what was prepared where nothing was moved yet; what was kept is kept on. Raises OSError."""
+    if restoration.root.holds(restoration.name, restoration.directory.descriptor):
+        state = restoration.state()
+        if state is None or state.phase == "ready":
+            turn_back(restoration)
 
 
 def kept_files(path: Path) -> tuple[KeptFiles, ...]:
     """Return what restores of the set of files at `path` have replaced, oldest first. Raises TargetRefused, OSError."""
     found: list[KeptFiles] = []
-    with opened_set(path) as root:
+    with suppress(FileNotFoundError), opened_set(path) as root:
         for name in restorations(root, KEPT):
             with Restoration.open(root, name) as restoration:
-                state = restoration.state()
-                if state is not None:
-                    changed_at = datetime.fromtimestamp(state.changed_at, UTC)
-                    is_undone = state.goal == "reverted"
-                    at = Path(restoration.path)
-                    found.append(KeptFiles(at, state.generation, restoration.time, changed_at, is_undone))
+                if (state := restoration.state()) is not None:
+                    at = datetime.fromtimestamp(state.changed_at, UTC)
+                    found.append(KeptFiles(Path(restoration.path), _record(state), restoration.time, at))
     return tuple(found)
 
 
-def choose_files_undo(kept: Sequence[KeptFiles], *, redo: bool) -> KeptFiles:
-    """Return what the next undo puts back: what the newest restore replaced that was not undone.
+def _record(state: State) -> RestoreRecord:
+    together = PointRestore(state.point, state.run, state.sources) if state.point else None
+    kind: Kind = "restore" if state.goal == "restored" else "undo"
+    record = RestoreRecord(kind, state.generation or None, "file", together=together)
+    return record if record.is_valid() else RestoreRecord(kind, None, "file")
 
-    With `redo`, what the last undo took back, unless a restore followed it. Raises GenerationMissing.
+
+def choose_files_undo(kept: Sequence[KeptFiles], *, redo: bool) -> KeptFiles:
+    """Return what the next undo undoes, as `sqlite.history.choose_undo` does: the newest restore, else the last undo.
+
+    With `redo`: the last undo, unless a restore followed it. Raises GenerationMissing.
     """
+    undone = sorted((each for each in kept if each.record.kind == "undo"), key=lambda each: each.restored_at)
+    last = max((each.kept_at for each in kept), default=None)
     if redo:
-        last = max((each.restored_at for each in kept), default=None)
-        undone = [each for each in kept if each.is_undone and last is not None and each.changed_at >= last]
-        found = max(undone, key=lambda each: each.changed_at, default=None)
+        found = [each for each in undone if last is not None and each.restored_at >= last]
     else:
-        found = next((each for each in reversed(kept) if not each.is_undone), None)
-    if found is None:
+        found = [each for each in kept if each.record.kind == "restore"] or undone
+    if not found:
         raise GenerationMissing(
             f"no {'undo' if redo else 'restore'} of these files is recorded: nothing can be undone",
-            "backupd list shows the generations that can be restored",
+            "backupd list --points shows the restore points that can be restored",
         )
-    return found
+    return found[-1]
 
 
 @contextmanager
@@ -141,13 +137,8 @@ def opened_set(path: Path) -> Iterator[Directory]:
         yield root
 
 
-def _running(root: Directory) -> Iterator[Restoration]:
+def running(root: Directory) -> Iterator[Restoration]:
+    """Yield each restore in a set that is running, or was killed, open until the next one. Raises OSError."""
     for name in restorations(root, RUNNING):
         with Restoration.open(root, name) as restoration:
             yield restoration
-
-
-def _late(restoration: Restoration) -> tuple[str, ...]:
-    with suppress(OSError):  # it was removed: there were none
-        return (f"{restoration.path}/late",) if restoration.late() else ()
-    return ()
