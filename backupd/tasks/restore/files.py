@@ -8,6 +8,7 @@ in `.backupd-kept-TIME` in the directory of the set, from where an undo puts it 
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -95,8 +96,8 @@ class InspectedFiles:
     context: TaskContext
     target: Path
     changes: Changes
-    entries: BinaryIO
-    plan: BinaryIO
+    entries: "_Scratch"
+    plan: "_Scratch"
 
     @classmethod
     def inspect(
@@ -108,21 +109,16 @@ class InspectedFiles:
         context: TaskContext,
     ) -> "InspectedFiles":
         """Read the list, and compare the directory with it. Raises CopyCorrupt, TargetRefused, OSError."""
-        with ExitStack() as stack:
-            files = [tempfile.TemporaryFile(prefix="backupd-", buffering=0) for _ in range(2)]  # noqa: SIM115
-            for each in files:
-                stack.callback(each.close)
-            entries, plan = files
-            with marking_damage(manifest, store, context), run.stage("list"):
-                _read_list(manifest, store, entries, request.workers)
-            with run.stage("compare"), _opened_or_empty(request.path) as (root, target):
-                context.progress.stage("compare", manifest.files.size_bytes)
-                stays = request.stays if request.exact else None
-                comparison = Comparison(root, stays, request.workers, context.progress)
-                with open(plan.fileno(), "wb", closefd=False) as stream:
-                    stream.writelines(map(encode_step, comparison.steps(_decoded(entries, manifest.id))))
-            stack.pop_all()
-            return cls(manifest, request, store, run, context, target, comparison.changes, entries, plan)
+        entries, plan = _Scratch(), _Scratch()
+        with marking_damage(manifest, store, context), run.stage("list"):
+            _read_list(manifest, store, entries.stream, request.workers)
+        with run.stage("compare"), _opened_or_empty(request.path) as (root, target):
+            context.progress.stage("compare", manifest.files.size_bytes)
+            stays = request.stays if request.exact else None
+            comparison = Comparison(root, stays, request.workers, context.progress)
+            with open(plan.stream.fileno(), "wb", closefd=False) as stream:
+                stream.writelines(map(encode_step, comparison.steps(_decoded(entries, manifest.id))))
+        return cls(manifest, request, store, run, context, target, comparison.changes, entries, plan)
 
     @property
     def source(self) -> str:
@@ -209,7 +205,7 @@ class InspectedFiles:
             self.run.note(f"{staged.set_id} files in {self.target} lost setuid and setgid: chmod gives them back")
 
     def _steps(self) -> Iterator[Step]:
-        return decode_steps(_lines(self.plan), "the plan")
+        return decode_steps(self.plan.lines(), "the plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +316,9 @@ class PreparedFiles:
         with Restoration.open(root, kept) as restoration:
             late = len(restoration.late())
         if late:
-            self._run.warn(f"{late} files appeared in {root.path} meanwhile: they are in {root.path_of(kept)}/late")
+            self._run.warn(
+                f"{late} files appeared in {root.path} during the restore: they are in {root.path_of(kept)}/late"
+            )
         return replace(self._result, kept=root.path_of(kept), undo=self._request.undo_command)
 
 
@@ -333,15 +331,22 @@ def _read_list(manifest: FilesManifest, store: Archives, target: BinaryIO, worke
         raise CopyCorrupt(f"{manifest.id}: the list differs from its manifest in digest or size", _HINT)
 
 
-def _decoded(entries: BinaryIO, found_in: str) -> Iterator[FileEntry]:
-    return decode_entries(_lines(entries), found_in)
+class _Scratch:
+    """A temporary file without a name, which is closed with its last user."""
+
+    def __init__(self) -> None:
+        self.stream: BinaryIO = tempfile.TemporaryFile(prefix="backupd-", buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self.stream.close)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield its lines, from the beginning; only one such reader at a time."""
+        self.stream.seek(0)
+        with open(self.stream.fileno(), "rb", closefd=False) as buffered:
+            yield from iter(lambda: buffered.readline(MAX_LINE_BYTES), b"")
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a temporary file, from its beginning."""
-    stream.seek(0)
-    with open(stream.fileno(), "rb", closefd=False) as buffered:
-        yield from iter(lambda: buffered.readline(MAX_LINE_BYTES), b"")
+def _decoded(entries: _Scratch, found_in: str) -> Iterator[FileEntry]:
+    return decode_entries(entries.lines(), found_in)
 
 
 @contextmanager

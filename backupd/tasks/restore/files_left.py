@@ -49,7 +49,7 @@ class LeftFiles:
         return None
 
     def undo(self) -> str:
-        """Make all as it was before; return where files are that appeared meanwhile.
+        """Make all as it was before; return where files are that appeared since.
 
         Raises RestoreFailed, TargetRefused, OSError.
         """
@@ -67,7 +67,7 @@ class LeftFiles:
 
 
 def turn_back(restoration: Restoration) -> str:
-    """Make all as it was before, and remove what was only prepared; return where files are that appeared meanwhile.
+    """Make all as it was before, and remove what was only prepared; return where files are that appeared since.
 
     Raises RestoreFailed, TargetRefused, OSError.
     """
@@ -75,7 +75,7 @@ def turn_back(restoration: Restoration) -> str:
     if state is not None:
         restoration.turn_back()
     if state is not None and (late := restoration.late()):
-        return f"{len(late)} files that appeared meanwhile are in {restoration.keep()}/late"
+        return f"{len(late)} files that appeared during the restore are in {restoration.keep()}/late"
     if state is None or state.first:
         restoration.remove()
     else:
