@@ -1,6 +1,5 @@
 """Take the restore of a point back, at all of its targets or at none."""
 
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +26,7 @@ from backupd.tasks.restore.point import (
     recover_targets,
     replace_all,
 )
+from backupd.tasks.restore.point_journal import new_run
 from backupd.tasks.run import RestoreRun
 
 Recorded = RecordedRestore | KeptFiles  # what a source has of the last restore
@@ -52,7 +52,7 @@ def plan_point_undo(
             if isinstance(entry := last[request.source], RecordedRestore):
                 with DatabasePlace.open(real_path(request.path)) as place:
                     require_undoable(entry, place)
-    undone = None if together is None else replace(together, run=secrets.token_hex(8))
+    undone = None if together is None else replace(together, run=new_run())
     return tuple(_undoing(request, last[request.source], undone) for request in chosen)
 
 
