@@ -76,13 +76,8 @@ def restore_point(
         is_one_database = len(found) == 1 and isinstance(found[0], InspectedDatabase)
         if is_one_database or not any(part.replaces for part in found):  # nothing to take back together
             return [*found]
-<<<<<<< HEAD
-        together = PointRestore(chosen.point.id, secrets.token_hex(8), tuple(part.source for part in found))
-        return [part.joined(together) for part in found]
-=======
         together = PointRestore(chosen.point.id, new_run(), tuple(part.source for part in found))
-        return [replace(part, request=replace(part.request, together=together)) for part in found]
->>>>>>> main
+        return [part.joined(together) for part in found]
 
     if requests[0].dry_run:
         run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
