@@ -13,7 +13,7 @@ from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_pruning
+from backupd.tasks.pruning_plan import PruningPlans, pins_in_force
 from backupd.tasks.requests import RetentionRule
 
 
@@ -93,9 +93,10 @@ def _reasons(
     retention: RetentionRule, config: Config, inventory: Inventory, context: TaskContext
 ) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
+    plans = PruningPlans(retention, inventory, context)
     for source in {g.source for g in inventory.generations}:
         if source in config.sources:
-            found.update(plan_pruning(source, retention, inventory, context).reasons())
+            found.update(plans.of(source).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
