@@ -185,10 +185,11 @@ class Inventory:
         return self.without(generation.id for generation in self.generations if generation.kind == "files")
 
     def without(self, ids: Iterable[str]) -> "Inventory":
-        """Return the inventory without the generations of these ids."""
+        """Return the inventory without the generations of these ids, and the points of which nothing is left."""
         gone = frozenset(ids)
         return replace(
             self,
+            points={key: point for key, point in self.points.items() if not point.generations <= gone},
             generations=tuple(g for g in self.generations if g.id not in gone),
             manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
         )

@@ -101,6 +101,12 @@ def newest_point(inventory: Inventory) -> datetime | None:
     return next((point.taken_at for point in points_as_generations(inventory) if inventory.counts(point)), None)
 
 
+def newest_points(inventory: Inventory) -> Mapping[str, str]:
+    """Return the newest restore point that each generation is part of, by id of generation."""
+    ordered = sorted(inventory.points.values(), key=lambda point: (point.taken_at, point.id))
+    return {part.generation: point.id for point in ordered for part in point.parts}
+
+
 def pins_in_force(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
     """Return the pins that hold, by id of generation or point, at the time that retention counts from.
 

@@ -26,6 +26,7 @@ from backupd.tasks.store_events import ContentsSwept
 
 GRACE: Final = timedelta(hours=24)
 _AT_ONCE: Final = 5000  # contents to remove
+_HINT: Final = "if backupd verify finds that generation damaged, remove it: backupd remove ID"
 
 
 class SweptStore(Archives, Protocol):
@@ -108,5 +109,8 @@ def marked_contents(store: Archives, inventory: Inventory) -> set[bytes]:
                 inventory.how_to_repair(generation.id),
             )
         with unpacked(store.open(generation.id), manifest.archive.member_bytes) as stream:
-            marked.update(contents_in(stream, manifest.files.list_sha256, generation.id))
+            try:
+                marked.update(contents_in(stream, manifest.files.list_sha256, generation.id))
+            except CopyCorrupt as error:
+                raise CopyCorrupt(f"{generation.id}: {error.message}", _HINT) from error
     return marked
