@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from backupd.errors import CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
+from backupd.errors import ConfigError, CopyCorrupt, DrillFailed, GenerationMissing, LockHeld
 from backupd.formatting import human_duration
 from backupd.model import LOCAL_STORE, Contents, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
@@ -19,7 +19,7 @@ from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.choice import Accept, accepting_damage, never, require_newest
 from backupd.tasks.context import TaskContext, read_inventory, work_directory
-from backupd.tasks.drill.app_check import add_proven, app_database, check_app
+from backupd.tasks.drill.app_check import WHICH_SOURCE, add_proven, app_database, check_app
 from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import ForeignGenerations, provenance_of, refusal
@@ -48,6 +48,8 @@ def drill(
     details = DrillDetails(drill=DrillReport(request.store, request.max_age_s))
     with context.run("drill", request.source, details) as run, context.task_lock("drill"):
         run.start()
+        if request.unclear:
+            raise ConfigError(request.unclear, WHICH_SOURCE)
         if request.note:
             run.note(request.note)
         # Removes what a killed drill left in staging; another run that has the store has done so.
