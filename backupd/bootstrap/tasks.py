@@ -126,6 +126,13 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
 
 
+def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what `sources` does, and sets of files too. Raises UsageError for an unknown one."""
+    if names and {*names} & {*config.files}:
+        return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
+    return sources(config, names) if names else (*config.sources, *config.files)
+
+
 def one_source(name: str | None, config: Config) -> str:
     """Return the source that is meant: `name`, else the only one. Raises UsageError."""
     names = sources(config, (name,) if name else ())
