@@ -57,6 +57,8 @@ class Event(StrEnum):
     GENERATION_SENT = "generation.sent"
     POINT_PUBLISHED = "point.published"
     GENERATION_REMOVED = "generation.removed"
+    POINT_REMOVED = "point.removed"
+    CONTENTS_SWEPT = "contents.swept"
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_LOST = "generation.lost"
     GENERATION_VERIFIED = "generation.verified"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from backupd.errors import CatalogUnavailable
 from backupd.log import Event
-from backupd.model import LOCAL_STORE, AnyManifest, Hold, Pin, RestorePoint
+from backupd.model import LOCAL_STORE, AnyManifest, Hold, Pin
 from backupd.stores.contract import RecoveredItem, Transfer
 from backupd.system.file_lock import LockHolder
 
@@ -134,20 +134,6 @@ class GenerationPublished(TaskEvent):
         key, archive = self.manifest.id, self.manifest.archive
         facts = {"generation": key, "archive_bytes": archive.size_bytes, "archive_sha256": archive.sha256}
         yield EventLine("info", Event.GENERATION_PUBLISHED, f"{key} is in place", facts)
-
-
-@dataclass(frozen=True, slots=True)
-class PointPublished(TaskEvent):
-    """The index of a restore point is in the local store."""
-
-    point: RestorePoint
-
-    def entries(self) -> Iterator[EventLine]:
-        """Yield its lines."""
-        key, parts, apart_ms = self.point.id, sorted(self.point.generations), self.point.spread_ms
-        facts = {"point": key, "generations": parts, "spread_ms": apart_ms}
-        what = f"{key} is in place: {len(parts)} sources, {apart_ms} ms apart at most"
-        yield EventLine("info", Event.POINT_PUBLISHED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)

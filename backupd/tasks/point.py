@@ -9,8 +9,8 @@ from backupd.errors import BackupdError
 from backupd.model import POINT, PointPart, RestorePoint
 from backupd.system.os_errors import os_error_text
 from backupd.tasks.context import TaskContext
-from backupd.tasks.events import PointPublished
 from backupd.tasks.publication import free_id
+from backupd.tasks.store_events import PointPublished
 
 _FEWEST: int = 2  # parts; a single source is restored by its generations
 
