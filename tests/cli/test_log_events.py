@@ -36,7 +36,6 @@ from support.drills import drilled
 from support.gate import deployment
 from support.generations import backdated, flip_byte, rewritten
 from support.held import held
-from support.points import publish_point
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "log-events.md").read_text()
@@ -131,7 +130,8 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     hooks = Hooks(Hook(("echo", "flushed")), Hook(("false",)))
     make_bank(tmp_path / "other.db", rows=10)
     other = BackupRequest("other", tmp_path / "other.db", reserve_bytes=0)
-    assert back_up_together([order, other], context, ("tasks", "other")).point is not None
+    point = back_up_together([order, other], context, ("tasks", "other")).point
+    assert point is not None
     spend(order.path)
     report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1"), hooks=hooks), context)
     assert report.generation is not None
@@ -155,7 +155,7 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
-    remove_local([publish_point(context.store.directory, [report.generation])], context, force=False)
+    remove_local([point.id], context, force=False)
     leave_content(context)
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)
