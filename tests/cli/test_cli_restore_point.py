@@ -137,7 +137,7 @@ def test_at_chooses_newest_point_by_then(app: PointedApp, typed: Keyboard) -> No
         (("--point", "latest", "--online"), "--to and --online do not go with it"),
         (("--point", "latest", "--undo"), "leave --point out"),
         (("--point", "point-20260101-0000", "--at", "2026-01-01"), "--point ID and --at do not go together"),
-        (("--only", "tasks"), "--only goes with --point"),
+        (("--only", "tasks"), "--only and --exact go with --point"),
         (("latest", "--point", "point-20260101-0000"), "there is no restore point point-20260101-0000"),
     ],
 )

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from backupd import __version__
@@ -18,18 +18,21 @@ from support.in_process import run_here
 OLD, NEW = [2, 3], [0, 1]  # transfers before a restore, and in the point
 
 
-def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1) -> str:
-    """Publish the point of these generations in the store in `backups`; returns its id."""
+def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1, at: datetime | None = None) -> str:
+    """Publish the point of these generations in the store in `backups`, as of when they were made, or all `at` a time.
+
+    Returns its id.
+    """
     store = DirectoryStore(LOCAL_STORE, backups)
     manifests = [decode_manifest(store.manifest(key), key) for key in generations]
     parts = tuple(
         PointPart(
             source=manifest.source,
-            kind="database",
+            kind=manifest.kind,
             generation=manifest.id,
             archive_sha256=manifest.archive.sha256,
-            since=manifest.taken_at,
-            until=manifest.taken_at + timedelta(milliseconds=3),
+            since=at or manifest.taken_at,
+            until=(at or manifest.taken_at) + timedelta(milliseconds=3),
         )
         for manifest in manifests
     )

@@ -37,17 +37,17 @@ class ResumingArchives:
 
     def __init__(self, first: Archives, connect: Connect, retry: Retry) -> None:
         self.name = first.name
-        self._first, self._connect, self._retry = first, connect, retry
+        self.first, self.connect, self.retry = first, connect, retry
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
         with replica_errors(self.name):
-            stream = self._first.open(generation_id, begin)
+            stream = self.first.open(generation_id, begin)
 
         def reopen(at: int, stack: ExitStack) -> BinaryIO:
-            return stack.enter_context(stack.enter_context(self._connect()).open(generation_id, at))
+            return stack.enter_context(stack.enter_context(self.connect()).open(generation_id, at))
 
-        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _CHUNK_BYTES)
+        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self.retry), _CHUNK_BYTES)
 
 
 class _Resuming(io.RawIOBase):
