@@ -56,6 +56,20 @@ def test_point_replaces_all_databases_and_undo_puts_all_back(app: PointedApp, ty
         assert all(".pre-restore-" in name for name in beside(path))
 
 
+def test_point_of_backup_of_all_is_restored(app: PointedApp, typed: Keyboard) -> None:
+    before = app.rows
+    assert typed("backup").code == 0
+    for path in app.databases:
+        spend(path, 5)
+    listed = typed("list", "--points", "--json").json
+    done = typed("restore", "--point", "latest", "--json")
+    assert done.code == 0, done
+    assert done.json["point"] == listed[0]["id"] != app.point
+    assert app.rows == before
+    assert typed("restore", "--point", app.point).code == 0
+    assert app.rows == NEW
+
+
 def test_restore_of_point_is_told_and_logged(app: PointedApp, typed: Keyboard) -> None:
     said = typed("restore", "--point", app.point)
     assert said.code == 0, said.err
