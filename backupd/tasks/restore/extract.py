@@ -2,15 +2,16 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, Self
 
 from backupd.archive.archive import unpack
+from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
 from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
-from backupd.model import Manifest
+from backupd.model import FilesManifest, Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
@@ -25,37 +26,94 @@ _CHUNK_BYTES = 1 << 20
 _FETCHED = "fetched.sqlite3.gz"
 _HINT = "use another generation, or this one from another store (backupd list)"
 
-Connect = Callable[[], AbstractContextManager[Archives]]
-Reopen = Callable[[int, ExitStack], BinaryIO]  # opens the archive from that byte on; the stack closes the connection
+
+
+class OpenedContents(Protocol):
+    """The contents of files to read."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a content, unpacked, and not yet compared with its digest; see `stores.contract.Contents`."""
+
+
+class FilesStore(Archives, Protocol):
+    """A store to read archives and the contents of files from."""
+
+    @property
+    def contents(self) -> OpenedContents:
+        """The contents of files, by their digest."""
+
+
+Connect = Callable[[], AbstractContextManager[FilesStore]]
+OpenAt = Callable[[FilesStore, int], BinaryIO]  # opens something in a store, from that byte on
 
 
 class ResumingArchives:
-    """The archives of `first`; when its connection is lost, `connect` opens another, as long as `retry` allows.
+    """What is in store `first`; when its connection is lost, `connect` opens another, as long as `retry` allows.
 
-    Reading resumes at the byte after the last one: every reader compares the digest of the whole archive at the end.
+    Reading resumes at the byte after the last one: every reader compares the digest of the whole at the end. The other
+    connections end with the block.
     """
 
-    def __init__(self, first: Archives, connect: Connect, retry: Retry) -> None:
+    def __init__(self, first: FilesStore, connect: Connect, retry: Retry) -> None:
         self.name = first.name
-        self._first, self._connect, self._retry = first, connect, retry
+        self._store: FilesStore | None = first
+        self._connect, self._retry = connect, retry
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    @property
+    def contents(self) -> OpenedContents:
+        """The contents of files, by their digest."""
+        return _ResumingContents(self)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
-        with replica_errors(self.name):
-            stream = self._first.open(generation_id, begin)
+        return self.resuming(lambda store, at: store.open(generation_id, at), begin)
 
-        def reopen(at: int, stack: ExitStack) -> BinaryIO:
-            return stack.enter_context(stack.enter_context(self._connect()).open(generation_id, at))
+    def resuming(self, open_at: OpenAt, begin: int = 0) -> BinaryIO:
+        """Return a buffered stream of what `open_at` opens. Raises what that raises, ReplicaUnreachable."""
+        stream = _Resuming(self, open_at, begin, self._retry)
+        self._retry(stream.require_open)
+        return io.BufferedReader(stream, _CHUNK_BYTES)
 
-        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _CHUNK_BYTES)
+    def connected(self) -> FilesStore:
+        """Return the store by a connection that is not known to be lost. Raises what connecting raises."""
+        if self._store is None:
+            self._stack.close()
+            self._store = self._stack.enter_context(self._connect())
+        return self._store
+
+    def lose(self, store: FilesStore | None) -> None:
+        """Let the next reader connect again, unless another one has done so since it got `store`."""
+        if self._store is store:
+            self._store = None
+
+
+@dataclass(frozen=True, slots=True)
+class _ResumingContents:
+    store: ResumingArchives
+
+    def open(self, digest: str) -> BinaryIO:
+        return self.store.resuming(lambda store, at: _skip(store.contents.open(digest), at))
+
+
+def _skip(stream: BinaryIO, count: int) -> BinaryIO:
+    """Return the stream after its first `count` bytes: what is unpacked is read again from its beginning."""
+    while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
+        count -= len(chunk)
+    return stream
 
 
 class _Resuming(io.RawIOBase):
-    def __init__(self, name: str, stream: BinaryIO, at: int, reopen: Reopen, retry: Retry) -> None:
-        self._name = name
-        self._stack = ExitStack()
-        self._stream: BinaryIO | None = self._stack.enter_context(stream)
-        self._at, self._reopen, self._retry = at, reopen, retry
+    def __init__(self, archives: ResumingArchives, open_at: OpenAt, at: int, retry: Retry) -> None:
+        self._archives, self._open_at, self._at, self._retry = archives, open_at, at, retry
+        self._store: FilesStore | None = None
+        self._stream: BinaryIO | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -69,21 +127,26 @@ class _Resuming(io.RawIOBase):
         self._at += count
         return count
 
+    def require_open(self) -> None:
+        """Open it, once. Raises ReplicaUnreachable, and what opening it raises."""
+        self._read(0)
+
     def close(self) -> None:
-        """Close the archive, and the connection that was opened for it."""
-        if not self.closed:
-            self._stack.close()
+        """Close what is open."""
+        if not self.closed and self._stream is not None:
+            self._stream.close()
         super().close()
 
     def _read(self, size_bytes: int) -> bytes:
         try:
-            with replica_errors(self._name):
+            with replica_errors(self._archives.name):
                 if self._stream is None:
-                    self._stream = self._reopen(self._at, self._stack)
+                    self._store = self._archives.connected()
+                    self._stream = self._open_at(self._store, self._at)
                 return self._stream.read(size_bytes)
         except ReplicaUnreachable:
             self._stream = None
-            self._stack.close()
+            self._archives.lose(self._store)
             raise
 
 
@@ -127,6 +190,30 @@ def _check(manifest: Manifest, target: HeldFile, sha256: str, context: TaskConte
     if inspection.verdict.level == "opaque" != manifest.verdict.level:
         raise CopyCorrupt("it cannot be read, but could be when its manifest was written", _HINT)
     return inspection
+
+
+def extract_list(manifest: FilesManifest, store: Archives, target: HeldFile, workers: int) -> None:
+    """Unpack the list of a set of files into the empty file `target`, and verify it.
+
+    Raises CopyCorrupt, GenerationMissing, NoSpace.
+    """
+    limit, place = manifest.files.list_bytes, Path(target.directory.fixed_path)
+    require_space(place, limit, 0, f"the list of {manifest.id}", files=0)
+    try:
+        with store.open(manifest.id) as archive, target.stream() as stream:
+            sha256 = unpack(
+                archive, stream, manifest.archive, limit_bytes=limit, workers=workers, advance=lambda _done: None
+            )
+    except CopyCorrupt as error:
+        raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
+    if sha256 != manifest.files.list_sha256 or target.size_bytes != limit:
+        raise CopyCorrupt(f"{manifest.id}: its list differs from its manifest in digest or size", _HINT)
+
+
+def listed_entries(listed: HeldFile, generation_id: str) -> Iterator[FileEntry]:
+    """Yield the entries of a list that `extract_list` has unpacked, from its beginning. Raises CopyCorrupt, OSError."""
+    with listed.stream() as stream, io.BufferedReader(stream, _CHUNK_BYTES) as lines:  # type: ignore[arg-type] # raw
+        yield from decode_entries(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), generation_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""Drill a set of files: read its list and every content that this names; the files are put nowhere."""
+
+import os
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from backupd.errors import CopyCorrupt
+from backupd.formatting import counted, printable
+from backupd.model import FilesManifest
+from backupd.report import DrillReport
+from backupd.system.held_file import HeldFile
+from backupd.tasks.contents_check import CheckedFiles
+from backupd.tasks.context import TaskContext
+from backupd.tasks.drill.app_check import add_proven
+from backupd.tasks.drill.session import DrillSession
+from backupd.tasks.requests import DrillRequest
+from backupd.tasks.restore.extract import extract_list, listed_entries
+from backupd.tasks.run import DrillRun
+
+_MOST_NAMED: Final = 3
+
+
+def check_files(
+    request: DrillRequest, session: DrillSession, listed: HeldFile, run: DrillRun, context: TaskContext
+) -> FilesManifest:
+    """Verify the copy with its list as the new file `listed`, and return its manifest.
+
+    Raises what `DrillSession.choose` raises, CopyCorrupt, NoSpace, ReplicaUnreachable.
+    """
+    opened = session.opened(Path(listed.directory.fixed_path))
+    manifest = session.choose(request, FilesManifest, opened, run)
+    context.progress.stage("fetch", manifest.archive.size_bytes)
+    extract_list(manifest, opened.store, listed, request.workers)
+    run.details = replace(
+        run.details,
+        snapshot_bytes=manifest.files.size_bytes,
+        archive_bytes=manifest.archive.size_bytes,
+        snapshot_sha256=manifest.files.list_sha256,
+        archive_sha256=manifest.archive.sha256,
+    )
+    context.progress.stage("contents", manifest.files.size_bytes)
+    found = opened.contents.check(
+        partial(listed_entries, listed, manifest.id), _MOST_NAMED, context.progress.advance
+    )
+    drill = replace(run.details.drill, files=found.files, files_missing=found.lacking)
+    run.details = replace(run.details, drill=drill)
+    _require_complete(found, manifest, request.store)
+    add_proven(run, "digests", "contents")
+    run.details = replace(run.details, verification=manifest.verdict.level)
+    return manifest
+
+
+def _require_complete(found: CheckedFiles, manifest: FilesManifest, store: str) -> None:
+    expected = manifest.files
+    if found.lacking:
+        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
+        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
+        raise CopyCorrupt(
+            f"{manifest.id}: {found.lacking} of {counted(found.files, 'file')} cannot be restored from {store}: "
+            f"{named}{more}",
+            HINT,
+        )
+    if (found.files, found.size_bytes) != (expected.files, expected.size_bytes):
+        raise CopyCorrupt(
+            f"{manifest.id} differs from its manifest: {counted(found.files, 'file')} with {found.size_bytes} bytes, "
+            f"not {expected.files} with {expected.size_bytes}",
+            HINT,
+        )
