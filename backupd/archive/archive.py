@@ -54,10 +54,10 @@ def pack(
     """
     plain, packed, members = hashlib.sha256(), hashlib.sha256(), 0
     if level is None:
-        level = choose_level(snapshot, lambda work, items: _in_order(work, items, workers, initializer))
+        level = choose_level(snapshot, lambda work, items: in_order(work, items, workers, initializer))
     snapshot.seek(0)
     pieces = _digesting(_pieces(snapshot), plain, advance)
-    for member in _in_order(partial(pack_member, level=level), pieces, workers, initializer):
+    for member in in_order(partial(pack_member, level=level), pieces, workers, initializer):
         packed.update(member)
         write_all(archive, member)
         members += 1
@@ -82,7 +82,7 @@ def unpack(
     digest, packed, size_bytes = hashlib.sha256(), hashlib.sha256(), 0
     threads = max(1, workers * MEMBER_BYTES // max(facts.member_bytes, MEMBER_BYTES))  # larger members, as much memory
     members = _digesting(_members(archive, facts), packed, lambda _done: None)
-    for piece in _in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
+    for piece in in_order(lambda member: unpack_member(member, facts.member_bytes), members, threads):
         size_bytes += len(piece)
         if size_bytes > limit_bytes:
             raise CopyCorrupt("the archive holds more than its manifest says", "use another generation or store")
@@ -140,7 +140,7 @@ def _digesting(chunks: Iterable[bytes], digest: "hashlib._Hash", advance: Advanc
         advance(done)
 
 
-def _in_order(
+def in_order(
     work: Callable[[T], U], items: Iterable[T], workers: int, initializer: Initializer = lambda: None
 ) -> Iterator[U]:
     """Yield `work(item)` in the order of `items`; at most two items for each of the `workers` are in memory."""

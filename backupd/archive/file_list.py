@@ -55,9 +55,9 @@ def encode_entry(entry: FileEntry) -> bytes:
     if entry.type == "f":
         size, content = str(entry.size_bytes), entry.digest.encode()
     elif entry.type == "l":
-        content = _escaped(entry.target)
+        content = escaped(entry.target)
     head = f"{entry.type}\t{entry.mode:04o}\t{entry.uid}\t{entry.gid}\t{sign}{ns // _NS}.{ns % _NS:09}\t{size}\t"
-    return b"%s%s\t%s\n" % (head.encode(), content, _escaped(entry.path))
+    return b"%s%s\t%s\n" % (head.encode(), content, escaped(entry.path))
 
 
 def decode_entries(lines: Iterable[bytes], found_in: str) -> Iterator[FileEntry]:
@@ -90,7 +90,7 @@ def _decode(line: bytes) -> FileEntry | None:
     mtime_ns = int(seconds) * _NS + int(fraction)
     try:
         entry = FileEntry(
-            path=_unescaped(path),
+            path=unescaped(path),
             type=kind.decode(),  # type: ignore[arg-type] # one of the three, by the pattern
             mode=int(mode, 8),
             uid=int(uid),
@@ -98,7 +98,7 @@ def _decode(line: bytes) -> FileEntry | None:
             mtime_ns=-mtime_ns if sign else mtime_ns,
             size_bytes=int(size) if kind == b"f" else 0,
             digest=content.decode() if kind == b"f" else "",
-            target=_unescaped(content) if kind == b"l" else b"",
+            target=unescaped(content) if kind == b"l" else b"",
         )
     except ValueError:
         return None
@@ -115,7 +115,8 @@ def _is_safe(parts: list[bytes]) -> bool:
     return all(part not in (b"", b".", b"..") and b"\0" not in part and len(part) <= _MAX_NAME_BYTES for part in parts)
 
 
-def _escaped(text: bytes) -> bytes:
+def escaped(text: bytes) -> bytes:
+    """Return a path, or a part of one, as a list has it."""
     if _PLAIN.fullmatch(text):
         return text
     return _ESCAPED.sub(_octal, text.decode(errors="surrogateescape")).encode()
@@ -125,6 +126,6 @@ def _octal(found: re.Match[str]) -> str:
     return "".join(f"\\0{byte:03o}" for byte in found[0].encode(errors="surrogateescape"))
 
 
-def _unescaped(text: bytes) -> bytes:
+def unescaped(text: bytes) -> bytes:
     """Return the bytes that were escaped. Raises ValueError for a backslash that escapes nothing."""
     return _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), text) if b"\\" in text else text

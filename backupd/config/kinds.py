@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.errors import ConfigError
+from backupd.files.patterns import excluded
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, POINT, is_source_name
@@ -136,6 +137,10 @@ def _pattern(text: str) -> str:
         raise ValueError(f"{text[:60]!r} would include again what another pattern excludes, which is not supported")
     if not text.strip("/") or "\0" in text or {".", ".."} & set(text.split("/")):
         raise ValueError(f"{text[:60]!r} is not a pattern such as '*.tmp', 'cache/' or '/thumbs/**/small'")
+    try:
+        excluded([text], directories=True)
+    except re.error as error:
+        raise ValueError(f"{text[:60]!r} is not a pattern: {error}") from None
     return text
 
 

@@ -16,10 +16,11 @@ from backupd.errors import BackupdError, WorkerFailed, WorkerHung
 from backupd.sqlite.snapshot import GRACE_S, Snapshot, between, snapshot_of, snapshot_request, timeout_errors
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import PinCommand, PinReply, PinRequest, SnapshotReply, SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, ignore
+from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import descriptor_limits
+from backupd.system.worker_process import OnEvent, OnProgress, ignore
 
 MOST_TOGETHER: Final = 200
 _MOST_OWNERS: Final = 4  # each of whom takes a process

@@ -15,9 +15,10 @@ from backupd.model import SnapshotFacts
 from backupd.sqlite.file_format import EMPTY_HEADER, HEADER_BYTES, has_checksums, parse_header, set_checksums
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import CopyRequest, SnapshotReply, SnapshotRequest, SnapshotSettings, now_ns
-from backupd.sqlite.worker_process import OnEvent, OnProgress, WorkerProcess, deadline_for
+from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
+from backupd.system.worker_process import OnEvent, OnProgress
 
 SNAPSHOT_NAME = "snapshot.sqlite3"
 _JOURNAL = "journal"  # renamed later: SQLite would remove an empty file of the final name

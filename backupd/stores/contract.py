@@ -1,17 +1,21 @@
 """The interface of every store; one suite of tests runs against each kind."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal, NamedTuple, Protocol
 
-from backupd.errors import GenerationMissing, GenerationTaken
+from backupd.errors import ContentMissing, GenerationMissing, GenerationTaken
 from backupd.model import SUFFIXES, Kind, archive_name, is_generation_id, is_point_id
 
 CHECKSUMS: Final = "SHA256SUMS"
 HIDDEN: Final = ".backupd"
 STAGING: Final = "staging"  # in HIDDEN of a directory: a directory of each run
+CONTENTS: Final = "files"  # the directory of the contents of files
 PROBE_DATA: Final = b"written, renamed and deleted by backupd doctor"
+CONTENT_HINT: Final = "backupd verify --all names the generations that need it; another store may have it whole"
+_DIGEST: Final = re.compile("[0-9a-f]{64}", re.ASCII)
 MayRead = Callable[[int | None], bool]  # tells whether the user of this id may read what is stored
 
 
@@ -77,11 +81,22 @@ class Archives(Protocol):
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
 
 
+class ListedContent(NamedTuple):  # a tuple is made fast, and listings are long
+    """The content of a file in a listing."""
+
+    digest: bytes  # SHA-256 of what it holds
+    stored_bytes: int
+    modified_at: float  # seconds since 1970, by the clock of its store
+
+
 class Contents(Protocol):
-    """The contents of files, each once in a store, by the SHA-256 of what it holds: `files/ab/SHA256`, or `….gz`.
+    """The contents of files, each once in a store, by the SHA-256 of what it holds: `files/ab/ab12…`, or `….gz`.
 
     Each is absent or complete, even when a process is killed.
     """
+
+    def list(self) -> Iterator[ListedContent]:
+        """Yield all contents, in no order; whatever else lies there is skipped. Raises OSError."""
 
     def sizes(self) -> Mapping[bytes, int]:
         """Return the stored bytes of each, by its raw digest, from listings: none is read. Raises OSError."""
@@ -96,10 +111,20 @@ class Contents(Protocol):
         """Remove what no list names any more; missing ones are accepted. Raises OSError."""
 
 
+class SendableContents(Contents, Protocol):
+    """The contents of the local store, as they are sent to replicas."""
+
+    def open_stored(self, digest: str) -> tuple[str, BinaryIO]:
+        """Open the file of a content as it is stored; returns its name too. Raises ContentMissing, OSError."""
+
+    def require_sound(self, digest: str) -> None:
+        """Read a content, and compare it with its digest. Raises CopyCorrupt, ContentMissing, OSError."""
+
+
 class ReplicaContents(Contents, Protocol):
     """The contents at a replica."""
 
-    def publish(self, digests: Collection[str], local: Contents) -> "Transfer":
+    def publish(self, digests: Iterable[str], local: SendableContents) -> "Transfer":
         """Send the stored files of `digests` from the `local` store, durably; each is verified before it gets its name.
 
         What is already there in the size that it has here is not sent again. Raises CopyCorrupt, ContentMissing,
@@ -176,6 +201,27 @@ class Replica(Store, Protocol):
 
     def probe(self) -> ProbeResult:
         """Write, read back, rename and delete a small file. Raises BackupdError, OSError."""
+
+
+def content_names(digest: str) -> tuple[str, str]:
+    """Return the names that the file of a content may have: where it is packed, and where it is stored as it is."""
+    return f"{digest}.gz", digest
+
+
+def content_digest(name: str) -> bytes | None:
+    """Return the raw digest of the content whose file has this name, None for another file."""
+    digest = name.removesuffix(".gz")
+    return bytes.fromhex(digest) if is_digest(digest) else None
+
+
+def is_digest(text: str) -> bool:
+    """Return whether `text` is a SHA-256 in hex digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def content_missing(digest: str, store: str, what: str = "is not there") -> ContentMissing:
+    """Return the error for a content that a store does not have."""
+    return ContentMissing(f"the content {digest[:64]!r} of a file {what} in store {store}", CONTENT_HINT)
 
 
 def checksums_text(digests: Mapping[str, str]) -> bytes:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 from backupd.errors import CopyCorrupt
 from backupd.model import Kind
 from backupd.stores import contract
+from backupd.stores.contents import LocalContents
 from backupd.stores.local import DirectoryStore
 from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access, write_all
@@ -18,6 +19,32 @@ from backupd.system.small_file import open_regular
 
 _CHUNK_BYTES: Final = 1 << 20
 _TEST_DISK: Final = "test that disk (smartctl)"
+
+
+class DirectoryReplicaContents(LocalContents):
+    """The contents at a replica in a directory; see `stores.contract.ReplicaContents`."""
+
+    def __init__(self, replica: "DirectoryReplica") -> None:
+        super().__init__(replica.name, replica.directory)
+        self._replica = replica
+
+    def publish(self, digests: Iterable[str], local: contract.SendableContents) -> contract.Transfer:
+        """Copy contents, each verified here before and, on its disk, there; see `stores.contract.ReplicaContents`."""
+        there, sent_bytes = self.sizes(), 0
+        with self._replica.staging() as staging, self.adding(staging) as writer:
+            for digest in digests:
+                name, stored = local.open_stored(digest)
+                with stored:
+                    if there.get(bytes.fromhex(digest)) == os.fstat(stored.fileno()).st_size:
+                        continue
+                    local.require_sound(digest)  # damage is not spread
+                    with writer.part() as part:
+                        while chunk := stored.read(_CHUNK_BYTES):
+                            part.write(chunk)
+                            self._replica.sent_bytes += len(chunk)
+                        part.finish(bytes.fromhex(digest), packed=name != digest)
+                    sent_bytes += part.size_bytes
+        return contract.Transfer(sent_bytes, 0)
 
 
 class DirectoryReplica(DirectoryStore):
@@ -31,6 +58,11 @@ class DirectoryReplica(DirectoryStore):
         self._advance = advance
         self.last_transfer = contract.Transfer(0, 0)
         self.sent_bytes = 0
+
+    @property
+    def contents(self) -> DirectoryReplicaContents:
+        """The contents of files there."""
+        return DirectoryReplicaContents(self)
 
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the hidden directory, whatever it is; "": that itself. Raises OSError."""

@@ -29,6 +29,7 @@ from backupd.model import (
     is_point_id,
 )
 from backupd.stores import contract
+from backupd.stores.contents import LocalContents
 from backupd.stores.staging import abandoned_staging, new_staging, remove_staging
 from backupd.system.directory import Directory
 from backupd.system.fs import is_disk_full, note_extra_access
@@ -52,6 +53,11 @@ class DirectoryStore:
         self.name = name
         self.directory = directory
         self.hidden = directory / contract.HIDDEN
+
+    @property
+    def contents(self) -> LocalContents:
+        """The contents of the files of all sets."""
+        return LocalContents(self.name, self.directory)
 
     def prepare(self) -> None:
         """Make missing directories: of the path only the last part, to notice a missing mount. Raises BackupdError."""

@@ -9,14 +9,21 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
-from backupd.stores.contract import HIDDEN
+from backupd.stores.contract import CONTENTS, HIDDEN
 from backupd.system.directory import Directory
 from backupd.system.small_file import UnexpectedFile, require_kind
 
-_PLACEHOLDERS: Final = {"ID": r"[^/]+-\d{8}-\d{4}(-\d{1,3})?", "N": r"\d+", "RUN": r"\w+"}
+_PLACEHOLDERS: Final = {
+    "ID": r"[^/]+-\d{8}-\d{4}(-\d{1,3})?",
+    "N": r"\d+",
+    "RUN": r"\w+",
+    "PREFIX": "[0-9a-f]{2}",
+    "DIGEST": "[0-9a-f]{64}",
+}
 _MAX_DEPTH: Final = 5
 
 
@@ -30,14 +37,17 @@ class StoreName:
     otherwise: str
     """What happens if a link, a pipe, a device or anything else has the name."""
 
-    def matches(self, path: str) -> bool:
-        """Tell whether `path`, relative to the directory of the store, is such a name."""
+    @property
+    def expression(self) -> re.Pattern[str]:
+        """What paths of such a name match, relative to the directory of the store."""
         parts = re.split(r"(\b[A-Z]+\b)", self.pattern.replace("SHA256SUMS", "\0"))
         found = (_PLACEHOLDERS.get(part, "[^/]+") if part.isupper() else re.escape(part) for part in parts)
-        return re.fullmatch("".join(found).replace(re.escape("\0"), "SHA256SUMS"), path) is not None
+        return re.compile("".join(found).replace(re.escape("\0"), "SHA256SUMS"))
 
 
 _ABSENT: Final = "counts as no generation"
+_NO_FILES: Final = "backups and restores of files fail and name it"
+_NO_CONTENT: Final = "counts as missing, and is replaced; because of a directory backups of that file fail"
 _FAILS: Final = "runs fail and name it"
 _DEGRADED: Final = "runs are degraded and name it"
 _REMOVED: Final = "removed"
@@ -48,7 +58,13 @@ _REBUILD: Final = "`catalog rebuild` fails"
 _SIDES: Final = "WAL, shared memory and journal of that"
 _NAMES: Final = (
     ("ID.sqlite3.gz", "file", "archive of a generation", _ABSENT),
+    ("ID.files.gz", "file", "list of a generation of files", _ABSENT),
     ("ID.manifest.json", "file", "its manifest, published last", _ABSENT),
+    ("ID.point.json", "file", "index of a restore point, published after its parts", "counts as no restore point"),
+    ("files", "directory", "contents of files, each once", _NO_FILES),
+    ("files/PREFIX", "directory", "contents whose digests begin with these two digits", _NO_FILES),
+    ("files/PREFIX/DIGEST.gz", "file", "a content, packed, by its SHA-256", _NO_CONTENT),
+    ("files/PREFIX/DIGEST", "file", "a content that packing makes no smaller", _NO_CONTENT),
     ("SHA256SUMS", "file", "digests, for `sha256sum -c`", "replaced; because of a directory nothing is pruned"),
     ("backup.log", "file", "the log", _DEGRADED),
     ("backup.log.N", "file", "the log before a rotation", f"{_IGNORED}, and replaced by a rotation"),
@@ -94,9 +110,18 @@ _NAMES: Final = (
 NAMES: Final = tuple(StoreName(*name) for name in _NAMES)
 
 
+@cache
+def _names_in(top: str, depth: int) -> tuple[tuple[re.Pattern[str], StoreName], ...]:
+    """Return the names at a depth below a directory at the top of a store."""
+    found = (name for name in NAMES if name.pattern.count("/") == depth and name.pattern.startswith(top))
+    return tuple((name.expression, name) for name in found)
+
+
 def name_of(path: str) -> StoreName | None:
     """Return the name that `path`, relative to the directory of a store, has in `NAMES`; None if it has none."""
-    return next((name for name in NAMES if name.matches(path)), None)
+    top, below, _ = path.partition("/")
+    candidates = _names_in(top if below and top in (CONTENTS, HIDDEN) else "", path.count("/"))
+    return next((name for expression, name in candidates if expression.fullmatch(path)), None)
 
 
 def unexpected_files(directory: Path) -> Iterator[UnexpectedFile]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from backupd.model import MANIFEST_SUFFIX, POINT_SUFFIX, SUFFIXES, is_generation_id
-from backupd.stores.contract import CHECKSUMS, HIDDEN
+from backupd.stores.contract import CHECKSUMS, CONTENTS, HIDDEN
 from backupd.system.directory import Directory, mount_of_descriptor
 from backupd.system.links import others_write
 
 _SUFFIXES: Final = (*SUFFIXES.values(), MANIFEST_SUFFIX, POINT_SUFFIX)
+_CONTENTS_DEPTH: Final = 2  # files/ab/SHA256
 _MAX_DEPTH: Final = 8  # .backupd/quarantine/SOURCE/NAME/snapshot.sqlite3 is the deepest
 
 
@@ -42,6 +43,7 @@ def transfer_ownership(directory: Path, uid: int, gid: int, log_name: str) -> No
             return  # a directory of root's that its app renamed?
         for name in filter(_is_own_file(log_name), names):
             _chown(place, name, owner, 0)
+        _chown(place, CONTENTS, owner, _CONTENTS_DEPTH)
         _chown(place, HIDDEN, owner, _MAX_DEPTH)
         if not os.fstat(place.descriptor).st_mode & stat.S_IWOTH:
             _chown_opened(place.descriptor, owner)

@@ -190,6 +190,15 @@ class Directory:
             raise UnexpectedFile(f"more than {limit} files in a directory of backupd", self.path)
         return names
 
+    def states(self) -> "Iterator[tuple[str, os.stat_result]]":
+        """Yield the names in this directory and the states of what has them, in no order; at most MAX_NAMES."""
+        with os.scandir(self.descriptor) as entries:
+            for number, entry in enumerate(entries):
+                if number == MAX_NAMES:
+                    raise UnexpectedFile(f"more than {MAX_NAMES} files in a directory of backupd", self.path)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield entry.name, entry.stat(follow_symlinks=False)
+
     def rename(self, name: str, to: "Directory", new: str) -> None:
         """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""
         with self._errors(name, to.path_of(new)):

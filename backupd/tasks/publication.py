@@ -9,7 +9,7 @@ from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
 from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted
 from backupd.formatting import human_bytes
-from backupd.model import Contents, Hold, Manifest, generation_id
+from backupd.model import AnyManifest, Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
 from backupd.sqlite.shadow_tables import shadow_tables_of
 from backupd.system.os_errors import os_error_text
@@ -188,7 +188,7 @@ def apply_publication(
         if decision.action == "quarantine":
             _put_in_quarantine(capture, decision.damage, request, state, run, context)
         elif decision.action == "unchanged" and state.previous is not None:
-            _record_unchanged(state.previous, run, context)
+            record_unchanged(state.previous, run, context)
         elif decision.action == "publish" and capture.packed is not None:
             _publish(request.source, capture, capture.packed, run, context)
     if decision.error is not None:
@@ -219,7 +219,7 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     """Publish the copy as a new generation. Raises NamesExhausted, OSError."""
     manifest = Manifest(
         format=1,
-        id=_free_id(source, capture, context),
+        id=free_id(source, capture.taken_at, context),
         source=source,
         store=context.identity(),
         taken_at=capture.taken_at,
@@ -235,12 +235,12 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
     with run.stage("publish"):
         context.store.place(manifest.id, packed.file, encoded, capture.source.may_be_read_by)
     run.emit(GenerationPublished(manifest))
-    run.details = _details(manifest, context)
+    run.details = details_of(manifest, context)
 
 
-def _free_id(source: str, capture: Capture, context: TaskContext) -> str:
+def free_id(source: str, taken_at: datetime, context: TaskContext) -> str:
     """Return the next id of its minute, also past ids that were removed here: a replica may still hold one of these."""
-    ids = [generation_id(source, capture.taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
+    ids = [generation_id(source, taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
     in_use = context.store.ids_in_use() | context.copies().keys()
     last = max((number for number, one in enumerate(ids) if one in in_use), default=-1)
     if last + 1 == len(ids):
@@ -248,20 +248,21 @@ def _free_id(source: str, capture: Capture, context: TaskContext) -> str:
     return ids[last + 1]
 
 
-def _record_unchanged(previous: Manifest, run: BackupRun, context: TaskContext) -> None:
+def record_unchanged(previous: AnyManifest, run: BackupRun, context: TaskContext) -> None:
     """Record that the source still holds, digest for digest, what the previous generation holds."""
     run.emit(SourceUnchanged(previous))
     record_verification(previous.id, context, sound=True, detail="verified unchanged")
-    run.details = _details(previous, context)
+    run.details = details_of(previous, context)
 
 
-def _details(manifest: Manifest, context: TaskContext) -> BackupDetails:
+def details_of(manifest: AnyManifest, context: TaskContext) -> BackupDetails:
+    """Return what the report tells of the generation that holds a copy."""
     return BackupDetails(
         generation=manifest.id,
         archive_path=str(context.store.archive_path(manifest.id)),
-        snapshot_bytes=manifest.snapshot.size_bytes,
+        snapshot_bytes=manifest.content_bytes,
         archive_bytes=manifest.archive.size_bytes,
-        snapshot_sha256=manifest.snapshot.sha256,
+        snapshot_sha256=manifest.content_sha256,
         archive_sha256=manifest.archive.sha256,
         verification=manifest.verdict.level,
     )

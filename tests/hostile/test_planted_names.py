@@ -34,6 +34,8 @@ EXAMPLES = {
     "RUN": "dead",
     "SIDE": "journal",
     "N": "1",
+    "PREFIX": "ab",
+    "DIGEST": "ab" * 32,
 }
 CONFIG = """
 backups_dir = "{0}/backups"

@@ -14,8 +14,8 @@ from backupd.model import NoProgress, Progress
 from backupd.sqlite.snapshot import Snapshot, take_snapshot
 from backupd.sqlite.source import Source
 from backupd.sqlite.worker.protocol import SnapshotSettings
-from backupd.sqlite.worker_process import OnEvent, OnProgress
 from backupd.system.directory import Directory
+from backupd.system.worker_process import OnEvent, OnProgress
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest

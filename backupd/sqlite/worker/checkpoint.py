@@ -16,8 +16,9 @@ from backupd.sqlite.file_format import Header, is_encrypted, read_header
 from backupd.sqlite.worker.connection import open_database, result_code, target_error
 from backupd.sqlite.worker.hot_journal import detach_super_journal, read_super_journal, undecided_message
 from backupd.sqlite.worker.locks import hold_shared_lock
-from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult, ParentPipe, serve
+from backupd.sqlite.worker.protocol import CheckpointRequest, CheckpointResult
 from backupd.system.owners import become_owner
+from backupd.system.worker import ParentPipe, serve
 
 # A restore also replaces a database on a failing disk: what cannot be read or written is kept as it is.
 _DAMAGED = (apsw.SQLITE_NOTADB, apsw.SQLITE_CORRUPT, apsw.SQLITE_IOERR)

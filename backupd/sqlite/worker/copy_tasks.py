@@ -10,9 +10,10 @@ import apsw
 from backupd.errors import BackupdError, DrillFailed, NoSpace, SnapshotFailed, WorkerFailed
 from backupd.sqlite.file_format import looks_encrypted
 from backupd.sqlite.worker.connection import open_held, open_immutable, replaced, result_code
-from backupd.sqlite.worker.protocol import CopyRequest, ParentPipe, QueryResult, serve
+from backupd.sqlite.worker.protocol import CopyRequest, QueryResult
 from backupd.system.fs import OPEN_FILES
 from backupd.system.owners import become_owner, known_owner
+from backupd.system.worker import ParentPipe, serve
 
 _BUSY_MS = 5000
 _ANSWER_CHARACTERS = 1 << 16  # of an answer, which is compared with a short one

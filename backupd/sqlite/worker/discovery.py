@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from backupd.sqlite.database_files import SIDE_SUFFIXES
-from backupd.sqlite.worker.protocol import LookReply, LookRequest, ParentPipe, serve
+from backupd.sqlite.worker.protocol import LookReply, LookRequest
 from backupd.system.directory import Directory
 from backupd.system.owners import rights_of_owner
 from backupd.system.small_file import UnexpectedFile
+from backupd.system.worker import ParentPipe, serve
 
 _MAGIC: Final = b"SQLite format 3\0"  # https://sqlite.org/fileformat2.html §1.3.1
 

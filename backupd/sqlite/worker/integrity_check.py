@@ -18,9 +18,10 @@ from backupd.sqlite.file_format import has_checksums, is_encrypted, mismatched_p
 from backupd.sqlite.shadow_tables import SHADOW_TABLES
 from backupd.sqlite.worker.connection import open_immutable, text_rows
 from backupd.sqlite.worker.integrity_levels import MAX_MESSAGES, IntegrityResult, check_integrity
-from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest, ParentPipe, serve
+from backupd.sqlite.worker.protocol import IntegrityReply, IntegrityRequest
 from backupd.system.resources import Priority, lower_priority
 from backupd.system.small_file import opened_file
+from backupd.system.worker import ParentPipe, serve
 
 _OPAQUE = {
     "level": "opaque",

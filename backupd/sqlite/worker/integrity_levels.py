@@ -14,7 +14,8 @@ import apsw
 
 from backupd.sqlite.worker.connection import ignore_unparsable_schema
 from backupd.sqlite.worker.foreign_schema import follow_pages, schema_error_in, schema_errors
-from backupd.sqlite.worker.protocol import Thoroughness, out_of_memory
+from backupd.sqlite.worker.protocol import Thoroughness
+from backupd.system.worker import out_of_memory
 
 MAX_MESSAGES = 100
 _MAX_LENGTH = 1000

@@ -18,14 +18,7 @@ import apsw
 from backupd.errors import BackupdError
 from backupd.sqlite.file_format import Header
 from backupd.sqlite.worker.connection import open_database
-from backupd.sqlite.worker.protocol import (
-    ParentPipe,
-    PinReply,
-    PinRequest,
-    SnapshotReply,
-    SnapshotRequest,
-    serve,
-)
+from backupd.sqlite.worker.protocol import PinReply, PinRequest, SnapshotReply, SnapshotRequest
 from backupd.sqlite.worker.snapshot import (
     StagedFile,
     check_source,
@@ -38,6 +31,7 @@ from backupd.sqlite.worker.snapshot_strategies import Copier
 from backupd.sqlite.worker.source_file import MOST_DESCRIPTORS, require_opened
 from backupd.system.owners import become_owner
 from backupd.system.resources import allow_descriptors
+from backupd.system.worker import ParentPipe, serve
 
 _WATCH_S = 0.2
 _OPENING_S = 20.0

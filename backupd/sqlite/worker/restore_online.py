@@ -17,8 +17,9 @@ from backupd.sqlite.worker.connection import open_database, open_immutable, resu
 from backupd.sqlite.worker.hot_journal import detach_super_journal, undecided_message
 from backupd.sqlite.worker.integrity_levels import check_integrity
 from backupd.sqlite.worker.locks import hold_shared_lock, refuse_foreign_locks
-from backupd.sqlite.worker.protocol import OnlineRestoreRequest, ParentPipe, serve
+from backupd.sqlite.worker.protocol import OnlineRestoreRequest
 from backupd.system.owners import become_owner
+from backupd.system.worker import ParentPipe, serve
 
 _PAGES_A_STEP = 1000
 _POLL_S = 0.002

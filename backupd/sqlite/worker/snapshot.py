@@ -34,19 +34,13 @@ from backupd.sqlite.worker.connection import open_held, source_error
 from backupd.sqlite.worker.encrypted import copy_encrypted
 from backupd.sqlite.worker.hot_journal import copy_failed, copy_with_journal, require_usable_journal
 from backupd.sqlite.worker.locks import refuse_foreign_locks
-from backupd.sqlite.worker.protocol import (
-    ParentPipe,
-    SnapshotReply,
-    SnapshotRequest,
-    SnapshotSettings,
-    now_ns,
-    serve,
-)
+from backupd.sqlite.worker.protocol import SnapshotReply, SnapshotRequest, SnapshotSettings, now_ns
 from backupd.sqlite.worker.snapshot_strategies import Copier, HotJournal
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, opened_source, replaced, require_in_place
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.owners import NAMESPACE_HINT, become_owner
 from backupd.system.small_file import UnexpectedFile, require_regular_file
+from backupd.system.worker import ParentPipe, serve
 
 _OR_AS_ROOT = ", or as root with the capabilities SETUID and SETGID"
 

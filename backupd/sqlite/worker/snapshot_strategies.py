@@ -16,10 +16,11 @@ from backupd.errors import NoSpace, SnapshotFailed, SourceCorrupt
 from backupd.sqlite.file_format import Header, wal_frames
 from backupd.sqlite.worker.connection import empty_database, open_database, result_code
 from backupd.sqlite.worker.locks import refuse_lock_directory, written_without_lock
-from backupd.sqlite.worker.protocol import ParentPipe, SnapshotRequest, SnapshotSettings, now_ns
+from backupd.sqlite.worker.protocol import SnapshotRequest, SnapshotSettings, now_ns
 from backupd.sqlite.worker.source_file import RESTORE_HINT, Identity, require_opened
 from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.small_file import opened_file
+from backupd.system.worker import ParentPipe
 
 PAGES_A_STEP = 1000
 UNPINNED_STEP_BYTES = 16 << 20

@@ -1,0 +1,46 @@
+"""Read the content of a file that a store keeps packed, in gzip members as archives are."""
+
+import io
+from typing import Any, BinaryIO
+
+from backupd.archive.archive import MEMBER_BYTES
+from backupd.archive.gzip_member import read_member, unpack_member
+
+
+def unpacked(stored: BinaryIO) -> BinaryIO:
+    """Return a stream of what the packed file `stored` holds, which closes that; reading it raises CopyCorrupt."""
+    return io.BufferedReader(_Members(stored), MEMBER_BYTES)
+
+
+class _Members(io.RawIOBase):
+    """Unpacks a member at a time."""
+
+    def __init__(self, stored: BinaryIO) -> None:
+        super().__init__()
+        self._stored = stored
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
+        """Fill `buffer` as far as the next member goes; 0 at the end. Raises CopyCorrupt, OSError."""
+        while not self._piece:
+            member = read_member(self._stored, MEMBER_BYTES)
+            if not member:
+                return 0
+            self._piece = memoryview(unpack_member(member, MEMBER_BYTES))
+        part = self._piece[: len(buffer)]
+        buffer[: len(part)] = part
+        self._piece = self._piece[len(part) :]
+        return len(part)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the packed file."""
+        return self._stored.fileno()
+
+    def close(self) -> None:
+        """Close the packed file too."""
+        self._stored.close()
+        super().close()

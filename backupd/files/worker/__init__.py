@@ -1,0 +1,1 @@
+"""The child process that walks a directory as its owner."""
