@@ -26,8 +26,8 @@ from backupd.tasks.doctor import Finding
 from backupd.tasks.doctor.hooks import check_hooks
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
-from backupd.tasks.drill import OpenStore
 from backupd.tasks.drill.app_check import check_drill_setup
+from backupd.tasks.drill.session import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule

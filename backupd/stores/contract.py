@@ -107,6 +107,9 @@ class Contents(Protocol):
         Reading raises CopyCorrupt where a stored file does not unpack, and OSError. Raises ContentMissing, OSError.
         """
 
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+        """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
+
     def remove(self, digests: Collection[str]) -> None:
         """Remove what no list names any more; missing ones are accepted. Raises OSError."""
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from backupd.errors import CopyCorrupt
-from backupd.model import AnyManifest
+from backupd.model import AnyManifest, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
-from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 from backupd.tasks.choice import Accept, never
 from backupd.tasks.context import TaskContext, work_directory

@@ -12,12 +12,11 @@ from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.app_check import add_proven
-from backupd.tasks.drill.session import DrillSession
+from backupd.tasks.drill.session import SEND_AGAIN, DrillSession
 from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import extract_verified, fetch
 from backupd.tasks.run import DrillRun
 
-_HINT: Final = "use another generation, and send this one again (backupd replicate)"
 _MOST_DIFFERENCES: Final = 3
 
 
@@ -36,6 +35,7 @@ def restore_database(
     fetched = fetch(manifest, opened.store, target.directory, reserve, context)
     _verify(extract_verified(manifest, fetched, target, request.workers, context, reserve), manifest, run)
     fetched.remove()  # the app needs the space
+    session.read_references(manifest, target, run)
     return manifest
 
 
@@ -63,7 +63,7 @@ def _verify(inspection: Inspection, manifest: Manifest, run: DrillRun) -> None:
         verification=inspection.verdict.level,
     )
     if differing := differences(inspection.contents, manifest.contents):
-        raise CopyCorrupt(f"{manifest.id} differs from its manifest: {differing}", _HINT)
+        raise CopyCorrupt(f"{manifest.id} differs from its manifest: {differing}", SEND_AGAIN)
     if manifest.contents is not None:
         add_proven(run, "contents")
 

@@ -3,18 +3,18 @@
 import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
-from backupd.errors import CopyCorrupt
+from backupd.errors import CopyCorrupt, DrillFailed
 from backupd.formatting import counted, printable
 from backupd.model import FilesManifest
-from backupd.report import DrillReport
 from backupd.system.held_file import HeldFile
-from backupd.tasks.contents_check import CheckedFiles
+from backupd.tasks.contents_check import CheckedFiles, Entries
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.app_check import add_proven
-from backupd.tasks.drill.session import DrillSession
-from backupd.tasks.requests import DrillRequest
+from backupd.tasks.drill.session import SEND_AGAIN, DrillSession
+from backupd.tasks.requests import DrillRequest, FilesRequest
 from backupd.tasks.restore.extract import extract_list, listed_entries
 from backupd.tasks.run import DrillRun
 
@@ -40,15 +40,33 @@ def check_files(
         archive_sha256=manifest.archive.sha256,
     )
     context.progress.stage("contents", manifest.files.size_bytes)
-    found = opened.contents.check(
-        partial(listed_entries, listed, manifest.id), _MOST_NAMED, context.progress.advance
-    )
+    entries = partial(listed_entries, listed, manifest.id)
+    found = opened.contents.check(entries, _MOST_NAMED, context.progress.advance)
     drill = replace(run.details.drill, files=found.files, files_missing=found.lacking)
     run.details = replace(run.details, drill=drill)
     _require_complete(found, manifest, request.store)
     add_proven(run, "digests", "contents")
     run.details = replace(run.details, verification=manifest.verdict.level)
+    if request.files and request.files.query:
+        _check_references(request.files, session, entries, run)
     return manifest
+
+
+def _check_references(files: FilesRequest, session: DrillSession, entries: Entries, run: DrillRun) -> None:
+    """Look for each file that the database names. Raises DrillFailed where one is not in the list."""
+    references = session.references(files.source)
+    if references is None:
+        run.note(
+            f"files.{files.source}.query was not run: {files.database} was not restored from the same restore point"
+        )
+        return
+    for entry in entries():
+        if entry.type != "d":
+            references.saw(entry.path)
+    if references.lacking:
+        run.details = replace(run.details, drill=replace(run.details.drill, files_missing=references.lacking))
+        raise DrillFailed(str(references), "find out what removes these files, or names them too early: docs/files.md")
+    add_proven(run, "references")
 
 
 def _require_complete(found: CheckedFiles, manifest: FilesManifest, store: str) -> None:
@@ -59,11 +77,11 @@ def _require_complete(found: CheckedFiles, manifest: FilesManifest, store: str) 
         raise CopyCorrupt(
             f"{manifest.id}: {found.lacking} of {counted(found.files, 'file')} cannot be restored from {store}: "
             f"{named}{more}",
-            HINT,
+            SEND_AGAIN,
         )
     if (found.files, found.size_bytes) != (expected.files, expected.size_bytes):
         raise CopyCorrupt(
             f"{manifest.id} differs from its manifest: {counted(found.files, 'file')} with {found.size_bytes} bytes, "
             f"not {expected.files} with {expected.size_bytes}",
-            HINT,
+            SEND_AGAIN,
         )

@@ -5,23 +5,26 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from backupd.errors import BackupdError, DrillFailed, GenerationMissing, LockHeld
 from backupd.formatting import human_duration
 from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Manifest, RestorePoint
-from backupd.report import DrillReport
+from backupd.report import DrillDetails, DrillReport
+from backupd.system.held_file import HeldFile
 from backupd.tasks.choice import Accept, accepting_damage, newest_point, require_newest
 from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.freshness import last_verified_at
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import ForeignGenerations, provenance_of, refusal
+from backupd.tasks.references import References
 from backupd.tasks.replica import Retry, replica_errors
 from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import FilesStore
 from backupd.tasks.run import DrillRun
 
+SEND_AGAIN: Final = "use another generation, and send this one again (backupd replicate)"
 M = TypeVar("M", Manifest, FilesManifest)
 OpenStore = Callable[[], AbstractContextManager[tuple[FilesStore, Inventory]]]
 
@@ -45,18 +48,29 @@ class OpenedStore:
     warning: str  # why they are not from a newer restore point
     contents: ContentsCheck
 
+    def part_of(self, source: str) -> str | None:
+        """Return the generation of a source in the restore point, None where it is not in there."""
+        parts = self.point.parts if self.point else ()
+        return next((part.generation for part in parts if part.source == source), None)
+
 
 class DrillSession:
     """Drills of `requests`, all from one store, which is opened once, by the first of them that gets so far."""
 
     def __init__(
-        self, requests: Sequence[DrillRequest], open_store: OpenStore, retry: Retry, accept: Accept, context: TaskContext
+        self,
+        requests: Sequence[DrillRequest],
+        open_store: OpenStore,
+        retry: Retry,
+        accept: Accept,
+        context: TaskContext,
     ) -> None:
         self.requests, self._accept, self._context = requests, accept, context
         self._open_store, self._retry = open_store, retry
         self._stack = ExitStack()
         self._is_locked = False
         self._opened: OpenedStore | BackupdError | OSError | None = None
+        self._references: dict[str, References | BackupdError] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +103,34 @@ class DrillSession:
             return self._opened
         raise self._opened
 
+    def read_references(self, database: Manifest, restored: HeldFile, run: DrillRun) -> None:
+        """Ask a restored database which files it names, for the sets of files that are in the same restore point.
+
+        What fails is raised by `references`. It has to be asked before its app may write to it. Raises OSError.
+        """
+        opened = self._opened
+        assert isinstance(opened, OpenedStore)  # noqa: S101 - the database is from there
+        for files in [request.files for request in self.requests if request.files and request.files.query]:
+            part = opened.part_of(files.source)
+            if files.database == database.source and opened.part_of(database.source) and part:
+                with run.stage("references"):
+                    try:
+                        found = References.read(restored, files, opened.inventory.manifests[part].origin.path)
+                    except BackupdError as error:
+                        self._references[files.source] = error
+                    else:
+                        self._references[files.source] = found
+
+    def references(self, source: str) -> References | None:
+        """Return which files the database of a set names; None where it was not restored with this set.
+
+        Raises DrillFailed, SnapshotFailed.
+        """
+        found = self._references.get(source)
+        if isinstance(found, BackupdError):
+            raise found
+        return found
+
     def _open(self, place: Path) -> OpenedStore:
         request = self.requests[0]
 
@@ -105,7 +147,7 @@ class DrillSession:
             points = {key: point for key, point in inventory.points.items() if provenance.counts(point)}
             inventory = replace(inventory, points=points)
         point, warning = self._choose_point(inventory) if len(self.requests) > 1 else (None, "")
-        threads = request.workers if request.store == LOCAL_STORE else 1
+        threads = request.workers if request.store == LOCAL_STORE else 0
         return OpenedStore(store, inventory, foreign, point, warning, ContentsCheck(store.contents, threads))
 
     def _choose_point(self, inventory: Inventory) -> tuple[RestorePoint | None, str]:

@@ -2,9 +2,10 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -27,12 +28,17 @@ _FETCHED = "fetched.sqlite3.gz"
 _HINT = "use another generation, or this one from another store (backupd list)"
 
 
+OpenContent = Callable[[], BinaryIO]
+
 
 class OpenedContents(Protocol):
-    """The contents of files to read."""
+    """The contents of files to read; see `stores.contract.Contents`."""
 
     def open(self, digest: str) -> BinaryIO:
-        """Open a content, unpacked, and not yet compared with its digest; see `stores.contract.Contents`."""
+        """Open a content, unpacked, and not yet compared with its digest. Raises ContentMissing, OSError."""
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, OpenContent]]:
+        """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
 
 
 class FilesStore(Archives, Protocol):
@@ -81,6 +87,10 @@ class ResumingArchives:
         self._retry(stream.require_open)
         return io.BufferedReader(stream, _CHUNK_BYTES)
 
+    def connect(self) -> FilesStore:
+        """Return the store as `connected` does, as long as the retries last. Raises ReplicaUnreachable."""
+        return self._retry(self.connected)
+
     def connected(self) -> FilesStore:
         """Return the store by a connection that is not known to be lost. Raises what connecting raises."""
         if self._store is None:
@@ -96,10 +106,42 @@ class ResumingArchives:
 
 @dataclass(frozen=True, slots=True)
 class _ResumingContents:
-    store: ResumingArchives
+    archives: ResumingArchives
 
     def open(self, digest: str) -> BinaryIO:
-        return self.store.resuming(lambda store, at: _skip(store.contents.open(digest), at))
+        return self._resuming(digest)
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, OpenContent]]:
+        """Open one by one what was asked of a connection that is lost then, and the rest by the next connection."""
+        left, asked = iter(digests), dict[str, None]()
+
+        def asking() -> Iterator[str]:
+            for digest in left:
+                asked[digest] = None
+                yield digest
+
+        while True:
+            store = self.archives.connect()
+            try:
+                with replica_errors(self.archives.name):
+                    for digest, open_content in store.contents.opened(asking()):
+                        del asked[digest]
+                        yield digest, partial(self._resuming, digest, open_content)
+            except ReplicaUnreachable:
+                self.archives.lose(store)
+            else:
+                return
+            while asked:
+                digest, _ = asked.popitem()
+                yield digest, partial(self._resuming, digest)
+
+    def _resuming(self, digest: str, *first: OpenContent) -> BinaryIO:
+        ways = list(first)
+
+        def open_at(store: FilesStore, at: int) -> BinaryIO:
+            return ways.pop()() if ways else _skip(store.contents.open(digest), at)
+
+        return self.archives.resuming(open_at)
 
 
 def _skip(stream: BinaryIO, count: int) -> BinaryIO:
@@ -212,7 +254,8 @@ def extract_list(manifest: FilesManifest, store: Archives, target: HeldFile, wor
 
 def listed_entries(listed: HeldFile, generation_id: str) -> Iterator[FileEntry]:
     """Yield the entries of a list that `extract_list` has unpacked, from its beginning. Raises CopyCorrupt, OSError."""
-    with listed.stream() as stream, io.BufferedReader(stream, _CHUNK_BYTES) as lines:  # type: ignore[arg-type] # raw
+    os.lseek(listed.descriptor, 0, os.SEEK_SET)
+    with open(listed.descriptor, "rb", buffering=_CHUNK_BYTES, closefd=False) as lines:
         yield from decode_entries(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), generation_id)
 
 
