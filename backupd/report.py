@@ -39,6 +39,11 @@ class BackupDetails(PruneDetails):
     snapshot_sha256: str | None = None
     archive_sha256: str | None = None
     verification: Verification | None = None
+    files: int | None = None  # of a set of files, as the next four; None: of a database
+    new_files: int | None = None  # since the run before
+    changed_files: int | None = None
+    gone_files: int | None = None
+    skipped: int | None = None  # sockets, pipes, devices, and what could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +164,8 @@ def describe(report: AnyReport) -> str:
     if isinstance(details, BackupDetails | DrillDetails):
         if details.snapshot_bytes is not None and details.archive_bytes is not None:
             parts.append(f"{human_bytes(details.snapshot_bytes)} as {human_bytes(details.archive_bytes)}")
+        if isinstance(details, BackupDetails) and details.files is not None:
+            parts.append(files_text(details))
         if details.verification:
             parts.append(f"verified {details.verification}")
     if isinstance(details, ReplicationDetails):
@@ -171,6 +178,14 @@ def describe(report: AnyReport) -> str:
     if isinstance(details, PruneDetails) and (details.kept or details.removed):
         parts.append(f"{details.kept} kept, {len(details.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
+
+
+def files_text(details: BackupDetails) -> str:
+    """Return how many files a set has, and what became of them since the run before."""
+    changes = {"new": details.new_files, "changed": details.changed_files, "gone": details.gone_files}
+    changes["skipped"] = details.skipped
+    said = ", ".join(f"{count} {what}" for what, count in changes.items() if count)
+    return counted(details.files or 0, "file") + (f" ({said})" if said else "")
 
 
 def _drilled(drill: DrillReport) -> Iterator[str]:

@@ -183,6 +183,7 @@ def files_request(config: Config, name: str) -> FilesRequest:
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
+        hooks=hooks(config),
     )
 
 

@@ -18,7 +18,7 @@ from backupd.cli import Command, complete
 from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
 from backupd.config import REPLICAS, Config, KeyPath, load_config, mask_of, refuse_gate_alone
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
-from backupd.model import LOCAL_STORE, Manifest, Progress
+from backupd.model import LOCAL_STORE, AnyManifest, Progress
 from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
@@ -281,7 +281,7 @@ def read_claims(context: TaskContext) -> Provenance:
         return Provenance(None, {}, frozenset())
 
 
-def warn_of_foreign(manifest: Manifest, replica: Inventory, claims: Provenance, name: str) -> None:
+def warn_of_foreign(manifest: AnyManifest, replica: Inventory, claims: Provenance, name: str) -> None:
     """Warn where a generation at replica `name` is of another store, as after a disaster."""
     for group in claims.foreign(replica, manifest.source):
         if manifest.id in group.ids:

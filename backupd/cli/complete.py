@@ -51,6 +51,14 @@ def _minute(generation_id: str) -> str:
     return found[1] if found else ""
 
 
+def _points(config: "Config") -> list[str]:
+    """Return the ids of the local restore points, newest first."""
+    from backupd.model import POINT_SUFFIX, is_point_id
+
+    found = [path.name.removesuffix(POINT_SUFFIX) for path in config.backups_dir.glob(f"*{POINT_SUFFIX}")]
+    return sorted(filter(is_point_id, found), reverse=True)
+
+
 def _times(config: "Config") -> list[str]:
     """Return the minutes of the local generations as `--at` reads them, newest first."""
     zone = ZoneInfo(config.schedule.timezone)
@@ -70,6 +78,7 @@ replicas = _completer(lambda config: config.replicas)
 stores = _completer(_stores)
 generations = _completer(_ids)
 generations_or_latest = _completer(lambda config: ["latest", *_ids(config)])
+points_or_latest = _completer(lambda config: ["latest", *_points(config)])
 times = _completer(_times)
 
 

@@ -9,29 +9,29 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 import click
 
-from backupd.bootstrap.tasks import backup_request, one_source, restore_request, sources, workers
+from backupd.bootstrap.tasks import one_source, restore_request, sources, workers
 from backupd.cli import common, complete, output
 from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
-from backupd.cli.restore_plan import RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
+from backupd.cli.restore_plan import Options, RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
+from backupd.cli.restore_point import WantedPoint, restore_missing_point, restore_wanted_point
+from backupd.cli.restore_undo import restore, undo_one, undo_whole
 from backupd.config import REPLICAS, Config, KeyPath
-from backupd.errors import STOP_THE_APP, GenerationMissing, TargetRefused, UsageError
-from backupd.model import LOCAL_STORE, Manifest
+from backupd.errors import GenerationMissing, UsageError
+from backupd.model import LOCAL_STORE, Manifest, Progress
 from backupd.privileges import drop_privileges, give_directories
-from backupd.sqlite.history import RecordedRestore
 from backupd.sqlite.target import STOPPED_FLAG
 from backupd.stores.contract import Archives
-from backupd.tasks.choice import LATEST, Accept, Choose, choose_database, require_database, require_newest
+from backupd.tasks.choice import LATEST, Accept, Choose, choose_database, require_newest
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.provenance import adopt, choose_usable, provenance_of
 from backupd.tasks.restore import Restored, RestoreRequest
-from backupd.tasks.restore.in_place import is_in_use, plan_undo, restore_in_place, undo_in_place
-from backupd.tasks.restore.online import restore_online
+from backupd.tasks.restore.in_place import plan_undo
 from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.run import DEGRADED_EXIT
 
@@ -72,6 +72,19 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
     *("--from", "store"), metavar="STORE", shell_complete=complete.stores, help="From this store (default: local)."
 )
 @click.option("--to", "target", metavar="PATH", help="Restore to this new file; the database stays as it is.")
+@click.option(
+    "--point",
+    metavar="ID|latest",
+    shell_complete=complete.points_or_latest,
+    help="All that one run has backed up, together: all or nothing (backupd list --points).",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="SOURCE",
+    shell_complete=complete.sources,
+    help="With --point: only this part of it (repeatable).",
+)
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
 @click.option("--adopt", is_flag=True, help="With --from: adopt the copies that a lost machine sent there.")
 @click.option("--undo", is_flag=True, help="Take the last restore back; repeat it for the one before.")
@@ -89,6 +102,8 @@ def restore_command(
     source: str | None,
     store: str | None,
     target: str | None,
+    point: str | None,
+    only: tuple[str, ...],
     *,
     adopt: bool,
     online: bool,
@@ -110,46 +125,30 @@ def restore_command(
     """
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
+    if point is not None or only:
+        _refuse_beside_point(point, wanted, at, source, target, online=online, back=back, adopt=adopt)
     if undo and redo:
         raise common.refuse_together("--undo", "--redo")
     if adopt and (store in (None, LOCAL_STORE) or if_missing or back):
         raise UsageError("--adopt goes with --from a replica", "leave it out")
-    chosen = Wanted(wanted, _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None, store)
+    before = _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None
+    chosen = Wanted(wanted, before, store)
+    how = Options(adopt, online, accept_older, allow_none, stopped, yes, dry_run, as_json)
     with output.shown_progress(quiet=as_json) as progress:
-        if if_missing:
-            drop_privileges(config, os.environ)  # first: a private directory hides whether there is a database in it
-            one = source is not None or wanted != LATEST
-            names = (one_source(source, config),) if one else sources(config, ())
-            requests = tuple(missing_request(name, config, stopped=stopped, dry_run=dry_run) for name in names)
-            outcomes = restore_missing(
-                requests, chosen, config, progress, allow_none=allow_none, accept_older=accept_older
-            )
-            print_outcomes(outcomes, config, as_json=as_json)
-        if back:
-            request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
+        if point is not None:
+            whole = WantedPoint(point, before, tuple(dict.fromkeys(only)), store)
+            (restore_missing_point if if_missing else restore_wanted_point)(whole, how, config, progress)
+        elif if_missing:
+            _restore_missing(chosen, source, how, config, progress)
+        elif back:
             context = common.open_context_for_restore(config, progress, reading=dry_run)
+            if source is None and len(config.sources) > 1:
+                undo_whole(how, config, context, redo=redo)
+            request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
             request = plan_undo(request, context, redo=redo)
-            restored = _undo(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
+            restored = undo_one(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)
         else:
-            context = common.open_context_for_restore(config, progress, reading=dry_run or target is not None)
-            with common.opened(store or LOCAL_STORE, config, context) as (archives, inventory):
-                asking = is_to_be_confirmed()
-                accept = accept_shown if asking else common.accepting_older(sure=accept_older, quiet=as_json or yes)
-                configured = [each.path for name, each in config.sources.items() if source in (None, name)]
-                fit = partial(chosen.fitting, databases=[Path(target)] if target else configured)
-                manifest, warning = _choose(
-                    chosen, source, fit(inventory), config, context, accept, adopting=adopt, dry_run=dry_run
-                )
-                if target is not None:
-                    _restore_to(target, manifest, warning, archives, config, context, dry_run=dry_run, as_json=as_json)
-                    return
-                request = restore_request(config, manifest.source, stopped=stopped, dry_run=dry_run)
-                if asking or (dry_run and not as_json):
-                    chosen = _tell(manifest, request, chosen, inventory, config, context, online=online, asking=asking)
-                (request,) = give_directories([(request, manifest)], config)
-                request = replace(request, warnings=(warning,) if warning else ())
-                choose = _choose_again(manifest, chosen, warning, fit, context, dry_run=dry_run)
-                restored = _restore(choose, request, archives, config, context, online=online)
+            restored = _restore_one(chosen, source, target, how, config, progress)
     report, result = restored
     if result is not None:
         output.print_restored(result, config.schedule.timezone, as_json=as_json, planned=dry_run and not back)
@@ -157,6 +156,41 @@ def restore_command(
         output.print_json(output.failure_facts(report))
     output.print_problems(report)
     sys.exit(report.exit_code)
+
+
+def _restore_missing(chosen: Wanted, source: str | None, how: Options, config: Config, progress: Progress) -> NoReturn:
+    drop_privileges(config, os.environ)  # first: a private directory hides whether there is a database in it
+    one = source is not None or chosen.id != LATEST
+    names = (one_source(source, config),) if one else sources(config, ())
+    requests = tuple(missing_request(name, config, stopped=how.stopped, dry_run=how.dry_run) for name in names)
+    outcomes = restore_missing(
+        requests, chosen, config, progress, allow_none=how.allow_none, accept_older=how.accept_older
+    )
+    print_outcomes(outcomes, config, as_json=how.as_json)
+
+
+def _restore_one(
+    chosen: Wanted, source: str | None, target: str | None, how: Options, config: Config, progress: Progress
+) -> Restored:
+    """Restore one generation; to another path, print the result and exit."""
+    context = common.open_context_for_restore(config, progress, reading=how.dry_run or target is not None)
+    with common.opened(chosen.store or LOCAL_STORE, config, context) as (archives, inventory):
+        asking = is_to_be_confirmed()
+        accept = accept_shown if asking else common.accepting_older(sure=how.accept_older, quiet=how.as_json or how.yes)
+        configured = [each.path for name, each in config.sources.items() if source in (None, name)]
+        fit = partial(chosen.fitting, databases=[Path(target)] if target else configured)
+        manifest, warning = _choose(
+            chosen, source, fit(inventory), config, context, accept, adopting=how.adopt, dry_run=how.dry_run
+        )
+        if target is not None:
+            _restore_to(target, manifest, warning, archives, config, context, dry_run=how.dry_run, as_json=how.as_json)
+        request = restore_request(config, manifest.source, stopped=how.stopped, dry_run=how.dry_run)
+        if asking or (how.dry_run and not how.as_json):
+            chosen = _tell(manifest, request, chosen, inventory, config, context, online=how.online, asking=asking)
+        (request,) = give_directories([(request, manifest)], config)
+        request = replace(request, warnings=(warning,) if warning else ())
+        choose = _choose_again(manifest, chosen, warning, fit, context, dry_run=how.dry_run)
+        return restore(choose, request, archives, config, context, online=how.online)
 
 
 def _refuse_contradictions(
@@ -172,6 +206,36 @@ def _refuse_contradictions(
         raise UsageError("--undo takes the last restore back: no ID and no --at go with it", "leave them out")
     if allow_none and not if_missing:
         raise UsageError("--allow-none goes with --if-missing alone", "leave it out, or add --if-missing")
+
+
+def _refuse_beside_point(
+    point: str | None,
+    wanted: str,
+    at: str | None,
+    source: str | None,
+    target: str | None,
+    *,
+    online: bool,
+    back: bool,
+    adopt: bool,
+) -> None:
+    if point is None:
+        raise UsageError("--only goes with --point", "name one source with --source, or add --point latest")
+    if wanted != LATEST:
+        raise common.refuse_together("an ID", "--point")
+    if at is not None and point != LATEST:
+        raise common.refuse_together("--point ID", "--at")
+    if source is not None:
+        raise UsageError("--point and --source do not go together", f"name parts of the point: --only {source}")
+    if target is not None or online:
+        raise UsageError(
+            "--point restores in place of the databases: --to and --online do not go with it",
+            "leave them out, or restore the generations of the point one by one",
+        )
+    if back:
+        raise UsageError("--undo and --redo take back whatever was restored last", "leave --point out")
+    if adopt:
+        raise common.refuse_together("--point", "--adopt")
 
 
 def _choose(
@@ -263,12 +327,12 @@ def _restore_to(
     *,
     dry_run: bool,
     as_json: bool,
-) -> None:
+) -> NoReturn:
     new = restore_to_path(manifest, Path(target), workers(config), context, store=archives, dry_run=dry_run)
     output.print_restored(new, config.schedule.timezone, as_json=as_json)
     if warning:
         output.print_warning(warning)
-        sys.exit(DEGRADED_EXIT)
+    sys.exit(DEGRADED_EXIT if warning else 0)
 
 
 def _choose_again(
@@ -292,52 +356,6 @@ def _choose_again(
         return again
 
     return choose
-
-
-def _restore(
-    choose: Choose, request: RestoreRequest, store: Archives, config: Config, context: TaskContext, *, online: bool
-) -> Restored:
-    if online:
-        return restore_online(choose, request, store, backup_request(config, request.source), context)
-    return restore_in_place(choose, request, store, context)
-
-
-def _undo(
-    request: RestoreRequest, store: str, config: Config, context: TaskContext, *, online: bool, quiet: bool
-) -> Restored:
-    """Take the planned restore back, and print first which one: with the file that was kept, or the generation."""
-    entry = request.takes_back
-    assert entry is not None  # noqa: S101 - `plan_undo` has found it
-    safety = entry.record.safety
-    if online and safety is None:
-        hint = f"without --online: {STOP_THE_APP}"
-        at = output.minute_text(entry.restored_at, config.schedule.timezone)
-        raise TargetRefused(f"the restore at {at} kept the old database as a file", hint)
-    online = safety is not None and (online or is_in_use(request))
-    if not quiet:
-        _print_undo(entry, config, online=online, dry_run=request.dry_run)
-    if safety is None:
-        return undo_in_place(request, entry, context)
-    with common.opened(store, config, context) as (archives, inventory):
-        manifest = inventory.manifests.get(safety)
-        if manifest is None:
-            raise GenerationMissing(
-                f"store {store} has no generation {safety}, the state before the restore that is taken back",
-                "if another store has it (backupd list --store NAME): --from NAME",
-            )
-        safe = require_database(manifest)
-        return _restore(lambda: safe, request, archives, config, context, online=online)
-
-
-def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run: bool) -> None:
-    record = entry.record
-    way = "online" if record.before == "generation" else "in place"
-    of = f" of {record.generation}" if record.generation else ""
-    what = f"restore {way}{of}" if record.kind == "restore" else f"{record.kind} {way} of the restore{of}"
-    how = "online" if online else "in place"
-    puts = f"restoring {record.safety} {how}" if record.safety else f"putting {entry.path} back"
-    verb, at = "would take" if dry_run else "taking", output.time_text(entry.restored_at, config.schedule.timezone)
-    output.echo(f"{verb} back the {what} at {at}: {puts}")
 
 
 def _parse_time(text: str, zone: ZoneInfo) -> datetime:

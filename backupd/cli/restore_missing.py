@@ -12,7 +12,7 @@ from backupd.bootstrap.tasks import restore_request
 from backupd.cli import common, output
 from backupd.config import Config
 from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, StoreUnusable
-from backupd.model import LOCAL_STORE, Manifest, Progress
+from backupd.model import LOCAL_STORE, AnyManifest, Manifest, Progress
 from backupd.privileges import give_directories
 from backupd.report import AnyReport
 from backupd.stores.contract import Archives
@@ -20,7 +20,7 @@ from backupd.system.resources import total_bytes
 from backupd.tasks.choice import LATEST, Accept, choose_database, require_newest
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, recorded_path, require_same_database
-from backupd.tasks.provenance import choose_usable, refusal
+from backupd.tasks.provenance import Provenance, choose_usable, refusal
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.in_place import restore_in_place
 from backupd.tasks.restore.recovery import database_exists
@@ -150,11 +150,34 @@ def _chosen(
         return manifest
     claims = common.read_claims(context)
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
-    if wanted.id == LATEST and not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
-        what = f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
-        raise refusal(claims.foreign(inventory, source), store, what, inventory.now)
+    if wanted.id == LATEST:
+        _require_same_path(manifest, request, store, inventory, claims)
     common.warn_of_foreign(manifest, inventory, claims, store)
     return manifest
+
+
+def require_same_path(
+    manifests: Iterable[AnyManifest],
+    requests: Iterable[RestoreRequest],
+    store: str,
+    inventory: Inventory,
+    context: TaskContext,
+) -> None:
+    """Refuse copies at a replica that another store has made of another path. Raises ForeignCopies."""
+    if store == LOCAL_STORE:
+        return
+    claims, of_source = common.read_claims(context), {request.source: request for request in requests}
+    for manifest in manifests:
+        if manifest.source in of_source:
+            _require_same_path(manifest, of_source[manifest.source], store, inventory, claims)
+
+
+def _require_same_path(
+    manifest: AnyManifest, request: RestoreRequest, store: str, inventory: Inventory, claims: Provenance
+) -> None:
+    if not claims.counts(manifest) and manifest.origin.path != recorded_path(request.path):
+        what = f"not restored to {request.path} automatically; if they are of this app, give an ID, or restore by hand"
+        raise refusal(claims.foreign(inventory, request.source), store, what, inventory.now)
 
 
 def _doubts(source: str, store: str, config: Config, inventory: Inventory) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,20 @@ from backupd.tasks.inventory import Inventory
 from backupd.tasks.restore import RestoreRequest
 
 _NAMES_NO_WAY = frozenset({"config_file", "source"})  # where there are several sources, one has to be named
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a restore is carried out, by the options of the command."""
+
+    adopt: bool
+    online: bool
+    accept_older: bool
+    allow_none: bool
+    stopped: bool
+    yes: bool
+    dry_run: bool
+    as_json: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +55,19 @@ class RestorePlan:
         state = next(g.state for g in self.inventory.generations if g.id == manifest.id)
         yield f"  verified {state}; it is verified again before anything changes"
         yield f"  from     {self.place} (archive: {human_bytes(manifest.archive.size_bytes)})"
+        yield from self._target_lines()
+
+    def part_lines(self) -> Iterator[str]:
+        """Yield the plan of a part of a restore point."""
+        manifest, request = self.manifest, self.request
+        yield f"  {request.source}: {manifest.id} to {request.path} ({human_bytes(manifest.snapshot.size_bytes)})"
+        for line in self._target_lines():
+            if not line.startswith("  undo"):
+                yield f"  {line}"
+
+    def _target_lines(self) -> Iterator[str]:
         try:
-            yield from self._fate(Target.inspect(request.path))
+            yield from self._fate(Target.inspect(self.request.path))
         except TargetRefused as error:
             yield f"  database {error.message}"
 
@@ -77,17 +103,24 @@ def _state_of_app(target: Target, *, stopped: bool) -> str:
         return f"must be stopped first: {error.message}"
 
 
-def print_plan(plan: RestorePlan, now: datetime, *, err: bool = False) -> None:
+class Plan(Protocol):
+    """A restore that is shown before it is carried out."""
+
+    def lines(self, now: datetime) -> Iterator[str]:
+        """Yield the plan line by line."""
+
+
+def print_plan(plan: Plan, now: datetime, *, err: bool = False) -> None:
     """Print `plan`, with `err` to standard error."""
     for line in plan.lines(now):
         output.echo(printable(line), err=err)
 
 
-def is_to_be_confirmed() -> bool:
-    """Whether this command was typed at a terminal without saying what to restore, and how."""
+def is_to_be_confirmed(*also: str) -> bool:
+    """Whether this command was typed at a terminal without saying what to restore, and how, except by `also`."""
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    return given <= _NAMES_NO_WAY and common.can_ask()
+    return given <= _NAMES_NO_WAY | {*also} and common.can_ask()
 
 
 def accept_shown(warning: str) -> bool:
@@ -96,7 +129,7 @@ def accept_shown(warning: str) -> bool:
     return True
 
 
-def confirm(plan: RestorePlan, now: datetime) -> None:
+def confirm(plan: Plan, now: datetime) -> None:
     """Show `plan`, and ask whether to carry it out. Raises NotConfirmed."""
     print_plan(plan, now, err=True)
     if not common.confirmed("Restore it?"):

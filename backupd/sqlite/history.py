@@ -180,10 +180,11 @@ class PointRestore:
     """A restore of several sources as one, or an undo of that: what each of its records says."""
 
     point: str  # its id
+    run: str  # tells two restores of one point apart
     sources: tuple[str, ...]  # in their order in the point
 
     def is_valid(self) -> bool:
-        """Return whether all of it are names."""
+        """Return whether point and sources are names."""
         return is_point_id(self.point) and all(map(is_source_name, self.sources))
 
 

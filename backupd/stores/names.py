@@ -56,6 +56,7 @@ _RANDOM: Final = "never replaced: the name is random"
 _NOT_KEPT: Final = "damaged copies are not kept; runs say so"
 _REBUILD: Final = "`catalog rebuild` fails"
 _SIDES: Final = "WAL, shared memory and journal of that"
+_READ_AGAIN: Final = "all files are read again"
 _NAMES: Final = (
     ("ID.sqlite3.gz", "file", "archive of a generation", _ABSENT),
     ("ID.files.gz", "file", "list of a generation of files", _ABSENT),
@@ -99,6 +100,8 @@ _NAMES: Final = (
     (".backupd/quarantine/SOURCE/COPY", "directory", "a damaged copy", _IGNORED),
     (".backupd/quarantine/SOURCE/COPY/snapshot.sqlite3", "file", "the copy itself", _IGNORED),
     (".backupd/quarantine/SOURCE/COPY/findings.txt", "file", "findings of its check", _IGNORED),
+    (".backupd/index", "directory", "what was read of sets of files, a file each", _READ_AGAIN),
+    (".backupd/index/SOURCE", "file", "what was read of a set of files", _READ_AGAIN),
     (".backupd/removing", "directory", "generations that are being removed", _FAILS),
     (".backupd/removing/ID.manifest.json", "file", "manifest of a removed generation", _REMOVED),
     (".backupd/staging", "directory", "work in progress, by run", _FAILS),
@@ -106,6 +109,8 @@ _NAMES: Final = (
     (".backupd/staging/run-RUN/NAME", "file", "a file that is fetched, unpacked or sent", "that run fails"),
     (".backupd/staging/run-RUN/copy", "directory", "files of a backup", "that run fails"),
     (".backupd/staging/run-RUN/copy/NAME", "file", "copy, journal, archive and manifest", "that run fails"),
+    (".backupd/staging/run-RUN/files-SOURCE", "directory", "files of a backup of a set of files", "that run fails"),
+    (".backupd/staging/run-RUN/files-SOURCE/NAME", "file", "contents, list, archive and manifest", "that run fails"),
 )
 NAMES: Final = tuple(StoreName(*name) for name in _NAMES)
 

@@ -19,7 +19,7 @@ from backupd.tasks.hooks import hooks
 from backupd.tasks.inventory import shared_source_warning
 from backupd.tasks.prune import apply_retention, pin_if_possible
 from backupd.tasks.publication import apply_publication, decide_publication, source_state
-from backupd.tasks.requests import BackupRequest
+from backupd.tasks.requests import BackupRequest, FilesRequest
 from backupd.tasks.restore.recovery import recover_before_backup
 from backupd.tasks.run import BackupRun
 
@@ -51,8 +51,8 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
             run.warn(shared)
         if request.pin is not None and run.report.generation is not None:
             pin_if_possible(run.report.generation, request.pin, run, context)
-        _prune(request, run, context)
-        _warn_of_failed_replications(request, run, context)
+        prune_old(request, run, context)
+        warn_of_failed_replications(request, run, context)
     return run.report
 
 
@@ -77,7 +77,7 @@ def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -
         run.note(note)
 
 
-def _prune(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
+def prune_old(request: BackupRequest | FilesRequest, run: BackupRun, context: TaskContext) -> None:
     """Prune older generations; the new one stays published where that fails."""
     if request.retention is None:
         return
@@ -89,7 +89,7 @@ def _prune(request: BackupRequest, run: BackupRun, context: TaskContext) -> None
         run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
 
 
-def _warn_of_failed_replications(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
+def warn_of_failed_replications(request: BackupRequest | FilesRequest, run: BackupRun, context: TaskContext) -> None:
     """Degrade a backup that has no copy elsewhere, so that an operator who runs it by hand sees that."""
     if not request.replicas:
         return

@@ -1,21 +1,12 @@
 """Which generation an operator means, and the newer ones that are skipped: never silently."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
 from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, GenerationTaken, NewestUnusable, UsageError
 from backupd.formatting import local_time
-from backupd.model import (
-    CLOCK_TOLERANCE,
-    LOCAL_STORE,
-    AnyManifest,
-    Generation,
-    Manifest,
-    PointPart,
-    RestorePoint,
-    source_of,
-)
+from backupd.model import LOCAL_STORE, AnyManifest, Generation, Manifest, source_of
 from backupd.tasks.inventory import Inventory
 
 LATEST: Final = "latest"
@@ -133,42 +124,6 @@ def require_newest(
         f"take the newest from another store (backupd list); --accept-older takes {chosen.id}, of "
         f"{local_time(chosen.taken_at, zone)}",
     )
-
-
-def newest_point(inventory: Inventory, sources: Collection[str]) -> tuple[RestorePoint | None, str]:
-    """Return the newest restore point with several of `sources` whose copies of these all count, None where none is.
-
-    Returned as well is why newer ones are passed over; empty for none.
-    """
-    reasons: list[str] = []
-    for key in sorted((*inventory.points, *inventory.refused_points), key=_order, reverse=True):
-        point = inventory.points.get(key)
-        if point is None:
-            reasons.append(inventory.refused_points[key])
-        elif len(parts := [part for part in point.parts if part.source in sources]) > 1:
-            why = next(filter(None, (_why_unusable(part, inventory) for part in parts)), "")
-            if not why and point.taken_at <= inventory.now + CLOCK_TOLERANCE:
-                return point, _passed_over(f"newer restore points than {key}", reasons, inventory)
-            reasons.append(f"{key} cannot be used: {why or 'it is dated in the future'}")
-    return None, _passed_over("restore points", reasons, inventory)
-
-
-def _why_unusable(part: PointPart, inventory: Inventory) -> str:
-    """Return why the generation of a part does not count; empty where it does."""
-    generation = next((one for one in inventory.of(part.source) if one.id == part.generation), None)
-    if generation is None:
-        return f"{part.generation} is not there"
-    if not inventory.counts(generation):
-        return _why_passed_over(generation, inventory)
-    is_it = inventory.manifests[generation.id].archive.sha256 == part.archive_sha256
-    return "" if is_it else f"{part.generation} is another one than in its index"
-
-
-def _passed_over(what: str, reasons: Sequence[str], inventory: Inventory) -> str:
-    if not reasons:
-        return ""
-    more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
-    return f"{inventory.store} has {what} that cannot be used: {'; '.join(reasons[:_MAX_NAMED])}{more}"
 
 
 def accepting_damage(accept: Accept, chosen: AnyManifest, inventory: Inventory) -> Accept:

@@ -239,7 +239,10 @@ def _publish(source: str, capture: Capture, packed: PackedCopy, run: BackupRun, 
 
 
 def free_id(source: str, taken_at: datetime, context: TaskContext) -> str:
-    """Return the next id of its minute, also past ids that were removed here: a replica may still hold one of these."""
+    """Return the next id of its minute, also past ids that were removed here: a replica may still hold one of these.
+
+    Raises NamesExhausted.
+    """
     ids = [generation_id(source, taken_at, attempt) for attempt in range(1, _MAX_ATTEMPT + 1)]
     in_use = context.store.ids_in_use() | context.copies().keys()
     last = max((number for number, one in enumerate(ids) if one in in_use), default=-1)

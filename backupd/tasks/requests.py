@@ -131,6 +131,7 @@ class FilesRequest:
     timezone_warning: str = ""
     replicas: tuple[str, ...] = ()
     pin: PinRequest | None = None
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
-"""Sets of files and restore points in a store, as a backup of them would publish them."""
+"""Sets of files and restore points in a store, as backups would publish them."""
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 
+from backupd import __version__
 from backupd.archive.archive import pack
 from backupd.archive.file_list import FileEntry, encode_entry
-from backupd.archive.manifest import encode_manifest, encode_point
+from backupd.archive.manifest import decode_manifest, encode_manifest, encode_point
 from backupd.model import (
+    LOCAL_STORE,
     POINT,
     DirectoryFacts,
     FilesFacts,
@@ -20,7 +23,29 @@ from backupd.model import (
 )
 from backupd.stores.local import DirectoryStore
 from backupd.system.held_file import HeldFile
-from backupd.tasks.context import TaskContext, read_inventory
+from backupd.tasks.context import TaskContext
+
+
+def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1) -> str:
+    """Publish the point of these generations in the store in `backups`; returns its id."""
+    store = DirectoryStore(LOCAL_STORE, backups)
+    manifests = [decode_manifest(store.manifest(key), key) for key in generations]
+    parts = tuple(
+        PointPart(
+            source=manifest.source,
+            kind=manifest.kind,
+            generation=manifest.id,
+            archive_sha256=manifest.archive.sha256,
+            since=manifest.taken_at,
+            until=manifest.taken_at + timedelta(milliseconds=3),
+        )
+        for manifest in manifests
+    )
+    taken_at = min(part.since for part in parts)
+    key = generation_id(POINT, taken_at, attempt)
+    point = RestorePoint(1, key, manifests[0].store, taken_at, __version__, parts)
+    store.publish_point(key, encode_point(point))
+    return key
 
 
 def files_generation(
@@ -63,7 +88,7 @@ def files_generation(
     return manifest.id
 
 
-def _entries(tree: Mapping[str, bytes]) -> Iterable[FileEntry]:
+def _entries(tree: Mapping[str, bytes]) -> Iterator[FileEntry]:
     paths = {tuple(path.split("/")): data for path, data in tree.items()}
     directories = {parts[:depth] for parts in paths for depth in range(1, len(parts))}
     for parts in sorted({*paths, *directories}, key=lambda parts: [part.encode() for part in parts]):
@@ -74,20 +99,3 @@ def _entries(tree: Mapping[str, bytes]) -> Iterable[FileEntry]:
             data = paths[parts]
             digest = hashlib.sha256(data).hexdigest()
             yield FileEntry(path, "f", 0o644, 1000, 1000, 0, size_bytes=len(data), digest=digest)
-
-
-def publish_point(context: TaskContext, *generations: str, store: DirectoryStore | None = None) -> str:
-    """Publish the index of a restore point of these generations of the local store, and return its id."""
-    manifests = [read_inventory(context).manifests[key] for key in generations]
-    parts = tuple(
-        PointPart(
-            manifest.source, manifest.kind, manifest.id, manifest.archive.sha256, manifest.taken_at, manifest.taken_at
-        )
-        for manifest in manifests
-    )
-    taken_at = min(manifest.taken_at for manifest in manifests)
-    key = generation_id(POINT, taken_at)
-    (store or context.store).publish_point(
-        key, encode_point(RestorePoint(1, key, context.identity(), taken_at, "1", parts))
-    )
-    return key

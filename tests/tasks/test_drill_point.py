@@ -61,7 +61,7 @@ def back_up(order: BackupRequest, notes: BackupRequest, context: TaskContext) ->
     def taken(tree: dict[str, bytes] = TREE) -> dict[str, str]:
         found = {request.source: str(backup(request, context).generation) for request in (order, notes)}
         found["uploads"] = files_generation(context, tree, manifest_of(context, found["tasks"]).taken_at)
-        return {**found, "point": publish_point(context, *found.values())}
+        return {**found, "point": publish_point(context.store.directory, tuple(found.values()))}
 
     return taken
 
@@ -184,13 +184,13 @@ def test_damaged_newer_point_is_skipped_with_warning(
     moment = manifest_of(context, taken["tasks"]).taken_at
     older = [backdated(context.store.directory, taken[source], days=0.5) for source in ("tasks", "notes")]
     older.append(files_generation(context, TREE, moment - timedelta(days=0.5)))
-    point = publish_point(context, *older)
+    point = publish_point(context.store.directory, older)
     flip_byte(context.store.archive_path(taken["notes"]))
     assert drilled(context)["notes"].outcome == "failed"
     reports = drilled(context)
     assert {report.outcome for report in reports.values()} == {"degraded"}
     assert {facts(report).point for report in reports.values()} == {point}
-    skipped = f"{taken['point']} cannot be used: {taken['notes']} is damaged"
+    skipped = f"{taken['point']} ({taken['notes']} is damaged)"
     assert f"local has newer restore points than {point} that cannot be used: {skipped}" in reports["tasks"].warnings
 
 
@@ -246,7 +246,7 @@ def test_missing_copy_of_database_leaves_files_to_be_drilled(
     context.store.remove(taken["tasks"])
     reports = drilled(context)
     assert [reports[source].outcome for source in ("tasks", "notes", "uploads")] == ["failed", "degraded", "degraded"]
-    assert f"{taken['point']} cannot be used: {taken['tasks']} is not there" in reports["notes"].warnings[0]
+    assert f"{taken['point']} ({taken['tasks']} is not there)" in reports["notes"].warnings[0]
     assert "was not run" in reports["uploads"].notes[0]
 
 

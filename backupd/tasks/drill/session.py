@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from backupd.errors import BackupdError, DrillFailed, GenerationMissing, LockHeld
+from backupd.errors import BackupdError, DrillFailed, GenerationMissing, LockHeld, NewestUnusable
 from backupd.formatting import human_duration
 from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Manifest, RestorePoint
 from backupd.report import DrillDetails, DrillReport
 from backupd.system.held_file import HeldFile
-from backupd.tasks.choice import Accept, accepting_damage, newest_point, require_newest
+from backupd.tasks.choice import LATEST, Accept, accepting_damage, require_newest
 from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.freshness import last_verified_at
@@ -22,9 +22,11 @@ from backupd.tasks.references import References
 from backupd.tasks.replica import Retry, replica_errors
 from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import FilesStore
+from backupd.tasks.restore.point_choice import choose_point, require_newest_point
 from backupd.tasks.run import DrillRun
 
 SEND_AGAIN: Final = "use another generation, and send this one again (backupd replicate)"
+_FEWEST: Final = 2  # sources that a restore point holds together
 M = TypeVar("M", Manifest, FilesManifest)
 OpenStore = Callable[[], AbstractContextManager[tuple[FilesStore, Inventory]]]
 
@@ -152,13 +154,22 @@ class DrillSession:
 
     def _choose_point(self, inventory: Inventory) -> tuple[RestorePoint | None, str]:
         """Return the newest restore point of these sources, None where it is too old, and what to warn of."""
-        point, warning = newest_point(inventory, {request.source for request in self.requests})
+        try:
+            newest = choose_point(inventory, LATEST, None)
+        except GenerationMissing:
+            return None, ""
+        except NewestUnusable as error:
+            return None, error.message
+        point, warning = newest.point, require_newest_point(newest, inventory, lambda _warning: True)
+        if len({part.source for part in point.parts} & {request.source for request in self.requests}) < _FEWEST:
+            return None, ""
         for request in self.requests:
-            chosen = self._copy_of(request.source, inventory, point)
-            if point and chosen and (age_s := self._age_s(chosen)) > request.max_age_s:
-                too_old = f"{human_duration(age_s)} old, more than {human_duration(request.max_age_s)}"
-                what = f"the newest restore point at {request.store} ({point.id}) is {too_old}"
-                return None, f"{what}: the newest copy of each source was restored instead"
+            chosen, other = (self._copy_of(request.source, inventory, one) for one in (point, None))
+            limit_s = request.max_age_s
+            if chosen and other and (age_s := self._age_s(chosen)) > limit_s >= self._age_s(other):
+                what = f"the newest restore point at {request.store} ({point.id}) is {human_duration(age_s)} old"
+                why = f"more than {human_duration(limit_s)}"
+                return None, f"{what}, {why}: the newest copy of each source was restored instead"
         return point, warning
 
     def _copy_of(self, source: str, inventory: Inventory, point: RestorePoint | None) -> Chosen | None:

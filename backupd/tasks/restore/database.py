@@ -303,7 +303,7 @@ class PreparedDatabase:
         generation = request.subject(self._result.generation)
         if self._target.old is not None:
             return RestoreRecord(request.kind, generation, "file", together=together)
-        if together is not None or (request.takes_back is None and recorded_names(self._place)):
+        if request.takes_back is None and (together is not None or recorded_names(self._place)):
             return RestoreRecord("restore", generation, "nothing", together=together)
         return None
 

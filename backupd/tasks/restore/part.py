@@ -35,6 +35,10 @@ class PartResult(Protocol):
     def kept(self) -> str | None:
         """Where the old state is kept, None where there was none."""
 
+    @property
+    def undo(self) -> str | None:
+        """The command that takes the restore back."""
+
 
 class InspectedPart(Protocol):
     """A target that may be replaced, and what that needs; nothing was changed.

@@ -1,0 +1,216 @@
+"""Restore the parts of a point: all of them or none.
+
+    lock, recover -> inspect all -> space for all -> prepare all -> settle all -> lease all -> swap one after the other
+
+A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from backupd.errors import BackupdError, RestoreFailed, TargetInUse, TargetRefused, UsageError
+from backupd.model import POINT
+from backupd.report import RestoreDetails, RunReport
+from backupd.sqlite.history import PointRestore
+from backupd.sqlite.source import real_path
+from backupd.sqlite.target import lease_all, restore_locks
+from backupd.stores.contract import Archives
+from backupd.system.directory import Directory
+from backupd.system.resources import require_space
+from backupd.system.signals import defer_signals
+from backupd.tasks.choice import require_database
+from backupd.tasks.context import TaskContext
+from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.database import InspectedDatabase
+from backupd.tasks.restore.in_place import require_newest
+from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
+from backupd.tasks.restore.point_choice import ChoosePoint, ChosenPoint
+from backupd.tasks.restore.point_journal import PointJournal, write_copy
+from backupd.tasks.restore.point_recovery import conclude
+from backupd.tasks.restore.recovery import database_exists, recover_restore
+from backupd.tasks.run import RestoreRun
+
+
+@dataclass(frozen=True, slots=True)
+class PointResult:
+    """What the restore of a point did, or in a dry run would do."""
+
+    point: str
+    taken_at: datetime | None  # None for an undo
+    spread_ms: int | None
+    dry_run: bool
+    parts: tuple[PartResult, ...]
+    undo: str | None = None  # the command that takes all of it back
+    notes: tuple[str, ...] = ()  # what the file system cannot do
+
+    @property
+    def is_undo(self) -> bool:
+        """Whether it took a restore back."""
+        return self.taken_at is None
+
+
+PointRestored = tuple[RunReport[RestoreDetails], PointResult | None]  # no result after an error
+
+
+def restore_point(
+    choose: ChoosePoint, requests: Sequence[RestoreRequest], store: Archives, context: TaskContext
+) -> PointRestored:
+    """Restore the parts that `choose` returns over the databases of their sources; errors are in the report.
+
+    All `requests` have the same options, and there is one for each source that may be chosen. `choose` is called under
+    the lock of the store. The result is None after an error, and where with `if_missing` all databases exist by now.
+    """
+    of_source = {request.source: request for request in requests}
+
+    def inspected(run: RestoreRun, chosen: ChosenPoint) -> list[InspectedPart]:
+        for manifest in chosen.manifests:
+            if manifest.source not in of_source:
+                raise _unknown(manifest.source, chosen)
+        databases = [require_database(manifest) for manifest in chosen.manifests]
+        found = [
+            InspectedDatabase.inspect(manifest, of_source[manifest.source], store, run, context)
+            for manifest in databases
+        ]
+        if len(found) < 2 or not any(part.replaces for part in found):  # noqa: PLR2004 - nothing to take back together
+            return [*found]
+        together = PointRestore(chosen.point.id, secrets.token_hex(8), tuple(part.source for part in found))
+        return [replace(part, request=replace(part.request, together=together)) for part in found]
+
+    if requests[0].dry_run:
+        run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
+        run.warn_all(requests[0].warnings)
+        parts = inspected(run, chosen)
+        _require_space(parts, chosen.point.id)
+        return run.report, _result(chosen, tuple(part.planned() for part in parts), dry_run=True)
+    result = None
+    with context.run("restore", POINT, RestoreDetails()) as run, locked_targets(requests, run, context):
+        if requests[0].if_missing and not missing_of(requests):
+            run.note("another process created the databases: they stay")
+            return run.report, None
+        chosen = choose()
+        run.details = RestoreDetails(
+            generation=chosen.point.id, snapshot_bytes=sum(manifest.content_bytes for manifest in chosen.manifests)
+        )
+        results = replace_all(inspected(run, chosen), chosen.point.id, run, context, stopped=requests[0].stopped)
+        result = _result(chosen, results)
+    return run.report, result and replace(result, notes=run.report.notes)
+
+
+def _unknown(source: str, chosen: ChosenPoint) -> UsageError:
+    known = [part.source for part in chosen.point.parts if part.source != source]
+    return UsageError(
+        f"{chosen.point.id} has a part {source!r}, and no source of that name is configured",
+        f"add it to the configuration, or restore the others alone: {' '.join(f'--only {name}' for name in known)}",
+    )
+
+
+def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool = False) -> PointResult:
+    point = chosen.point
+    undo = next((part.undo for part in parts if part.undo is not None), None)
+    return PointResult(point.id, point.taken_at, point.spread_ms, dry_run, parts, undo)
+
+
+def missing_of(requests: Sequence[RestoreRequest]) -> list[RestoreRequest]:
+    """Return all requests where none of their databases exists, none where all do. Raises TargetRefused, OSError."""
+    missing = [one for one in requests if not database_exists(one.path, empty_is_data=one.empty_is_data)]
+    if missing and len(missing) < len(requests):
+        there = ", ".join(str(one.path) for one in requests if one not in missing)
+        gone = ", ".join(str(one.path) for one in missing)
+        alone = " ".join(f"--only {one.source}" for one in missing)
+        raise TargetRefused(
+            f"only some databases exist: {there} {'do' if ', ' in there else 'does'}, and {gone} "
+            f"{'do' if ', ' in gone else 'does'} not: a restore of the missing ones alone would mix two instants",
+            "find out why; then restore the whole point without --if-missing, which keeps the existing ones beside the "
+            f"restored ones, or the missing ones alone: {alone}",
+        )
+    return missing
+
+
+@contextmanager
+def locked_targets(requests: Sequence[RestoreRequest], run: RestoreRun, context: TaskContext) -> Iterator[None]:
+    """Hold the locks of the store and of all targets, where a killed run or restore is recovered first."""
+    wait_s = context.lock_timeout_s if requests[0].if_missing else 0.0
+    directories = [real_path(request.path).parent for request in requests]
+    with context.exclusive_lock_if_writable("restore"), restore_locks(directories, wait_s):
+        context.recover()
+        run.start()
+        run.warn_all(requests[0].warnings)
+        for request in requests:
+            recover_restore(request.path, context, held=directories, stopped=request.stopped)
+        for request in requests:
+            require_newest(request)
+        yield
+
+
+def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
+    """Require the space that all parts need together on each file system. Raises NoSpace."""
+    on_disk: dict[int, list[InspectedPart]] = {}
+    for part in parts:
+        on_disk.setdefault(part.directory.stat().st_dev, []).append(part)
+    for group in on_disk.values():
+        needed_bytes = sum(part.needed_bytes for part in group)
+        needed_files = sum(part.needed_files for part in group)
+        require_space(group[0].directory, needed_bytes, 0, f"restoring {what}", files=needed_files)
+
+
+def replace_all(
+    parts: Sequence[InspectedPart], point: str, run: RestoreRun, context: TaskContext, *, stopped: bool
+) -> tuple[PartResult, ...]:
+    """Prepare all parts, then put all of them in place. Raises BackupdError, OSError, with everything unchanged."""
+    _require_space(parts, point)
+    with ExitStack() as stack:
+        prepared = [stack.enter_context(part.prepared()) for part in parts]
+        with run.stage("swap"):
+            targets = [part.settle() for part in prepared]
+            with lease_all(filter(None, targets), stopped=stopped) as leases:
+                now = context.clock()
+                swaps = [part.plan(now) for part in prepared]
+                places = tuple(part.place for part in prepared)
+                journal = PointJournal(point, secrets.token_hex(8), places)
+                with defer_signals(), _concluded(journal, context, run, stopped=stopped):
+                    for part, swap in zip(prepared, swaps, strict=True):
+                        _write_copy(part, replace(journal, swap=swap))
+                    for part, target in zip(prepared, targets, strict=True):
+                        part.commit(leases[target.path] if target else None)
+        return tuple(part.result() for part in prepared)
+
+
+def _write_copy(part: PreparedPart, journal: PointJournal) -> None:
+    with Directory.open(part.place.directory, links=False) as directory:
+        write_copy(directory, part.place, journal)
+
+
+@contextmanager
+def _concluded(journal: PointJournal, context: TaskContext, run: RestoreRun, *, stopped: bool) -> Iterator[None]:
+    """Finish the restore when all parts are in place, and undo it where one failed. Raises what that one raised."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            _, notes = conclude(journal, context, stopped=stopped)
+        except (BackupdError, OSError) as still:
+            raise _mixed(error, still) from error
+        for note in notes:
+            run.note(note)
+        if isinstance(error, TargetInUse):
+            raise TargetInUse(f"{error.message}; all other parts are as they were", error.hint) from error
+        raise
+    decision, notes = conclude(journal, context, stopped=stopped)
+    if decision != "finished":
+        raise RestoreFailed(
+            f"another process replaced a target at the moment of its restore, and all is as it was: {'; '.join(notes)}",
+            "find out which process writes there, stop it, and run the same command again",
+        )
+
+
+def _mixed(error: BaseException, still: BackupdError | OSError) -> BackupdError:
+    """Return the error for a restore that failed between two parts and could not be undone."""
+    first = error.message if isinstance(error, BackupdError) else str(error)
+    second, hint = (still.message, still.hint) if isinstance(still, BackupdError) else (str(still), "")
+    return RestoreFailed(
+        f"{first}; and some parts are restored, others are not: {second}",
+        f"keep the app stopped, and run backupd restore again: it first makes all as it was. {hint}".strip(),
+    )

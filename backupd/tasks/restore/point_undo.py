@@ -1,0 +1,107 @@
+"""Take the restore of a point back, at all of its targets or at none."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from backupd.errors import GenerationMissing, TargetRefused
+from backupd.model import POINT
+from backupd.report import RestoreDetails
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import PointRestore, RecordedRestore, choose_undo, require_undoable, restore_history
+from backupd.sqlite.source import real_path
+from backupd.sqlite.target import restore_locks
+from backupd.tasks.context import TaskContext
+from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.database import InspectedUndo
+from backupd.tasks.restore.in_place import without_elsewhere
+from backupd.tasks.restore.part import InspectedPart
+from backupd.tasks.restore.point import PointRestored, PointResult, locked_targets, replace_all
+from backupd.tasks.restore.recovery import recover_restore
+from backupd.tasks.run import RestoreRun
+
+
+def plan_point_undo(
+    requests: Sequence[RestoreRequest], context: TaskContext, *, redo: bool
+) -> tuple[RestoreRequest, ...]:
+    """Return the requests to take back the last restore of a point (with `redo`, the last undo of one), if any.
+
+    A killed restore is recovered first, except in a dry run. Raises TargetRefused where that is not the last restore of
+    each of its databases, LockHeld.
+    """
+    with without_elsewhere():
+        if not requests[0].dry_run:
+            directories = [real_path(request.path).parent for request in requests]
+            with restore_locks(directories):
+                for request in requests:
+                    recover_restore(request.path, context, held=directories, stopped=request.stopped)
+        last = {request.source: _last(request, redo=redo) for request in requests}
+        together = choose_together(last)
+        chosen = [request for request in requests if together is not None and request.source in together.sources]
+        for request in chosen:
+            entry = last[request.source]
+            with DatabasePlace.open(real_path(request.path)) as place:
+                if entry is not None:
+                    require_undoable(entry, place)
+    undone = None if together is None else replace(together, run=secrets.token_hex(8))
+    return tuple(replace(request, takes_back=last[request.source], together=undone) for request in chosen)
+
+
+def choose_together(last: Mapping[str, RecordedRestore | None]) -> PointRestore | None:
+    """Return which restore of a point the next undo takes back, by the `last` one of each source; None for none.
+
+    Raises TargetRefused where one of its sources was restored or taken back since, or is not configured.
+    """
+    entries = [entry for entry in last.values() if entry is not None and entry.record.together is not None]
+    newest = max(entries, key=lambda entry: entry.restored_at, default=None)
+    together = None if newest is None else newest.record.together
+    if newest is None or together is None:
+        return None
+    differing = [
+        source
+        for source in together.sources
+        if (entry := last.get(source)) is None or entry.record.together != together
+    ]
+    if differing:
+        still = [source for source in together.sources if source not in differing]
+        raise TargetRefused(
+            f"the {newest.record.kind} of {together.point} cannot be taken back as a whole: {', '.join(differing)} "
+            "was restored or taken back since, or is not configured",
+            f"take back the later one first (backupd restore --undo --source {differing[0]}), or one of the others "
+            f"alone: {'; '.join(f'backupd restore --undo --source {source}' for source in still)}",
+        )
+    return together
+
+
+def _last(request: RestoreRequest, *, redo: bool) -> RecordedRestore | None:
+    """Return the restore that the next undo of this source alone would take back, if any."""
+    with suppress(GenerationMissing, FileNotFoundError), DatabasePlace.open(real_path(request.path)) as place:
+        return choose_undo(restore_history(place), redo=redo)
+    return None
+
+
+def undo_point(requests: Sequence[RestoreRequest], context: TaskContext) -> PointRestored:
+    """Take back what `plan_point_undo` has planned: all of it or nothing; errors are in the report."""
+    together = requests[0].together
+    assert together is not None  # noqa: S101 - it was planned
+
+    def inspected(run: RestoreRun) -> list[InspectedPart]:
+        found = [(request, request.takes_back) for request in requests]
+        return [InspectedUndo.inspect(request, entry, run, context) for request, entry in found if entry is not None]
+
+    if requests[0].dry_run:
+        run = context.new_run("restore", POINT, RestoreDetails())
+        with without_elsewhere():
+            planned = tuple(part.planned() for part in inspected(run))
+        return run.report, PointResult(together.point, None, None, dry_run=True, parts=planned)
+    result = None
+    with (
+        context.run("restore", POINT, RestoreDetails()) as run,
+        without_elsewhere(),
+        locked_targets(requests, run, context),
+    ):
+        results = replace_all(inspected(run), together.point, run, context, stopped=requests[0].stopped)
+        undo = requests[0].undo_command
+        result = PointResult(together.point, None, None, dry_run=False, parts=results, undo=undo)
+    return run.report, result and replace(result, notes=run.report.notes)

@@ -1,0 +1,286 @@
+"""`backupd restore --point`: all databases of one run, or none; and `--undo` of that."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import restore_history
+from support.app import running_app
+from support.bank import make_bank, spend, transfers
+from support.command import log_lines
+from support.directories import beside, kept_databases, sha256
+from support.generations import flip_byte
+from support.points import publish_point
+
+
+@dataclass(frozen=True)
+class App:
+    """An app of two databases in two directories, with a restore point of them; both were written to since."""
+
+    config: Path
+    backups: Path
+    tasks: Path
+    notes: Path
+    point: str
+    generations: tuple[str, str]
+
+    @property
+    def databases(self) -> tuple[Path, Path]:
+        return self.tasks, self.notes
+
+    @property
+    def digests(self) -> list[str]:
+        return [sha256(path) for path in self.databases]
+
+    @property
+    def rows(self) -> list[int]:
+        return [transfers(path) for path in self.databases]
+
+
+OLD, NEW = [2, 3], [0, 1]  # transfers before a restore, and in the point
+
+
+@pytest.fixture
+def typed(app: App) -> Keyboard:
+    return Keyboard({"BACKUPD_CONFIG": str(app.config)})
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    paths = {name: tmp_path / directory / f"{name}.db" for name, directory in (("tasks", "data"), ("notes", "more"))}
+    for path in paths.values():
+        path.parent.mkdir()
+        make_bank(path, rows=50)
+    spend(paths["notes"])
+    config, backups = tmp_path / "backupd.toml", tmp_path / "backups"
+    sources = "".join(f'[sources.{name}]\npath = "{path}"\n' for name, path in paths.items())
+    config.write_text(f'backups_dir = "{backups}"\n{sources}[space]\nreserve = "0"\n')
+    run = Keyboard({"BACKUPD_CONFIG": str(config)})
+    ids = [run("backup", "--source", name, "--json").json["generation"] for name in paths]
+    point = publish_point(backups, ids)
+    for path in paths.values():
+        spend(path, 2)
+    return App(config, backups, *paths.values(), point, (ids[0], ids[1]))
+
+
+def test_point_replaces_all_databases_and_undo_puts_all_back(app: App, typed: Keyboard) -> None:
+    assert app.rows == OLD
+    before = app.digests
+    done = typed("restore", "--point", "latest", "--json")
+    assert (done.code, done.err) == (0, ""), done
+    facts = done.json
+    assert (facts["point"], facts["outcome"], facts["spread_ms"] >= 3) == (app.point, "done", True)
+    assert [(part["source"], part["generation"]) for part in facts["parts"]] == [
+        ("tasks", app.generations[0]),
+        ("notes", app.generations[1]),
+    ]
+    assert app.rows == NEW
+    assert [sha256(Path(part["kept"])) for part in facts["parts"]] == before
+    undone = typed(*facts["undo"].split()[1:], "--json")
+    assert (undone.code, app.digests) == (0, before), undone
+    assert [transfers(Path(part["kept"])) for part in undone.json["parts"]] == NEW
+    assert typed(*undone.json["undo"].split()[1:]).code == 0
+    assert app.rows == NEW
+    for path in app.databases:
+        assert all(".pre-restore-" in name for name in beside(path))
+
+
+def test_restore_of_point_is_told_and_logged(app: App, typed: Keyboard) -> None:
+    said = typed("restore", "--point", app.point)
+    assert said.code == 0, said.err
+    assert f"2 parts of {app.point} restored" in said.out
+    assert f"restored {app.generations[1]} to {app.notes}" in said.out
+    assert "undo of all: backupd restore --undo" in said.out
+    lines = log_lines(app.backups)
+    restored = [line for line in lines if line["event.action"] == "generation.restored"]
+    assert [line["backupd.generation"] for line in restored] == [*app.generations]
+    assert f"restore of point: done {app.point}" in lines[-1]["message"]
+    undone = typed("restore", "--undo")
+    assert f"taking back the restore of {app.point}: tasks, notes" in undone.out
+    assert f"2 parts of {app.point} taken back" in undone.out
+
+
+def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: App, typed: Keyboard) -> None:
+    names, before = [beside(path) for path in app.databases], app.digests
+    planned = typed("restore", "--point", "latest", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert f"would restore 2 parts of {app.point}, all or none" in planned.out
+    assert f"tasks: {app.generations[0]} to {app.tasks}" in planned.out
+    assert f"notes: {app.generations[1]} to {app.notes}" in planned.out
+    facts = typed("restore", "--point", "latest", "--dry-run", "--json").json
+    assert (facts["dry_run"], [part["kept"] for part in facts["parts"]]) == (True, [None, None])
+    assert ([beside(path) for path in app.databases], app.digests) == (names, before)
+
+
+def test_only_restores_one_part_and_is_taken_back_alone(app: App, typed: Keyboard) -> None:
+    facts = typed("restore", "--point", "latest", "--only", "notes", "--json").json
+    assert [part["source"] for part in facts["parts"]] == ["notes"]
+    assert app.rows == [OLD[0], NEW[1]]
+    assert facts["undo"] == "backupd restore --undo --source notes"
+    assert typed(*facts["undo"].split()[1:]).code == 0
+    assert app.rows == OLD
+    unknown = typed("restore", "--point", app.point, "--only", "uploads")
+    assert (unknown.code, "has no part 'uploads'" in unknown.err) == (2, True)
+
+
+def test_database_in_use_refuses_whole_point_and_changes_nothing(app: App, typed: Keyboard) -> None:
+    with running_app(app.notes):
+        refused = typed("restore", "--point", "latest")
+    assert (refused.code, app.rows) == (75, OLD)
+    assert f"{app.notes} is in use" in refused.err
+    assert not [*kept_databases(app.tasks), *kept_databases(app.notes)]
+
+
+def test_damaged_part_refuses_whole_point_and_changes_nothing(app: App, typed: Keyboard) -> None:
+    flip_byte(app.backups / f"{app.generations[1]}.sqlite3.gz")
+    before = app.digests
+    refused = typed("restore", "--point", app.point)
+    assert (refused.code, app.digests) == (1, before)
+    assert f"{app.generations[1]}: " in refused.err
+    assert [name for path in app.databases for name in beside(path)] == []
+    latest = typed("restore", "--point", "latest")
+    assert (latest.code, app.digests) == (1, before)
+    assert f"{app.generations[1]} is damaged" in latest.err
+
+
+def test_newer_point_with_missing_part_is_passed_over_only_when_accepted(app: App, typed: Keyboard) -> None:
+    newer = typed("backup", "--source", "tasks", "--json").json["generation"]
+    unusable = publish_point(app.backups, [newer, app.generations[1]], 2)
+    (app.backups / f"{newer}.sqlite3.gz").unlink()
+    refused = typed("restore", "--point", "latest")
+    assert (refused.code, app.rows) == (1, OLD)
+    assert f"{unusable} ({newer}" in refused.err
+    taken = typed("restore", "--point", "latest", "--accept-older", "--json")
+    assert (taken.code, taken.json["point"], app.rows) == (3, app.point, NEW)
+
+
+def test_at_chooses_newest_point_by_then(app: App, typed: Keyboard) -> None:
+    taken_at = typed("restore", "--point", "latest", "--dry-run", "--json").json["taken_at"]
+    assert typed("restore", "--point", "latest", "--at", taken_at, "--dry-run", "--json").json["point"] == app.point
+    early = typed("restore", "--point", "latest", "--at", "2020-01-01")
+    assert (early.code, f"the oldest is {app.point}" in early.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--point", "latest", "--source", "tasks"), "--point and --source do not go together"),
+        (("--point", "latest", "--online"), "--to and --online do not go with it"),
+        (("--point", "latest", "--undo"), "leave --point out"),
+        (("--point", "point-20260101-0000", "--at", "2026-01-01"), "--point ID and --at do not go together"),
+        (("--only", "tasks"), "--only goes with --point"),
+        (("latest", "--point", "point-20260101-0000"), "there is no restore point point-20260101-0000"),
+    ],
+)
+def test_contradiction_is_refused(app: App, typed: Keyboard, arguments: tuple[str, ...], why: str) -> None:
+    refused = typed("restore", *arguments)
+    assert (refused.code != 0, app.rows) == (True, OLD)
+    assert why in refused.err
+
+
+def test_whole_undo_is_refused_after_one_database_was_restored_since(app: App, typed: Keyboard) -> None:
+    assert typed("restore", "--point", "latest").code == 0
+    assert typed("restore", "latest", "--source", "notes").code == 0
+    refused = typed("restore", "--undo")
+    assert (refused.code, app.rows) == (1, NEW)
+    assert "notes was restored or taken back since" in refused.err
+    assert "backupd restore --undo --source notes" in refused.err
+    assert typed("restore", "--undo", "--source", "notes").code == 0
+    assert typed("restore", "--undo").code == 0
+    assert app.rows == OLD
+
+
+def test_one_part_is_taken_back_alone_with_warning(app: App, typed: Keyboard) -> None:
+    assert typed("restore", "--point", "latest").code == 0
+    alone = typed("restore", "--undo", "--source", "tasks")
+    assert (alone.code, app.rows) == (0, [OLD[0], NEW[1]])
+    assert f"tasks alone is taken back: notes stay as restored with it ({app.point})" in alone.err
+    refused = typed("restore", "--undo")
+    assert (refused.code, "cannot be taken back as a whole: tasks" in refused.err) == (1, True)
+    assert typed("restore", "--undo", "--source", "notes").code == 0
+    assert app.rows == OLD
+
+
+def test_two_restores_of_one_point_are_taken_back_one_by_one(app: App, typed: Keyboard) -> None:
+    assert typed("restore", "--point", "latest").code == 0
+    for path in app.databases:
+        spend(path, 7)
+    assert typed("restore", "--point", "latest").code == 0
+    assert typed("restore", "--undo").code == 0
+    assert app.rows == [rows + 7 for rows in NEW]
+    assert typed("restore", "--undo").code == 0
+    assert app.rows == OLD
+
+
+def test_point_on_empty_machine_restores_all_and_leaves_no_records(app: App, typed: Keyboard) -> None:
+    for path in app.databases:
+        path.unlink()
+    facts = typed("restore", "--point", "latest", "--if-missing", "--json").json
+    assert (facts["outcome"], facts["undo"], app.rows) == ("done", None, NEW)
+    assert [beside(path) for path in app.databases] == [set(), set()]
+    again = typed("restore", "--point", "latest", "--if-missing", "--json")
+    assert (again.code, again.json["outcome"]) == (0, "there")
+
+
+def test_if_missing_refuses_where_only_some_databases_exist(app: App, typed: Keyboard) -> None:
+    app.notes.unlink()
+    refused = typed("restore", "--point", "latest", "--if-missing")
+    assert (refused.code, app.notes.exists(), transfers(app.tasks)) == (1, False, OLD[0])
+    assert f"{app.tasks} does, and {app.notes} does not" in refused.err
+    assert typed("restore", "--point", "latest", "--if-missing", "--only", "notes").code == 0
+    assert transfers(app.notes) == NEW[1]
+
+
+def test_if_missing_without_point_is_refused_unless_store_is_empty(app: App, typed: Keyboard) -> None:
+    for path in app.databases:
+        path.unlink()
+    (app.backups / f"{app.point}.point.json").unlink()
+    refused = typed("restore", "--point", "latest", "--if-missing", "--allow-none")
+    assert (refused.code, "there is no restore point" in refused.err) == (1, True)
+    empty = str(app.backups.with_name("empty"))
+    none = typed("restore", "--point", "latest", "--if-missing", "--allow-none", BACKUPD_BACKUPS_DIR=empty)
+    assert (none.code, "there is no restore point yet" in none.out) == (0, True), none
+
+
+def test_restore_over_one_missing_database_refuses_undo_of_whole(app: App, typed: Keyboard) -> None:
+    app.notes.unlink()
+    assert typed("restore", "--point", "latest").code == 0
+    assert app.rows == NEW
+    refused = typed("restore", "--undo")
+    assert (refused.code, app.rows) == (1, NEW)
+    assert "there was no database before" in refused.err
+    assert typed("restore", "--undo", "--source", "tasks").code == 0
+    assert app.rows == [OLD[0], NEW[1]]
+
+
+def test_records_name_point_and_all_of_its_sources(app: App, typed: Keyboard) -> None:
+    assert typed("restore", "--point", "latest").code == 0
+    found = []
+    for path in app.databases:
+        with DatabasePlace.open(path) as place:
+            (entry,) = restore_history(place)
+            found.append(entry.record.together)
+    assert found[0] is not None
+    assert found[0] == found[1]
+    assert (found[0].point, found[0].sources) == (app.point, ("tasks", "notes"))
+
+
+@pytest.fixture
+def sharing(app: App) -> App:
+    """The same app with both databases in one directory."""
+    notes = app.tasks.with_name("notes.db")
+    app.notes.rename(notes)
+    app.config.write_text(app.config.read_text().replace(str(app.notes), str(notes)))
+    return App(app.config, app.backups, app.tasks, notes, app.point, app.generations)
+
+
+def test_databases_in_one_directory_are_restored_together(sharing: App, typed: Keyboard) -> None:
+    done = typed("restore", "--point", sharing.point, "--json")
+    assert (done.code, sharing.rows) == (0, NEW), done
+    assert json.loads(done.out)["outcome"] == "done"
+    assert typed("restore", "--undo").code == 0
+    assert sharing.rows == OLD
