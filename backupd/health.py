@@ -166,6 +166,8 @@ def _refused(facts: HealthFacts) -> Iterator[Problem]:
 def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
     """Yield what is wrong with a source itself, by its hold or by its last backup."""
     for hold in facts.holds:
+        if hold.kind == "missing":  # which the failed backup says
+            continue
         kind: ProblemKind = "shrunk" if hold.kind == "shrink" else "unreadable" if hold.unreadable else "damaged"
         reference = hold.reference or ""
         command = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)

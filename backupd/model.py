@@ -377,7 +377,7 @@ class Hold:
     """Why nothing of a source is pruned, until a good backup or an operator releases it."""
 
     source: Name
-    kind: Literal["corrupt", "shrink"]
+    kind: Literal["corrupt", "shrink", "missing"]
     since: datetime
     reason: Text
     reference: Name | None  # the last good generation; a shrunken source is compared with it until it is accepted

@@ -98,15 +98,23 @@ class Monitor:
         return cls(named or ("uptime-kuma" if _KUMA_PATH in parts.path else "healthchecks"), url)
 
 
-def require_ping_names(names: Iterable[str], sources: Iterable[str], replicas: Iterable[str]) -> None:
-    """Raise ValueError for a name that matches no task."""
+def require_ping_names(
+    names: Iterable[str], sources: Iterable[str], replicas: Iterable[str], *, others_may_come: bool = False
+) -> None:
+    """Raise ValueError for a name that matches no task, or no task of any source where `others_may_come`."""
+    of_sources = tuple(f"{task}_" for task in TASKS if task != "replicate")
+    for name in unknown_ping_names(names, sources, replicas):
+        if not (others_may_come and _normalized(name).startswith(of_sources)):
+            known_names = f"{', '.join(TASKS)} or {DAILY}, or a task with its source or replica, such as backup-tasks"
+            raise ValueError(f"{name!r} is not a task: use {known_names}")
+
+
+def unknown_ping_names(names: Iterable[str], sources: Iterable[str], replicas: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that match no task."""
     subjects_of = {task: tuple(replicas if task == "replicate" else sources) for task in TASKS}
     known = {_normalized(f"{task}-{subject}") for task, subjects in subjects_of.items() for subject in subjects}
     known |= {*TASKS, DAILY}
-    for name in names:
-        if _normalized(name) not in known:
-            known_names = f"{', '.join(TASKS)} or {DAILY}, or a task with its source or replica, such as backup-tasks"
-            raise ValueError(f"{name!r} is not a task: use {known_names}")
+    return tuple(name for name in names if _normalized(name) not in known)
 
 
 def monitor_for(task: str, subject: str, monitors: Mapping[str, M]) -> M | None:

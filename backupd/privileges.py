@@ -32,7 +32,10 @@ _DOUBT = (
     f"set {PUID} to the number of the app's user (see `docker exec APP id -u`), or to 0 to run as root on purpose; or "
     "correct the owner of these files"
 )
-_CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
+_CHOICES = (
+    "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root; or name "
+    "those that are not needed in exclude of their section"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,16 +58,20 @@ def require_usable_channels(config: Config) -> None:
 
 def message_name(config: Config) -> str:
     """Return the name of this backupd in messages."""
-    return config.notify.name or ", ".join(config.sources or config.gate)
+    return config.notify.name or _first_names(list(config.sources or config.gate))
 
 
 def page_name(config: Config) -> str:
     """Return the name of this backupd on its page: as in messages, or its first sources and the name of the host."""
     if config.notify.name:
         return config.notify.name
-    names, host = list(config.sources), host_name()
+    host = host_name()
+    return f"{_first_names(list(config.sources))}{f' · {host}' if host else ''}"
+
+
+def _first_names(names: list[str]) -> str:
     more = f" + {len(names) - _MOST_NAMES}" if len(names) > _MOST_NAMES else ""
-    return f"{', '.join(names[:_MOST_NAMES])}{more}{f' · {host}' if host else ''}"
+    return f"{', '.join(names[:_MOST_NAMES])}{more}"
 
 
 def try_notifications(config: Config, context: TaskContext) -> Iterator[Finding]:

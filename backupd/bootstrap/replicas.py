@@ -37,6 +37,7 @@ _PROTECT = (
     "a user who can write it chooses the commands that backupd runs: mount it read-only, or move it out of the app's "
     "volume and chmod go-w"
 )
+_UNKNOWN = "the name may be misspelled, see the databases that were found; else start the app, which creates them"
 
 
 def replica_names(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -136,14 +137,19 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
     """Yield the findings of the doctor about the configuration, the local store and each replica."""
     detail = "; ".join(filter(None, (f"from {config.origin}", config.exposure, config.note, config.skipped)))
     yield Finding("configuration", ok=not config.exposure, detail=detail, hint=_PROTECT if config.exposure else "")
-    yield from check_local(tuple(backup_request(config, name) for name in config.sources), context)
+    if unknown := config.unknown_names:
+        what = f"no database was found for {', '.join(unknown)}"
+        yield Finding("configuration", ok=True, detail=what, hint=_UNKNOWN, warning=True)
+    requests = tuple(backup_request(config, name) for name in config.sources)
+    yield from check_local(requests, context, [section.path for section in config.files.values()])
     yield from check_hooks(hooks(config))
     for name in config.replicas:
         yield from check_replica(
             replication_request(config, name), partial(_open_replica, config, name, context), context
         )
     if config.drill.checks_app:
-        yield from check_drill_setup(drill_request(config, config.drill.source or next(iter(config.sources))))
+        named = next((name for name in config.sources if name == config.drill.source), next(iter(config.sources)))
+        yield from check_drill_setup(drill_request(config, named))
     zone = ZoneInfo(config.schedule.timezone)
     if config.notify.urls:
         yield from examine_messages(next(iter(config.sources)), context, zone)

@@ -138,11 +138,11 @@ def refuse_shared_databases(config: Config) -> None:
 
 def backup_request(config: Config, name: str) -> BackupRequest:
     """Return the request to back up source `name`."""
-    source = config.sources[name]
+    source, member = config.sources[name], config.member(name)
     return BackupRequest(
         source=name,
         path=Path(source.path),
-        settings=SnapshotSettings(**source.model_dump(exclude={"path", "allow_empty", "hard_link"})),
+        settings=SnapshotSettings(**source.model_dump(exclude={"path", "exclude", "allow_empty", "hard_link"})),
         allow_empty=source.allow_empty,
         allow_links=source.hard_link == "allow",
         packing=Packing(config.pack.level, workers(config), priority(config)),
@@ -151,6 +151,8 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         reserve_bytes=config.space.reserve,
         timezone_warning=config.timezone_warning,
         replicas=tuple(config.replicas),
+        search=member.search if member else None,
+        search_warning=member.warning if member else "",
         hooks=hooks(config),
     )
 
@@ -229,7 +231,8 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    asks = files is None and settings.checks_app and settings.source in (None, source)
+    unclear = "" if files else config.unclear_drill
+    asks = not files and settings.checks_app and settings.source in (None, source) and not unclear
     return DrillRequest(
         source=source,
         store=wanted,
@@ -240,6 +243,7 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
         note="" if store or settings.from_ else _store_note(config),
         path=files.path if files else config.sources[source].path,
         files=files,
+        unclear=f"drill.{unclear}" if unclear else "",
     )
 
 

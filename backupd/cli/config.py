@@ -20,7 +20,8 @@ def show(config: Config, *, as_json: bool) -> None:
     if as_json:
         print_json(masked(config))
     else:
-        echo(f"# from {config.origin}\n{to_toml(config)}".removesuffix("\n"))
+        found = [f"# {line}" for line in config.source_sets.lines()] if config.source_sets else []
+        echo("\n".join([f"# from {config.origin}", *found, to_toml(config)]).removesuffix("\n"))
     _print_note(config)
 
 

@@ -17,6 +17,7 @@ from backupd.config.render import (
 )
 from backupd.config.schema import Config, KeyPath
 from backupd.config.sections import DrillSection, ReplicaSection
+from backupd.config.source_sets import SourceSets
 
 __all__ = [
     "ALL_SECRETS",
@@ -26,6 +27,7 @@ __all__ = [
     "GateSection",
     "KeyPath",
     "ReplicaSection",
+    "SourceSets",
     "WithheldSecret",
     "config_digest",
     "load_config",

@@ -14,12 +14,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from backupd.config.discovery import database_below, source_name
 from backupd.config.kinds import absolute_path
 from backupd.config.schema import ANY, Key, KeyPath, all_keys, key_at
+from backupd.config.source_sets import section_name
 from backupd.errors import ConfigError
 from backupd.formatting import printable
-from backupd.model import is_source_name
 from backupd.system.small_file import read_small_file
 
 PREFIX = "BACKUPD_"
@@ -67,7 +66,6 @@ class Setting:
     name: str
     path: KeyPath
     value: str = field(repr=False)
-    found_in: str = ""  # the directory that was named, and has this one database
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +115,12 @@ def secret_of(name: str, environ: Mapping[str, str], directory: Path) -> str:
     return content
 
 
-def read_environment(
-    environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]], backups: Path | None = None
-) -> Environment:
+def read_environment(environ: Mapping[str, str], directory: Path, names: Iterable[tuple[str, str]]) -> Environment:
     """Read every `BACKUPD_*` variable of `environ`; an empty value counts as unset.
 
-    Relative paths start at `directory`; generations are in `backups`, unless that is the default. `names` are the
-    pairs (section, name) that a file has chosen: BACKUPD_SOURCES__MY_APP__METHOD means the source "My-App" where
-    there is one. Reads the files that `…_FILE` variables name; service links of Kubernetes and Docker are ignored.
-    Raises ConfigError where the mount of a database does not respond; other problems are in the result.
+    Relative paths start at `directory`. `names` are the pairs (section, name) that a file has chosen:
+    BACKUPD_SOURCES__MY_APP__METHOD means the source "My-App" where there is one. Reads the files that `…_FILE`
+    variables name; service links of Kubernetes and Docker are ignored.
     """
     known = set(names)
     found: dict[KeyPath, Setting] = {}
@@ -139,7 +134,7 @@ def read_environment(
             ignored.append(name)
             continue
         try:
-            setting = _setting(name, environ[name], directory, known, backups)
+            setting = _setting(name, environ[name], directory, known)
         except _Unusable as problem:
             problems.append(f"environment {printable(name)}: {problem}")
             continue
@@ -148,14 +143,12 @@ def read_environment(
     return Environment(tuple(found.values()), tuple(problems), _note_of(ignored))
 
 
-def _setting(
-    name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None
-) -> Setting | None:
+def _setting(name: str, value: str, directory: Path, known: set[tuple[str, str]]) -> Setting | None:
     if name in (CONFIG, REMOTE_TOKEN, REMOTE_TOKEN + FILE_SUFFIX):
         return None
     if name == DATABASE:
         value = _plain_value(value)
-        return _database(name, value, directory, known, backups) if value else None
+        return _database(name, value, directory, known) if value else None
     key, path, is_file = _resolve(name)
     value = _plain_value(value, is_secret=key.is_secret and not is_file, is_command=path in _COMMANDS)
     if not value:
@@ -167,17 +160,15 @@ def _setting(
     return Setting(name, _with_chosen_name(path, known) if ANY in key.path else path, value)
 
 
-def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]], backups: Path | None) -> Setting:
-    named = absolute_path(value, directory)
-    found = database_below(Path(named), backups)
-    database = str(found or named)
-    source = source_name(Path(database))
-    if not is_source_name(source):
+def _database(name: str, value: str, directory: Path, known: set[tuple[str, str]]) -> Setting:
+    path = absolute_path(value, directory)
+    source = section_name(path)
+    if not source:
         raise _Unusable("its file name gives no valid source name: set path under [sources.NAME] in a file")
     same = [other for section, other in known if section == "sources" and other.lower() == source.lower()]
     source = same[0] if len(same) == 1 else source
     known.add(("sources", source))
-    return Setting(name, ("sources", source, "path"), database, named if found else "")
+    return Setting(name, ("sources", source, "path"), path)
 
 
 def _resolve(name: str) -> tuple[Key, KeyPath, bool]:

@@ -14,13 +14,13 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 
 from backupd.errors import ConfigError
-from backupd.files.patterns import excluded
 from backupd.formatting import SPAN_EXAMPLE, parse_span, written_span
 from backupd.masking import MASK
 from backupd.model import LOCAL_STORE, POINT, is_source_name
 from backupd.pings import Monitor
 from backupd.schedule import Schedule
 from backupd.stores.sftp.url import holds_password, parse_address
+from backupd.system.path_patterns import excluded
 
 WEEK_S = 7 * 24 * 3600
 YEAR_S = 366 * 24 * 3600

@@ -13,17 +13,19 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from backupd.config.discovery import Discovery
-from backupd.config.environment import FILE_SUFFIX, PREFIX, Setting, nearest, read_environment
+from backupd.config.environment import DATABASE, FILE_SUFFIX, PREFIX, Setting, nearest, read_environment
 from backupd.config.file import Document, lines_of, read_document
 from backupd.config.kinds import is_time_zone
 from backupd.config.render import secrets_of
 from backupd.config.schema import ANY, ENVIRONMENT, Config, KeyPath, all_keys, key_at
+from backupd.config.source_sets import SourceSets
 from backupd.errors import ConfigError
 
 _HINT: Final = "config.example.toml explains every key"
 _LONGEST_PROBLEM: Final = 500
 _BACKUPS_DIR: Final = "BACKUPD_BACKUPS_DIR"
+_MOST_NAMED: Final = 20
+_OF_SOURCE: Final = ("sources", ANY)
 _ZONEINFO: Final = "/zoneinfo/"
 _NUMBER = "must be a number"
 _WHOLE = "must be a whole number"
@@ -82,15 +84,17 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
     document = read_document(config_file, environ, here)
     backups = environ.get(_BACKUPS_DIR, "").strip() or document.table.get("backups_dir")
     store = here / backups if isinstance(backups, str) else None
-    environment = read_environment(environ, here, document.chosen_names(), store)
+    environment = read_environment(environ, here, document.chosen_names())
     problems = list(environment.problems)
     if document.problem is not None:  # the keys of the file are unknown, so nothing else can be checked
         raise ConfigError("\n".join([document.problem, *problems]), hint=_HINT)
     chosen = _with_sources(merge(document.table, environment.table()))
-    directory = next((setting.found_in for setting in environment.settings if setting.found_in), "")
-    discovery = Discovery.of(chosen, Path(directory) if directory else None, store)
-    if discovery is not None:
-        chosen = merge(chosen, {"sources": {discovery.source: {"path": str(discovery.database)}}})
+    unnamed = {setting.path[1] for setting in environment.settings if setting.name == DATABASE}
+    found = SourceSets.of(chosen, unnamed, store)
+    place = partial(_place, document, environment.settings, lines_of(document.text), found)
+    problems += _problems_of_sets(found, place)
+    if found.sets:
+        chosen = {**chosen, "sources": {**_no_tables(chosen["sources"]), **found.sources()}}
     tz = environ.get("TZ", "").strip()
     zone = _time_zone_of(tz)
     warning = ""
@@ -98,16 +102,20 @@ def load_config(config_file: Path | None, environ: Mapping[str, str], cwd: Path 
         warning = (
             f"TZ={tz[:60]!r} is not an IANA time zone, so days and times are in UTC: set TZ to one (Europe/Berlin)"
         )
-    defaults = _backups_dir_beside_database(chosen, discovery) | ({"schedule": {"timezone": zone}} if zone else {})
+    defaults = _default_backups_dir(chosen, found) | ({"schedule": {"timezone": zone}} if zone else {})
     try:
         origin = str(document.file or ENVIRONMENT)
-        config = Config.of(merge(defaults, chosen), origin, warning, environment.note, document.skipped)
+        facts = (origin, warning, environment.note, document.skipped)
+        config = Config.of(merge(defaults, chosen), *facts, others_may_come=bool(found.sets))
     except ValidationError as error:
-        problems += _explain(error, partial(_place, document, environment.settings, lines_of(document.text)))
+        problems += _explain(error, place)
     else:
+        if not found.sets and (unclear := config.unclear_drill):  # else a new database would be an error
+            problems.append(f"{place(('drill',))}: {unclear}")
         if not problems:
             files = _secret_files(config, document.text, environ, here)
-            return config.with_discovery(discovery).with_secret_files(files)
+            return config.with_source_sets(found).with_secret_files(files)
+    problems = list(dict.fromkeys(problems))  # one of a section is one of each database that was found
     lines = [line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…" for line in problems]
     raise ConfigError("\n".join([*lines, *filter(None, [document.skipped])]), hint=_HINT)
 
@@ -142,20 +150,27 @@ def _with_sources(table: dict[str, Any]) -> dict[str, Any]:
     return {"sources": {}, **rest} if table.get("gate") else rest
 
 
-def _backups_dir_beside_database(table: Mapping[str, Any], discovery: Discovery | None) -> dict[str, Any]:
+def _default_backups_dir(table: Mapping[str, Any], found: SourceSets) -> dict[str, Any]:
     """Return the default of `backups_dir`: where all databases are in one directory, `backups/` there.
 
     Of a gate alone it is the directory of the gate, whose log `backupd log` shows.
     """
-    if discovery is not None:
-        return {"backups_dir": str(discovery.directory / "backups")}
-    sources = table.get("sources")
-    if sources == {}:
+    if table.get("sources") == {}:
         return {"backups_dir": table.get("gate_dir", str(Config.model_fields["gate_dir"].default))}
-    tables = sources.values() if isinstance(sources, Mapping) else ()
-    paths = [source.get("path") for source in tables if isinstance(source, Mapping)]
-    directories = {Path(path).parent for path in paths if isinstance(path, str) and Path(path).is_absolute()}
-    return {"backups_dir": str(directories.pop() / "backups")} if len(directories) == 1 else {}
+    return {"backups_dir": str(found.backups)} if found.backups else {}
+
+
+def _no_tables(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is not a section, which is an error."""
+    return {name: section for name, section in sources.items() if not isinstance(section, Mapping)}
+
+
+def _problems_of_sets(found: SourceSets, place: Callable[[KeyPath], str]) -> Iterator[str]:
+    for name in found.misplaced():
+        yield f"{place(('sources', name, 'exclude'))}: is for a directory or a pattern, and its path is that of a file"
+    for name in found.unmatched() if found.sets else ():
+        known = ", ".join([*found.members][:_MOST_NAMED])
+        yield f"{place(('sources', name))}: has no path, and no database of that name was found (found: {known}, …)"
 
 
 def _time_zone_of(text: str) -> str | None:
@@ -170,8 +185,15 @@ def _time_zone_of(text: str) -> str | None:
     return next((name for name in names if name and is_time_zone(name)), None)
 
 
-def _place(document: Document, settings: tuple[Setting, ...], lines: Mapping[KeyPath, int], path: KeyPath) -> str:
-    """Return "FILE:LINE: key" or "environment NAME: key" for `path`, or for the nearest key above it."""
+def _place(
+    document: Document, settings: tuple[Setting, ...], lines: Mapping[KeyPath, int], found: SourceSets, path: KeyPath
+) -> str:
+    """Return "FILE:LINE: key" or "environment NAME: key" for `path`, or for the nearest key above it.
+
+    A key of a database that was `found` is in the section of all those.
+    """
+    if len(path) > len(_OF_SOURCE) and path[0] == "sources":
+        path = ("sources", found.section_of(path[1], path[2]), *path[2:])
     for length in range(len(path), 0, -1):
         known = path[:length]
         names = {setting.path: setting.name for setting in settings if setting.path[:length] == known}

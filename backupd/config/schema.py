@@ -12,18 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 from pydantic.fields import FieldInfo
 
 from backupd.config import kinds, sections
-from backupd.config.discovery import Discovery
 from backupd.config.gate import GateSection
 from backupd.config.ownership import exposure
+from backupd.config.source_sets import Member, SourceSets
 from backupd.errors import ConfigError
 from backupd.model import LOCAL_STORE
-from backupd.pings import PingHelper, require_ping_names
+from backupd.pings import PingHelper, require_ping_names, unknown_ping_names
 from backupd.runbook import DOCS_URL
 from backupd.sqlite.database_files import SIDE_SUFFIXES, files_of_database
 from backupd.stores.sftp.url import Address, DirectoryAddress, parse_address
 
 ANY = "*"
 ENVIRONMENT = "environment"
+_SEVERAL = 2
 
 KeyPath = tuple[str, ...]
 
@@ -84,7 +85,7 @@ class Config(sections.Table):
     _skipped: str = PrivateAttr("")
     _digest_of_secrets: str = PrivateAttr("")
     _ping_helper: PingHelper | None = PrivateAttr(None)
-    _discovery: Discovery | None = PrivateAttr(None)
+    _source_sets: SourceSets | None = PrivateAttr(None)
 
     @field_validator("sources")
     @classmethod
@@ -122,7 +123,7 @@ class Config(sections.Table):
             if backups_dir in (section.path, *section.path.parents):
                 raise ValueError(f"{name}: {section.path} is in backups_dir: set another directory")
             if sources is not None:
-                _require_fits(name, section, sources)
+                _require_fits(name, section, sources, others_may_come=bool(info.context))
         return files
 
     @field_validator("replicas")
@@ -153,10 +154,8 @@ class Config(sections.Table):
         if replicas is not None and drill.from_ not in (None, LOCAL_STORE, *replicas):
             known = ", ".join((LOCAL_STORE, *replicas))
             raise ValueError(f"from: unknown store {drill.from_!r}; known stores: {known}")
-        if drill.source is not None and drill.source not in sources:
+        if drill.source is not None and drill.source not in sources and not info.context:
             raise ValueError(f"source: unknown source {drill.source!r}; known sources: {', '.join(sources)}")
-        if drill.checks_app and drill.source is None and len(sources) > 1:
-            raise ValueError(f"source: is required, because there are several sources: {', '.join(sources)}")
         if place := drill.place_at:
             for name, source in sources.items():
                 if files_of_database(place) & files_of_database(source.path):
@@ -170,21 +169,29 @@ class Config(sections.Table):
     def _are_of_runs(cls, pings: Mapping[str, SecretStr], info: ValidationInfo) -> Mapping[str, SecretStr]:
         if "sources" in info.data and "replicas" in info.data:
             sources = (*info.data["sources"], *info.data.get("files", ()))
-            require_ping_names(pings, sources, info.data["replicas"])
+            require_ping_names(pings, sources, info.data["replicas"], others_may_come=bool(info.context))
         return pings
 
     @classmethod
     def of(
-        cls, table: Mapping[str, Any], origin: str, timezone_warning: str = "", note: str = "", skipped: str = ""
+        cls,
+        table: Mapping[str, Any],
+        origin: str,
+        timezone_warning: str = "",
+        note: str = "",
+        skipped: str = "",
+        *,
+        others_may_come: bool = False,
     ) -> Self:
         """Validate `table`, nested as a TOML file is; `timezone_warning` applies where it sets no time zone.
 
+        Where databases are searched, `others_may_come`, or are not there yet: names of unknown sources are no errors.
         Raises pydantic's ValidationError.
         """
-        config = cls(**table)
-        config._origin, config._note, config._skipped = origin, note, skipped
+        config = cls.model_validate(table, context=others_may_come)
+        config._origin, config._note, config._skipped = origin, note, skipped  # noqa: SLF001 - of its own class
         if "timezone" not in config.schedule.model_fields_set:
-            config._timezone_warning = timezone_warning
+            config._timezone_warning = timezone_warning  # noqa: SLF001 - of its own class
         return config
 
     @property
@@ -220,19 +227,40 @@ class Config(sections.Table):
         return copy
 
     @property
-    def discovery(self) -> Discovery | None:
-        """How the only source was found, where a directory was named; None where it is a file."""
-        return self._discovery
+    def source_sets(self) -> SourceSets | None:
+        """The sections whose path is a directory or a pattern, and what was found there; None where there is none."""
+        return self._source_sets
 
-    def with_discovery(self, discovery: Discovery | None) -> Self:
-        """Return a copy whose source was found so; where its database is another than before, that is the source."""
-        copy = self.model_copy()
-        copy._discovery = discovery  # noqa: SLF001 - of its own class
-        if discovery is None or [source.path for source in self.sources.values()] == [discovery.database]:
-            return copy
-        (section,) = self.sources.values()
-        found = {discovery.source: section.model_copy(update={"path": discovery.database})}
-        return copy.model_copy(update={"sources": found})
+    def with_source_sets(self, found: SourceSets) -> Self:
+        """Return a copy whose sources are those of `found`; the same where it has no sets."""
+        if not found.sets:
+            return self
+        sources = {name: sections.SourceSection(**table) for name, table in found.sources().items()}
+        copy = self.model_copy(update={"sources": sources})
+        copy._source_sets = found  # noqa: SLF001 - of its own class
+        return copy
+
+    @property
+    def unclear_drill(self) -> str:
+        """Why it is not clear on the database of which source a drill checks the app; empty where it is, or not."""
+        source, known = self.drill.source, ", ".join(self.sources)
+        if not self.drill.checks_app or source in self.sources or (source is None and len(self.sources) < _SEVERAL):
+            return ""
+        if source is None:
+            return f"source: is required, because there are several sources: {known}"
+        return f"source: unknown source {source!r}; known sources: {known}"
+
+    @property
+    def unknown_names(self) -> tuple[str, ...]:
+        """The keys that name a source which is none now: of a database that is not there, or misspelled."""
+        known = (*self.sources, *self.files)
+        pings = unknown_ping_names(self.pings, known, self.replicas)
+        files = (name for name, section in self.files.items() if section.with_ not in (None, *self.sources))
+        return (*(f"pings.{name}" for name in pings), *(f"files.{name}.with" for name in files))
+
+    def member(self, source: str) -> Member | None:
+        """Return how a source was found, None for a single file."""
+        return self._source_sets.members.get(source) if self._source_sets else None
 
     @property
     def secret_files(self) -> tuple[str, ...]:
@@ -309,13 +337,21 @@ def is_named(annotation: object) -> bool:
     return get_origin(annotation) is Mapping
 
 
-def _require_fits(name: str, section: sections.FilesSection, sources: Mapping[str, sections.SourceSection]) -> None:
+def _require_fits(
+    name: str,
+    section: sections.FilesSection,
+    sources: Mapping[str, sections.SourceSection],
+    *,
+    others_may_come: bool,
+) -> None:
     """Raise ValueError where set of files `name` contradicts `sources`."""
     if same := [other for other in sources if other.lower() == name.lower()]:
         raise ValueError(f"{name}: {same[0]} is a source in [sources] already: rename one")
     for other, source in sources.items():
         if str(section.path) in (f"{source.path}{suffix}" for suffix in SIDE_SUFFIXES):
             raise ValueError(f"{name}: {section.path} is a side file of source {other}: set a directory")
+    if others_may_come:
+        return
     if section.with_ is not None and section.with_ not in sources:
         raise ValueError(f"{name}: with: unknown source {section.with_!r}; known sources: {', '.join(sources)}")
     if section.query is not None and section.with_ is None and len(sources) != 1:

@@ -19,11 +19,18 @@ class Table(BaseModel):
 
 
 class SourceSection(Table):
-    """One SQLite database of the app; its name becomes the first part of file names."""
+    """One SQLite database of the app, or several; the name becomes the first part of file names."""
 
     path: kinds.FilePath = Field(
-        description="The live database file; for a single source also a directory with exactly one database below it.",
+        description="The live database file; or a directory or a pattern (/app/data/**/*.db): each database that is "
+        "found there is a source, named after its path below the directory.",
         examples=["/app/data/tasks.db"],
+    )
+    exclude: kinds.Patterns = Field(
+        (),
+        description="Of a directory or a pattern: what is left out, by the rules of .gitignore: "
+        '"cache.db" at any depth, "tmp/" a directory with all that is in it, "/old/*.db" from the directory on.',
+        examples=[["cache.db", "tmp/"]],
     )
     method: Literal["backup", "vacuum"] = Field(
         "backup",

@@ -3,13 +3,16 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
 from backupd.bootstrap.notifications import notification_options, page_name
 from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
-from backupd.config import Config
+from backupd.config import Config, SourceSets
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
 from backupd.daemon.requested import RequestedBackups
@@ -31,6 +34,7 @@ from backupd.status.history import StatusService
 from backupd.status.model import Instance
 from backupd.status.text import status_lines
 from backupd.system.container import exec_prefix
+from backupd.system.in_thread import in_thread
 from backupd.system.signals import StopSignals, exit_on_signals
 from backupd.tasks.context import TaskContext
 from backupd.web.door import Door
@@ -38,6 +42,8 @@ from backupd.web.routes import make_app
 from backupd.web.server import HttpServer
 
 _HTTP_STOP_S = 1.0
+_SEARCH_S = 3.0
+_MOST_NAMED = 5
 _EXIT_S = 7.5
 
 
@@ -62,7 +68,7 @@ def serve(config: Config) -> NoReturn:
         Instance(page_name(config), config.docs_url, exec_prefix()),
     )
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
-    handover = OwnerHandover(config, context.log)
+    handover = OwnerHandover(config, context.log, queues.idle)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
     requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
     server = _server(config, StatusService(scope, daemon.alive), requested, context)
@@ -97,14 +103,15 @@ def serve(config: Config) -> NoReturn:
 
 
 class OwnerHandover:
-    """Whether the daemon should restart: with a database that has been found since, or as the owner of databases.
+    """Whether the daemon should restart: with other databases that have been found since, or as their owner.
 
     `config` and `reason` are for the restart. Files that root made until then are handed over first: another user
     could not write them.
     """
 
-    def __init__(self, config: Config, log: EventLog) -> None:
-        self.config, self._log = config, log
+    def __init__(self, config: Config, log: EventLog, idle: Callable[[], bool] = lambda: True) -> None:
+        self.config, self._log, self._idle = config, log, idle
+        self._search: Future[SourceSets] | None = None
         self.reason = "the owner of the databases has changed"
         self._last_error = ""
 
@@ -113,10 +120,7 @@ class OwnerHandover:
 
         An obstacle to the former is logged once.
         """
-        discovery = self.config.discovery
-        if discovery is not None and (found := discovery.again()) != discovery:
-            self.config = self.config.with_discovery(found)
-            self.reason = f"the database {found.database} was found"
+        if self._finds_others():
             return True
         try:
             identity = identity_for(self.config, os.environ)
@@ -134,6 +138,34 @@ class OwnerHandover:
             become_owner_of_backups(self.config, os.environ)
             return False
         return True
+
+    def _finds_others(self) -> bool:
+        """Search directories once more; return whether their databases are others now. No run is cut off for that.
+
+        The search goes on until the next time where a disk is slow.
+        """
+        sets = self.config.source_sets
+        if sets is None or not self._idle():
+            return False
+        if self._search is None:
+            with suppress(RuntimeError):  # the system starts no thread just now
+                self._search = in_thread(sets.again, "search")
+        if self._search is None or not wait([self._search], _SEARCH_S).done:
+            return False
+        found, self._search = self._search.result(), None
+        self.config = self.config.with_source_sets(found)
+        self.reason = change_of(sets, found)
+        return found.members != sets.members
+
+
+def change_of(before: SourceSets, now: SourceSets) -> str:
+    """Return in words which databases were found since, or are gone."""
+    came, left = now.databases() - before.databases(), before.databases() - now.databases()
+    if len(came) == 1:
+        return f"the database {next(iter(came))} was found"
+    if came:
+        return f"{len(came)} databases were found: {', '.join(map(str, sorted(came)[:_MOST_NAMED]))}"
+    return f"without a backup, and gone: {', '.join(map(str, sorted(left)[:_MOST_NAMED]))}"
 
 
 def _server(config: Config, status: StatusService, requested: RequestedBackups, context: TaskContext) -> HttpServer:

@@ -131,6 +131,11 @@ class TaskQueue:
         with self._changed:
             return self._results.get(request, ())
 
+    def idle(self) -> bool:
+        """Return whether nothing runs or waits."""
+        with self._changed:
+            return not self._waiting and self._current is None
+
     def alive(self) -> bool:
         """Return whether the thread is alive."""
         return self._thread.is_alive()
@@ -293,6 +298,10 @@ class TaskQueues:
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""
         return self._queue(request).results(request)
+
+    def idle(self) -> bool:
+        """Return whether nothing runs or waits."""
+        return self.local.idle() and self.remote.idle()
 
     def alive(self) -> bool:
         """Return whether both threads are alive."""

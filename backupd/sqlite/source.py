@@ -10,7 +10,7 @@ from pathlib import Path
 from backupd.errors import SourceMissing, SourceUnusable
 from backupd.model import FileState, Signature, SourceFacts
 from backupd.sqlite.database_files import mount_problem, other_mount_points
-from backupd.sqlite.discovery import not_one_database
+from backupd.sqlite.discovery import Search, how_to_forget
 from backupd.sqlite.permissions import Permissions
 from backupd.system.links import LINK_HINT, foreign_link, stat_without_links
 from backupd.system.mounts import current_mounts, mount_of
@@ -66,14 +66,16 @@ class Source:
         return uid == self.uid or (uid == self.directory.uid and bool(self.mode & stat.S_IROTH))
 
     @classmethod
-    def inspect(cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False) -> "Source":
-        """Inspect the database at `path` (links are followed, see `real_path`).
+    def inspect(
+        cls, path: Path, *, allow_empty: bool = False, allow_links: bool = False, search: Search | None = None
+    ) -> "Source":
+        """Inspect the database at `path` (links are followed, see `real_path`), which a `search` has found, if any.
 
         Raises SourceMissing, and SourceUnusable if it is not a regular file, is mounted without its directory, is
         empty, or has a second name.
         """
         real = real_path(path)
-        state = _stat(real, path)
+        state = _stat(real, path, search)
         signature = signature_of(real, state)
         mode = stat.S_IMODE(state.st_mode)
         uid, gid = known_owner(real, state)
@@ -147,11 +149,13 @@ def _written_bytes(path: str) -> int:
     return 0
 
 
-def _stat(path: Path, named: Path) -> os.stat_result:
-    """Return the state of the real path `path`, which is `named` in the configuration."""
+def _stat(path: Path, named: Path, search: Search | None) -> os.stat_result:
+    """Return the state of the real path `path`, which is `named` in the configuration, or was found by a `search`."""
     try:
         state = stat_without_links(path)
     except FileNotFoundError as error:
+        if search is not None and named == search.path:
+            raise search.failure() from error
         if link := dangling_link(named):
             raise SourceMissing(
                 f"no database at {named}: {link}",
@@ -160,7 +164,7 @@ def _stat(path: Path, named: Path) -> os.stat_result:
         raise SourceMissing(
             f"no database at {path}",
             "check the path and that the right volume is mounted: an unmounted one is an empty directory; "
-            "if the database is lost: backupd restore",
+            f"if the database is lost: backupd restore{how_to_forget(search, named)}",
         ) from error
     except PermissionError as error:
         raise SourceUnusable(
@@ -177,7 +181,7 @@ def _stat(path: Path, named: Path) -> os.stat_result:
         mount = mount_of(str(path), current_mounts())
         is_mounted = mount is not None and mount.point == str(path)
         if stat.S_ISDIR(state.st_mode) and not (is_mounted and path.suffix):
-            raise not_one_database(path)
+            raise (search if search is not None and named == search.path else Search("", path)).failure()
         if is_mounted:
             hint += "; Docker creates a directory in place of a missing file to be mounted: mount its directory"
         raise SourceUnusable(f"{path} is {kind}", hint)

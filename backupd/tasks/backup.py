@@ -34,6 +34,8 @@ def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDeta
         run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
+        if request.search_warning:
+            run.warn(request.search_warning)
         if problem := recover_before_backup(request.path, context):  # a backup goes on where that fails
             run.warn(problem)
         inventory = local_inventory(context)

@@ -11,6 +11,7 @@ from backupd.errors import (
     GenerationMissing,
     SnapshotFailed,
     SourceCorrupt,
+    SourceMissing,
     SourceReplaced,
     SourceUnlocked,
     SourceUnreadable,
@@ -57,9 +58,9 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class UnusableSource:
-    """A source that is too damaged to be copied, or that cannot be read."""
+    """A source that is missing, too damaged to be copied, or that cannot be read."""
 
-    error: SourceCorrupt | SourceUnreadable
+    error: SourceCorrupt | SourceUnreadable | SourceMissing
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def capturing(
     """Copy and check the source, a second time when the first copy is corrupt or its file was replaced or changed.
 
     All copying ends within `timeout_s` from now: where there is no time for a second copy, the first one is the result.
-    Its files are open during the block. Raises SourceMissing, SourceBusy, SnapshotFailed, NoSpace and others that are
+    Its files are open during the block. Raises SourceBusy, SnapshotFailed, NoSpace and others that are
     not about the content of the source.
     """
     with ExitStack() as held:
@@ -82,7 +83,7 @@ def capturing(
         capture: Capture | UnusableSource
         try:
             capture = _capture_twice_at_most(request, last, empty_directory, run, context)
-        except (SourceCorrupt, SourceUnreadable) as error:
+        except (SourceCorrupt, SourceUnreadable, SourceMissing) as error:
             capture = UnusableSource(error)
         yield capture
 
@@ -121,7 +122,7 @@ def _attempt(
     run: BackupRun,
     context: TaskContext,
 ) -> Capture:
-    source = Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
+    source = inspect_source(request)
     reserve = _check_space(request, source, last, context)
     taken_at = context.clock()
     snapshot = _copy(request, source, reserve, directory, give_up, run, context)
@@ -163,6 +164,13 @@ def _archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) 
         record_verification(manifest.id, context, sound=False, detail=found.detail)
     run.warn(f"{manifest.id}: {found.detail}; a new generation was made")
     return False
+
+
+def inspect_source(request: BackupRequest) -> Source:
+    """Inspect the database of `request`. Raises what `Source.inspect` does."""
+    return Source.inspect(
+        request.path, allow_empty=request.allow_empty, allow_links=request.allow_links, search=request.search
+    )
 
 
 def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_manifest
-from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted
+from backupd.errors import BackupdError, CopyCorrupt, NamesExhausted, SourceCorrupt, SourceEncrypted, SourceMissing
 from backupd.formatting import human_bytes
 from backupd.model import AnyManifest, Contents, Hold, Manifest, generation_id
 from backupd.report import BackupDetails
@@ -69,7 +69,7 @@ def decide_publication(
     """Decide about the copy of a source, or about a source that could not be copied.
 
     Damaged, suspect and emptied copies go into quarantine. Pruning is held for them, for a source that is corrupt or
-    can no longer be read, and for one that shrank; a good copy that lost nothing releases it.
+    is missing or can no longer be read, and for one that shrank; a good copy that lost nothing releases it.
     """
     if isinstance(capture, UnusableSource):
         return _decide_without_copy(request, capture.error, state, now)
@@ -105,7 +105,7 @@ def decide_publication(
 def _decide_without_copy(
     request: BackupRequest, error: BackupdError, state: SourceState, now: datetime
 ) -> PublicationDecision:
-    """Hold the pruning of a source that is corrupt, or that could be read when it was copied last."""
+    """Hold the pruning of a source that is corrupt, or that was there and could be read when it was copied last."""
     previous = state.previous
     if isinstance(error, SourceCorrupt):
         return PublicationDecision("refuse", _hold(request, error.message, previous, now), error=error)
@@ -113,7 +113,10 @@ def _decide_without_copy(
         return PublicationDecision("refuse", error=error)
     what = f"{error.message}; it was copied as {previous.id}"
     refused = type(error)(f"{what}, and nothing is pruned", f"{error.hint}; or restore {previous.id}")
-    return PublicationDecision("refuse", _hold(request, what, previous, now), error=refused)
+    hold = _hold(request, what, previous, now)
+    if isinstance(error, SourceMissing):
+        hold = replace(hold, kind="missing")
+    return PublicationDecision("refuse", hold, error=refused)
 
 
 def _quarantine(

@@ -8,6 +8,7 @@ from typing import Final
 from backupd.errors import UsageError
 from backupd.formatting import printable
 from backupd.model import RetentionPolicy
+from backupd.sqlite.discovery import Search
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.system.resources import NORMAL, Priority
 
@@ -110,6 +111,8 @@ class BackupRequest:
     timezone_warning: str = ""  # why days are not counted in the configured zone
     replicas: tuple[str, ...] = ()  # names; the last replication to each is mentioned if it failed
     pin: PinRequest | None = None  # for the generation that holds the copy, a new or an unchanged one
+    search: Search | None = None  # that has found the database, one of several; of its path, where it has found none
+    search_warning: str = ""  # why it may not have found all
     hooks: Hooks = field(default_factory=Hooks)
 
 
@@ -174,3 +177,4 @@ class DrillRequest:
     note: str = ""  # how the store was chosen
     path: Path | None = None  # of the database of the source
     files: FilesRequest | None = None  # where the source is a set of files
+    unclear: str = ""  # why it is not known which source the app is checked on: the drill fails

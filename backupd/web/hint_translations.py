@@ -63,6 +63,24 @@ HINTS: Final[Mapping[str, str]] = {
         'dé a last, hourly, daily, weekly, monthly o yearly el valor 1 o más, o a within "48h", y a ninguno menos de 0'
     ),
     # The database and its path.
+    "start the app": "inicie la app",
+    "which creates it": "que la crea",
+    "check that the right volume is mounted": "revise que esté montado el volumen correcto",
+    "an encrypted one is not found": "una cifrada no se encuentra",
+    "set BACKUPD_DATABASE (or path under [sources.NAME]) to the path of the database file itself, such as {}": (
+        "ponga la ruta del archivo de la base en BACKUPD_DATABASE (o en path, bajo [sources.NAME]), por ejemplo {}"
+    ),
+    "set path to that of the database file itself": "ponga en path la ruta del archivo de la base",
+    "if it was removed for good: name {} in exclude of [sources.{}] (BACKUPD_SOURCES__{}__EXCLUDE)": (
+        "si se eliminó a propósito: nombre {} en exclude de [sources.{}] (BACKUPD_SOURCES__{}__EXCLUDE)"
+    ),
+    "name what is not needed in exclude": "nombre en exclude lo que no haga falta",
+    "write a narrower pattern as path (docs/sources.md)": "escriba en path un patrón más estrecho (docs/sources.md)",
+    "run the command again": "repita la orden",
+    "the daemon looks again each minute": "el servicio vuelve a buscar cada minuto",
+    "set drill.source (BACKUPD_DRILL__SOURCE) to the source whose database the app is checked on": (
+        "ponga en drill.source (BACKUPD_DRILL__SOURCE) el origen con cuya base se comprueba la app"
+    ),
     "check the path": "revise la ruta",
     "check the path and that the right volume is mounted": "revise la ruta y que esté montado el volumen correcto",
     "an unmounted one is an empty directory": "uno sin montar es un directorio vacío",

@@ -21,8 +21,8 @@ def uncommented() -> str:
 
 
 def usable() -> str:
-    """Return it without the one key that excludes others."""
-    return re.sub(r"(?m)^caprover_webhook = .*\n", "", uncommented())
+    """Return it without the keys that do not go with others."""
+    return re.sub(r"(?m)^(caprover_webhook|exclude) = .*\n", "", uncommented())
 
 
 def test_example_in_repository_matches_schema() -> None:

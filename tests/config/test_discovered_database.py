@@ -1,6 +1,5 @@
-"""A directory in the place of a database means the one database below it; the choice never changes silently."""
+"""A directory in the place of a database means what is below it; the only one has the name of the section or file."""
 
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from backupd.sqlite import discovery
 from backupd.system import mounts
 from support.command import Backupd
 from support.directories import through_fuse
-from support.processes import serving, stopped
+from support.processes import serving, stopped, wait_until
 
 
 def make_database(path: Path) -> Path:
@@ -47,11 +46,11 @@ def test_named_source_keeps_its_name(tmp_path: Path) -> None:
     assert paths_of({}, tmp_path, file) == {"shop": str(database)}
 
 
-def test_directory_of_one_of_several_sources_is_not_searched(tmp_path: Path) -> None:
-    make_database(tmp_path / "data" / "x.db")
+def test_directory_may_stand_beside_single_files(tmp_path: Path) -> None:
+    database = make_database(tmp_path / "data" / "x.db")
     file = tmp_path / "config.toml"
     file.write_text('backups_dir = "b"\n[sources.shop]\npath = "data"\n[sources.other]\npath = "other.db"\n')
-    assert paths_of({}, tmp_path, file) == {"shop": f"{tmp_path}/data", "other": f"{tmp_path}/other.db"}
+    assert paths_of({}, tmp_path, file) == {"shop": str(database), "other": f"{tmp_path}/other.db"}
 
 
 def test_backup_of_a_directory_backs_up_its_database(backupd: Backupd, database: Path) -> None:
@@ -60,41 +59,43 @@ def test_backup_of_a_directory_backs_up_its_database(backupd: Backupd, database:
     assert backupd("verify").code == 0
 
 
-def test_several_databases_are_refused_and_all_are_listed(backupd: Backupd, database: Path) -> None:
+def test_new_database_beside_one_with_generations_is_backed_up_and_names_stay(backupd: Backupd, database: Path) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}
-    make_database(database.with_name("cache.db"))
-    answer = backupd("backup", **there)
-    assert answer.code != 0
-    assert f"2 databases in the directory {database.parent}: cache.db, tasks.db" in answer.err
-    assert "BACKUPD_DATABASE" in answer.err
+    assert backupd("backup", **there).code == 0
+    make_database(database.parent / "jobs" / "cache.db")
+    assert backupd("backup", **there).code == 0
+    assert {row["source"] for row in backupd("list", "--json").json} == {"tasks", "jobs-cache"}
     doctor = backupd("doctor", **there)
-    assert doctor.code != 0
-    assert "cache.db, tasks.db" in doctor.out
-    assert "cache.db, tasks.db" in json.dumps(backupd("status", "--json", **there).json)
-    assert backupd("backup").code == 0  # named
+    assert "2 databases: jobs-cache = jobs/cache.db, tasks = tasks.db" in doctor.out
+    assert "without a backup" not in doctor.out
 
 
-def test_chosen_database_stays_when_another_appears(backupd: Backupd, database: Path) -> None:
+def test_database_that_vanished_fails_until_it_is_excluded_and_its_generations_stay(
+    backupd: Backupd, database: Path
+) -> None:
     there = {"BACKUPD_DATABASE": str(database.parent)}
-    assert backupd("backup", **there).code == 0
-    make_database(database.with_name("cache.db"))
-    assert backupd("backup", **there).code == 0
-    assert {row["source"] for row in backupd("list", "--json").json} == {"tasks"}
-    doctor = backupd("doctor", **there)
-    assert f"1 database in {database.parent} without a backup: cache.db" in doctor.out
-
-
-def test_other_database_in_place_of_chosen_one_is_not_backed_up(backupd: Backupd, database: Path) -> None:
-    there = {"BACKUPD_DATABASE": str(database.parent)}
-    assert backupd("backup", **there).code == 0
+    once = backupd("backup", "--no-pin", "--json", **there).json["generation"]
     for path in database.parent.glob("tasks.db*"):
         path.unlink()
-    other = make_database(database.with_name("other.db"))
+    make_database(database.with_name("other.db"))
     answer = backupd("backup", **there)
-    assert answer.code != 0
-    assert f"no database at {database}" in answer.err
-    assert backupd("backup", BACKUPD_DATABASE=str(other)).code == 0  # named on purpose
-    assert backupd("backup", **there).code == 0  # and chosen from then on
+    assert answer.code == 1
+    assert f"no database at {database}; it was copied as {once}, and nothing is pruned" in answer.err
+    variable = "BACKUPD_SOURCES__DATA__EXCLUDE" if database.parent.name == "data" else "__EXCLUDE"
+    assert "name /tasks.db in exclude of [sources." in answer.err
+    assert variable in answer.err
+    assert {row["source"] for row in backupd("list", "--json").json} == {"tasks", "other"}
+    status = backupd("status", **there)
+    assert status.code == 1
+    assert "the database of tasks is missing" in status.out
+    last = {"BACKUPD_RETENTION__LAST": "1", "BACKUPD_RETENTION__DAILY": "0", "BACKUPD_RETENTION__WEEKLY": "0"}
+    backupd("prune", **there, **last, BACKUPD_RETENTION__WITHIN="0")
+    assert backupd("verify", once, **there).code == 0
+    name = database.parent.name.upper().replace("-", "_")
+    excluded = {f"BACKUPD_SOURCES__{name}__EXCLUDE": "tasks.db"}
+    answer = backupd("backup", "--json", **there, **excluded)
+    assert answer.code == 0, answer
+    assert answer.json["source"] == "other"
 
 
 def test_lost_database_in_searched_directory_is_restored_to_former_path(backupd: Backupd, database: Path) -> None:
@@ -140,7 +141,20 @@ def test_daemon_without_database_searches_until_database_appears(tmp_path: Path)
     handover = OwnerHandover(config, null_log())
     assert not handover.ready()
     database = make_database(tmp_path / "data" / "tasks.db")
-    assert handover.ready()
+    wait_until(handover.ready)
+    assert handover.reason == f"the database {database} was found"
     assert {name: source.path for name, source in handover.config.sources.items()} == {"tasks": database}
     assert handover.config.backups_dir == tmp_path / "data" / "backups"
     assert not handover.ready()
+
+
+def test_daemon_is_not_restarted_for_a_new_database_while_a_run_goes_on(tmp_path: Path) -> None:
+    make_database(tmp_path / "data" / "tasks.db")
+    config = load_config(None, {"BACKUPD_DATABASE": str(tmp_path / "data")}, tmp_path)
+    runs: list[str] = ["backup"]
+    handover = OwnerHandover(config, null_log(), idle=lambda: not runs)
+    make_database(tmp_path / "data" / "cache.db")
+    assert not handover.ready()
+    runs.clear()
+    wait_until(handover.ready)
+    assert [*handover.config.sources] == ["cache", "tasks"]

@@ -10,23 +10,31 @@ from threading import Event, Thread
 
 import pytest
 
-from backupd.sqlite.discovery import find_database, not_one_database
+from backupd.sqlite.discovery import Search
 from support.command import Backupd
 from support.directories import through_fuse
 from support.hardened import volumes
 from support.processes import children_of, command_line, serving, stopped, wait_until
 
 
-def test_search_of_too_many_directories_ends_and_chooses_no_database(database: Path) -> None:
+def databases_of(directory: Path) -> list[str]:
+    contents = Search("app", directory).contents()
+    assert contents is not None
+    return contents.databases
+
+
+def test_search_of_too_many_directories_ends_and_reports_it(database: Path) -> None:
     crowd = database.parent / "crowd"
     crowd.mkdir()
     for first in range(102):
         for second in range(100):
             (crowd / f"{first:03}" / f"{second:02}").mkdir(parents=True)
     began = time.monotonic()
-    assert find_database(database.parent) is None
+    contents = Search("app", database.parent).contents()
     assert time.monotonic() - began < 30
-    assert "more than 10000 files and directories" in not_one_database(database.parent).message
+    assert contents is not None
+    assert contents.too_many
+    assert "more than 10000 files and directories" in Search("app", database.parent).failure().message
 
 
 def test_endless_depth_is_not_followed(database: Path) -> None:
@@ -35,7 +43,7 @@ def test_endless_depth_is_not_followed(database: Path) -> None:
         deep /= "d"
         deep.mkdir()
     (deep / "loop").symlink_to(database.parent)
-    assert find_database(database.parent) == database
+    assert databases_of(database.parent) == [database.name]
 
 
 def test_constantly_renamed_database_is_found_or_missed_and_never_another_one(database: Path) -> None:
@@ -49,12 +57,12 @@ def test_constantly_renamed_database_is_found_or_missed_and_never_another_one(da
     app = Thread(target=rename)
     app.start()
     try:
-        found = {find_database(database.parent) for _ in range(5)}
+        found = {name for _ in range(5) for name in databases_of(database.parent)}
     finally:
         ended.set()
         app.join()
-    assert found <= {None, database, database.with_name("away.db")}
-    assert find_database(database.parent) == database
+    assert found <= {database.name, "away.db"}
+    assert databases_of(database.parent) == [database.name]
 
 
 def test_link_replacing_found_database_is_not_backed_up(backupd: Backupd, database: Path, tmp_path: Path) -> None:
@@ -79,11 +87,11 @@ def test_process_that_searches_volume_has_no_secret(database: Path, monkeypatch:
     monkeypatch.setenv("BACKUPD_HTTP__TOKEN", "s3cr3t-0f-th3-pag3")
     with through_fuse(database.parent) as mount, ThreadPoolExecutor(1) as pool:
         with stopped(serving(mount)):  # so that it waits
-            looking = pool.submit(find_database, mount)
+            looking = pool.submit(databases_of, mount)
             wait_until(lambda: bool(searching()))
             (child,) = searching()
             environ = Path(f"/proc/{child}/environ").read_bytes()
-        assert looking.result() == mount / database.name
+        assert looking.result() == [database.name]
     assert b"PATH=" in environ
     assert b"s3cr3t" not in environ
 

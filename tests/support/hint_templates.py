@@ -15,7 +15,6 @@ NOT_IN_RUNS = (
     "gate/check.py",
     "gate/main.py",
     "gate/settings.py",
-    "sqlite/discovery.py",
     "sqlite/history.py",
     "sqlite/swap.py",
     "sqlite/target.py",

@@ -45,7 +45,7 @@ def test_other_databases_and_files_are_counted_and_named(data: Path) -> None:
         (data / "uploads" / f"{number}.jpg").write_bytes(b"x" * 1000)
     named, files = findings(data)
     assert named == f"4 databases in {data} without a backup: a/queue.db, b/1.db, b/2.db and 1 more"
-    assert files == f"5 other files in {data}, 4.9 KiB"
+    assert files == f"5 other files in {data}, 4.9 KiB: uploads/ 5"
 
 
 def test_database_that_is_a_source_itself_is_not_named(data: Path) -> None:

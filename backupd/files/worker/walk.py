@@ -24,8 +24,8 @@ from zlib import crc32
 from backupd.archive.file_list import escaped
 from backupd.errors import SourceReplaced
 from backupd.files.index import DAY_DIGITS, GRAIN_NS, day_of, key_of, order_of
-from backupd.files.patterns import excluded
 from backupd.system.owners import become_owner
+from backupd.system.path_patterns import excluded
 from backupd.system.worker import ParentPipe, serve
 
 MESSAGE_BYTES: Final = 96 << 10  # at most: the socket's buffer takes more

@@ -167,12 +167,17 @@ class LeaseState(TypedDict):
 class LookRequest(TypedDict):
     """Look for databases below the directory `path`, at no more than `most` names, and `depth` directories deep.
 
-    Not at the paths `without`, directories that are called as one of `names`, or what has `kept` in its name.
+    Not at the paths `without`, at relative paths that match one of `exclude`, in directories that are called as one of
+    `names`, or at what has `kept` in its name. Only at files whose relative path matches the `pattern`, if there is
+    one, and at those whose name matches one of `keys`.
     """
 
     path: str
+    pattern: str
+    exclude: list[str]
     without: list[str]
     names: list[str]
+    keys: list[str]
     kept: str
     most: int
     depth: int
@@ -183,8 +188,9 @@ class LookReply(TypedDict):
 
     real: str
     databases: list[str]
-    files: int
-    size_bytes: int
+    keys: list[str]
+    files: dict[str, int]
+    sizes: dict[str, int]
     too_many: bool
     complete: bool
 

@@ -5,18 +5,19 @@ import secrets
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from backupd.catalog import read_catalog
 from backupd.errors import BackupdError, CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
-from backupd.formatting import counted, human_age, human_bytes
+from backupd.formatting import counted, human_age, human_bytes, printable
 from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
-from backupd.sqlite.discovery import DirectoryContents, contents_of, is_directory, names_of
+from backupd.sqlite.discovery import NARROWER, DirectoryContents, Search, contents_of, is_directory, names_of
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files
 from backupd.sqlite.snapshot import probe_source
-from backupd.sqlite.source import Source, real_path
+from backupd.sqlite.source import real_path
 from backupd.stores.names import unexpected_files
 from backupd.system.directory import Directory
 from backupd.system.fs import note_extra_access
@@ -25,7 +26,7 @@ from backupd.system.mounts import exposing_mount
 from backupd.system.os_errors import dangling_link, os_error_hint, os_error_text
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
-from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed
+from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed, inspect_source
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
@@ -39,10 +40,22 @@ _HOT_WAIT_S = 2.0
 # An earlier clock than the first version of this program is wrong.
 _EARLIEST = datetime(2026, 11, 1, tzinfo=UTC)
 _UNCOVERED_NAMED = 3
+_MEMBERS_NAMED = 20
+# Of names: in the directory of a database and in those in it.
+_KEYS = ("*.key", "*.pem", ".env", "secret_key*", "rsa_key*")
+_KEY_HINT = (
+    "without it a restored database may be useless: what the app has encrypted cannot be read, and sessions end. Keep "
+    "a copy in a safe place, apart from the backups"
+)
 
 
-def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> Iterator[Finding]:
-    """Yield a finding for each part of the set-up of this host, in the order in which a backup needs them."""
+def check_local(
+    requests: tuple[BackupRequest, ...], context: TaskContext, covered: Collection[Path] = ()
+) -> Iterator[Finding]:
+    """Yield a finding for each part of the set-up of this host, in the order in which a backup needs them.
+
+    What lies below the directories `covered` is backed up as files.
+    """
     yield run_check("clock", lambda: _clock(context))
     if requests:
         yield _time_zone(requests[0])
@@ -53,7 +66,9 @@ def check_local(requests: tuple[BackupRequest, ...], context: TaskContext) -> It
         source = _check_source(request, context, store_ready=store.ok)
         yield from _until_error(f"source {request.source}", source)
     yield from _unexpected_files(context)
-    yield from find_uncovered([request.path for request in requests], context.store.directory)
+    yield from _found(requests)
+    searches = [request.search for request in requests if request.search is not None]
+    yield from find_uncovered([request.path for request in requests], context.store.directory, searches, covered)
     if store.ok:
         checked = _check_store(tuple(request.source for request in requests), context)
         yield from _until_error("generations", checked)
@@ -67,18 +82,36 @@ def _until_error(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding(check, ok=False, detail=os_error_text(error), hint=os_error_hint(error))
 
 
-def find_uncovered(databases: Collection[Path], backups: Path) -> Iterator[Finding]:
-    """Yield a finding for the other databases and one for the other files in each directory of `databases`.
+def _found(requests: tuple[BackupRequest, ...]) -> Iterator[Finding]:
+    """Yield a finding for each directory or pattern, with the name of each database that it has now."""
+    for search in dict.fromkeys(request.search for request in requests if request.search is not None):
+        members = [request for request in requests if request.search == search and request.path != search.path]
+        shown = (f"{one.source} = {printable(os.path.relpath(one.path, search.directory))}" for one in members)
+        if members:
+            more = f" and {len(members) - _MEMBERS_NAMED} more" if len(members) > _MEMBERS_NAMED else ""
+            detail = f"{counted(len(members), 'database')}: {', '.join(islice(shown, _MEMBERS_NAMED))}{more}"
+            warning = members[0].search_warning
+            detail = f"{detail}; {warning}" if warning else detail
+            hint = NARROWER if warning else ""
+            yield Finding(f"databases at {search.path}", ok=True, detail=detail, hint=hint, warning=bool(warning))
 
-    Looks at 10,000 names and 5 directories deep, through no link, and not into `backups`. Each finding is advice, and
-    `ok`.
+
+def find_uncovered(
+    databases: Collection[Path], backups: Path, searches: Collection[Search] = (), covered: Collection[Path] = ()
+) -> Iterator[Finding]:
+    """Yield a finding for other databases, one for keys and one for other files in each directory of `databases`.
+
+    Also in those of `searches`, without what they exclude. Looks at 10,000 names and 5 directories deep, through no
+    link, and not into `backups` or what is `covered`, as it is backed up as files. Each finding is advice, and `ok`.
     """
-    ours = {_without_links(path) for path in (*databases, backups)}
+    ours = {_without_links(path) for path in (*databases, backups, *covered)}
     directories = {_without_links(path) if is_directory(path) else _without_links(path).parent for path in databases}
-    for path in sorted(directories):
+    excluded = {_without_links(search.directory): search.exclude for search in searches}
+    directories |= excluded.keys()
+    for path in sorted(directories - ours):
         if directories.isdisjoint(path.parents):  # the directory above shows what is in this one
             try:
-                found = contents_of(path, ours)
+                found = contents_of(path, ours, exclude=excluded.get(path, ()), keys=_KEYS)
             except BackupdError:  # an unreadable directory is a finding of the source
                 continue
             yield from _uncovered_findings(path, found)
@@ -92,14 +125,23 @@ def _without_links(path: Path) -> Path:
 def _uncovered_findings(path: Path, found: DirectoryContents) -> Iterator[Finding]:
     least = "" if found.complete else "at least "
     if found.databases:
-        names = names_of(found, path, _UNCOVERED_NAMED)
+        names = names_of(found, _UNCOVERED_NAMED)
         detail = f"{least}{counted(len(found.databases), 'database')} in {path} without a backup: {names}"
-        yield Finding("not backed up", ok=True, detail=detail, hint="add each that matters: [sources.NAME] path = …")
+        hint = f"add each that matters ([sources.NAME] path = …), or all of them: path = {path}"
+        yield Finding("not backed up", ok=True, detail=detail, hint=hint, warning=True)
+    if found.keys:
+        names = ", ".join(map(printable, found.keys[:_UNCOVERED_NAMED]))
+        detail = f"{names} in {path} may be a key of the app, and has no backup"
+        yield Finding("not backed up", ok=True, detail=detail, hint=_KEY_HINT, warning=True)
     if found.files:
-        size = f", {human_bytes(found.size_bytes)}" if found.complete else ""
-        detail = f"{least}{counted(found.files, 'other file')} in {path}{size}"
-        hint = "backupd copies databases only: back up uploads and keys with another tool (docs/comparison.md)"
-        yield Finding("not backed up", ok=True, detail=detail, hint=hint)
+        size = f", {human_bytes(sum(found.sizes.values()))}" if found.complete else ""
+        directories = sorted(filter(None, found.files), key=lambda name: found.files[name], reverse=True)
+        most = ", ".join(f"{printable(name)}/ {found.files[name]}" for name in directories[:_UNCOVERED_NAMED])
+        detail = f"{least}{counted(sum(found.files.values()), 'other file')} in {path}{size}"
+        named = path / directories[0] if directories else path
+        hint = f"back up what matters as well: [files.NAME] path = {printable(str(named))} (docs/sources.md)"
+        detail = f"{detail}: {most}" if most else detail
+        yield Finding("not backed up", ok=True, detail=detail, hint=hint, warning=True)
 
 
 def _unexpected_files(context: TaskContext) -> Iterator[Finding]:
@@ -192,12 +234,8 @@ def _kept(kept: KeptDatabase, context: TaskContext) -> Finding:
     return Finding("restore", ok=True, detail=detail, hint=hint)
 
 
-def _source(request: BackupRequest) -> Source:
-    return Source.inspect(request.path, allow_empty=request.allow_empty, allow_links=request.allow_links)
-
-
 def _readable(request: BackupRequest) -> str:
-    source = _source(request)
+    source = inspect_source(request)
     wait_s = request.settings.hot_journal_wait_s
     impatient = request.settings._replace(hot_journal_wait_s=min(wait_s, _HOT_WAIT_S))
     probed = probe_source(source, impatient, Path("/"))
@@ -224,7 +262,7 @@ def _readable(request: BackupRequest) -> str:
 
 
 def _space(request: BackupRequest, context: TaskContext) -> str:
-    source, directory = _source(request), context.store.directory
+    source, directory = inspect_source(request), context.store.directory
     last = local_inventory(context).last_database(request.source)
     needed = bytes_needed(source, last, 2 if request.settings.method == "vacuum" else 1)
     reserve = reserve_bytes(directory, request.reserve_bytes)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from backupd.errors import CopyCorrupt
+from backupd.errors import ConfigError, CopyCorrupt
 from backupd.model import AnyManifest, Manifest
 from backupd.report import DrillDetails, DrillReport, RunReport
 from backupd.system.held_file import HeldFile
 from backupd.tasks.choice import Accept, never
 from backupd.tasks.context import TaskContext, work_directory
-from backupd.tasks.drill.app_check import app_database, check_app
+from backupd.tasks.drill.app_check import WHICH_SOURCE, app_database, check_app
 from backupd.tasks.drill.database import restore_database
 from backupd.tasks.drill.files import check_files
 from backupd.tasks.drill.session import DrillSession, OpenStore
@@ -46,6 +46,8 @@ def _drill(request: DrillRequest, session: DrillSession, context: TaskContext) -
     with context.run("drill", request.source, details) as run:
         session.lock()
         run.start()
+        if request.unclear:
+            raise ConfigError(request.unclear, WHICH_SOURCE)
         if request.note:
             run.note(request.note)
         session.sweep()

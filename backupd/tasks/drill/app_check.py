@@ -28,6 +28,7 @@ RESTORED: Final = "BACKUPD_RESTORED_DATABASE"
 _POLL_S: Final = 0.5
 _ANSWER_S: Final = 5.0
 _SEE_THE_APP: Final = "look at the log of the app that was started on the restored copy"
+WHICH_SOURCE: Final = "set drill.source (BACKUPD_DRILL__SOURCE) to the source whose database the app is checked on"
 _COMMAND_HINTS: Final[Mapping[str, str]] = {
     "late": "start processes that keep running in the background, or raise drill.timeout_s",
     "unusable": "check drill.command",
@@ -135,6 +136,8 @@ def _require_unhealthy(url: str, timeout_s: float) -> None:
 def check_drill_setup(request: DrillRequest) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up that the checks of `request` need, for `backupd doctor`."""
     app = request.app
+    if request.unclear:
+        yield Finding("drill", ok=False, detail=request.unclear, hint=WHICH_SOURCE)
     if app is None:
         return
     if app.place_at:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.files.patterns import excluded
+from backupd.system.path_patterns import excluded
 
 PATHS = (
     *("a.tmp", "b/a.tmp", "b/c/a.tmp.jpg", "cache/x", "b/cache/y", "cachet/x", "thumbs/small", "thumbs/a/b/small"),
