@@ -74,25 +74,25 @@ def query_copy(copy: HeldFile, query: str | None, timeout_s: float) -> QueryResu
         ) from error
 
 
-def query_names(copy: HeldFile, query: str, timeout_s: float, setting: str) -> Iterator[bytes]:
-    """Query a database, read-only, and yield the first column of each row; `setting` is where the query is configured.
+def query_names(copy: HeldFile, query: str, timeout_s: float, files: str) -> Iterator[bytes]:
+    """Run the query of the set `files` on a database, read-only, and yield the first column of each row.
 
     Values that are NULL are left out. Raises DrillFailed, also after `timeout_s`, SnapshotFailed if it was replaced,
     OSError.
     """
     with TemporaryFile(prefix="backupd-", buffering=0) as names:
         request = CopyRequest(
-            verb="names", path=copy.name, held=copy.descriptor, query=query, setting=setting, target_held=names.fileno()
+            verb="names", path=copy.name, held=copy.descriptor, query=query, files=files, target_held=names.fileno()
         )
         deadline, directory = time.monotonic() + timeout_s, copy.directory.fixed_path
-        files = [copy.descriptor, names.fileno()]
+        held = [copy.descriptor, names.fileno()]
         try:
-            with WorkerProcess[None]("copy_tasks", request, directory, deadline, files) as worker:
+            with WorkerProcess[None]("copy_tasks", request, directory, deadline, held) as worker:
                 worker.result()
         except WorkerHung as error:
             raise DrillFailed(
-                f"{setting} took longer than {timeout_s:.0f} s on the copy",
-                f"simplify {setting}, or raise its timeout_s",
+                f"files.{files}.query took longer than {timeout_s:.0f} s on the copy",
+                f"simplify files.{files}.query, or raise its timeout_s",
             ) from error
         names.seek(0)
         rest = b""

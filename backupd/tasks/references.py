@@ -29,7 +29,7 @@ class References:
         Raises DrillFailed, also after its time limit, SnapshotFailed, OSError.
         """
         assert request.query is not None  # noqa: S101 - for the type checker
-        names = query_names(copy, request.query, request.timeout_s, f"files.{request.source}.query")
+        names = query_names(copy, request.query, request.timeout_s, request.source)
         return cls(request.database, request.source, names, (request.path, *roots))
 
     def saw(self, path: bytes) -> None:

@@ -17,6 +17,16 @@ POINT_HINTS: Final[Mapping[str, str]] = {
         "revise cada base y cada directorio de la aplicación, y lo que quedó guardado al lado (….pre-restore-…)"
     ),
     "correct what is wrong": "corrija lo que esté mal",
+    "backupd verify --all names the generations that need it": (
+        "backupd verify --all nombra las copias que lo necesitan"
+    ),
+    "another store may have it whole": "otro almacén puede tenerlo intacto",
+    "find out what removes these files": "averigüe qué elimina estos archivos",
+    "names them before they exist (docs/drill.md)": "qué los nombra antes de que existan (docs/drill.md)",
+    "simplify files.{}.query": "simplifique files.{}.query",
+    "raise its timeout_s": "aumente su timeout_s",
+    "check files.{}.query": "revise files.{}.query",
+    "remove files.{}.query": "quite files.{}.query",
     # Hooks.
     "check hooks.before and PATH": "revise hooks.before y PATH",
     "let the hook end sooner": "haga que el hook termine antes",

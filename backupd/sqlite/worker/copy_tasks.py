@@ -25,7 +25,7 @@ def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
     try:
         return verbs[request["verb"]](request)
     except apsw.Error as error:
-        raise _explain(error, request["verb"], request.get("setting", "drill.query")) from error
+        raise _explain(error, request) from error
 
 
 def recover(request: CopyRequest) -> None:
@@ -49,7 +49,7 @@ def query(request: CopyRequest) -> dict[str, object]:
 
     The app may have the copy open: side files are created as its owner.
     """
-    connection = _opened(request, "use drill.command or drill.health_url instead of drill.query and drill.user_version")
+    connection = _opened(request)
     version = connection.execute("PRAGMA user_version").get
     row = connection.execute(request["query"]).fetchone() if request["query"] else None
     connection.close()
@@ -61,7 +61,7 @@ def names(request: CopyRequest) -> None:
 
     It is read-only, and leaves out values that are NULL.
     """
-    connection = _opened(request, f"remove {request['setting']}")
+    connection = _opened(request)
     with open(request["target_held"], "wb", closefd=False) as target:
         for value, *_ in connection.execute(request["query"] or ""):
             if value is not None:
@@ -70,12 +70,15 @@ def names(request: CopyRequest) -> None:
     connection.close()
 
 
-def _opened(request: CopyRequest, without_key: str) -> apsw.Connection:
-    """Open the copy read-only; `without_key` is the hint for one that is encrypted. Raises DrillFailed."""
+def _opened(request: CopyRequest) -> apsw.Connection:
+    """Open the copy for a query, read-only. Raises DrillFailed where it is encrypted."""
     held = request["held"]
     owner = known_owner(f"{OPEN_FILES}{held}", os.fstat(held))
     if looks_encrypted(held):
-        raise DrillFailed("the restored copy is encrypted: only its app can read it", without_key)
+        what = "the restored copy is encrypted: only its app can read it"
+        if request["verb"] == "names":
+            raise DrillFailed(what, f"remove files.{request['files']}.query")
+        raise DrillFailed(what, "use drill.command or drill.health_url instead of drill.query and drill.user_version")
     connection = open_held(request["path"], held, apsw.SQLITE_OPEN_READONLY)
     become_owner(*owner)
     connection.set_busy_timeout(_BUSY_MS)
@@ -88,11 +91,17 @@ def _text(value: object) -> str:
     return "NULL" if value is None else str(value)[:_ANSWER_CHARACTERS]
 
 
-def _explain(error: apsw.Error, verb: str, setting: str) -> BackupdError:
-    if verb in ("query", "names"):
+def _explain(error: apsw.Error, request: CopyRequest) -> BackupdError:
+    verb = request["verb"]
+    if verb == "query":
         return DrillFailed(
             f"the restored copy cannot be queried: {error}",
-            f"check {setting}: texts are in single quotes, also in views of the app",
+            "check drill.query: texts are in single quotes, also in views of the app",
+        )
+    if verb == "names":
+        return DrillFailed(
+            f"the copy cannot be queried: {error}",
+            f"check files.{request['files']}.query: texts are in single quotes, also in views of the app",
         )
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")

@@ -94,7 +94,7 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, run the `query`, or that of a `setting` for names.
+    """Do `verb` to the copy at `path`: compact it into `target`, run the `query`, or that of the set `files`.
 
     Its descriptor is `held`; that of the empty file `target`, or of one for the names, is `target_held`.
     """
@@ -105,7 +105,7 @@ class CopyRequest(TypedDict, total=False):
     target: str
     target_held: int
     query: str | None
-    setting: str
+    files: str
 
 
 class CheckpointRequest(TypedDict):

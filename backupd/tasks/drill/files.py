@@ -65,7 +65,9 @@ def _check_references(files: FilesRequest, session: DrillSession, entries: Entri
             references.saw(entry.path)
     if references.lacking:
         run.details = replace(run.details, drill=replace(run.details.drill, files_missing=references.lacking))
-        raise DrillFailed(str(references), "find out what removes these files, or names them too early: docs/files.md")
+        raise DrillFailed(
+            str(references), "find out what removes these files, or names them before they exist (docs/drill.md)"
+        )
     add_proven(run, "references")
 
 
