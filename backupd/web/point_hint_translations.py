@@ -13,10 +13,6 @@ POINT_HINTS: Final[Mapping[str, str]] = {
     "see backupd list --points": "vea backupd list --points",
     "move that file away": "mueva ese archivo a otro lugar",
     "find out who wrote these files": "averigüe quién escribió estos archivos",
-    "check each database and directory of the app and what was kept beside it (….pre-restore-…)": (
-        "revise cada base y cada directorio de la aplicación, y lo que quedó guardado al lado (….pre-restore-…)"
-    ),
-    "correct what is wrong": "corrija lo que esté mal",
     "backupd verify --all names the generations that need it": (
         "backupd verify --all nombra las copias que lo necesitan"
     ),
