@@ -55,7 +55,7 @@ class LocalContents:
         return unpacked(stored) if name != digest else stored
 
     def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-        """Yield each with what opens it as `open` does, at any time and of any thread."""
+        """Yield each digest with what opens it as `open` does."""
         return ((digest, partial(self.open, digest)) for digest in digests)
 
     def open_stored(self, digest: str) -> tuple[str, BinaryIO]:

@@ -59,6 +59,7 @@ class Transfer:
     resumed_bytes: int  # of an earlier transfer, that were verified and kept
     verified_by: VerificationMethod = "read-back"
     fallback_reason: str = ""  # why it was not verified by the configured method; empty where it was
+    contents: int = 0  # of files, that were not there yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,10 @@ class Contents(Protocol):
         """
 
     def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-        """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
+        """Yield each digest, in no order, with what opens it as `open` does, to be called before the next.
+
+        Where a store is far away, many small ones are read at once.
+        """
 
     def remove(self, digests: Collection[str]) -> None:
         """Remove what no list names any more; missing ones are accepted. Raises OSError."""
@@ -175,6 +179,10 @@ class Store(Archives, Points, Protocol):
 
 class Replica(Store, Protocol):
     """A store that copies are sent to."""
+
+    @property
+    def contents(self) -> ReplicaContents:
+        """The contents of the files of all sets."""
 
     @property
     def last_transfer(self) -> Transfer:
