@@ -146,8 +146,11 @@ class _ResumingContents:
 
 def _skip(stream: BinaryIO, count: int) -> BinaryIO:
     """Return the stream after its first `count` bytes: what is unpacked is read again from its beginning."""
-    while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
-        count -= len(chunk)
+    with ExitStack() as stack:
+        stack.enter_context(stream)
+        while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
+            count -= len(chunk)
+        stack.pop_all()
     return stream
 
 
@@ -187,7 +190,9 @@ class _Resuming(io.RawIOBase):
                     self._stream = self._open_at(self._store, self._at)
                 return self._stream.read(size_bytes)
         except ReplicaUnreachable:
-            self._stream = None
+            if self._stream is not None:
+                self._stream.close()  # before its connection
+                self._stream = None
             self._archives.lose(self._store)
             raise
 
