@@ -56,6 +56,8 @@ class Event(StrEnum):
     GENERATION_PUBLISHED = "generation.published"
     GENERATION_SENT = "generation.sent"
     GENERATION_REMOVED = "generation.removed"
+    POINT_REMOVED = "point.removed"
+    CONTENTS_SWEPT = "contents.swept"
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_LOST = "generation.lost"
     GENERATION_VERIFIED = "generation.verified"

@@ -14,11 +14,14 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
+from backupd.files.selection import left_alone
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
+from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.source import real_path
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
@@ -35,9 +38,14 @@ from backupd.tasks.requests import (
     ShrinkGuard,
 )
 from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.files import FilesRestoreRequest
+from backupd.tasks.restore.point import AnyRestoreRequest
 
 # The order in which tasks run when several are due: new copies before the care of old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
+
+
+_LEAST_UNPACKING = 4  # threads for files: each waits for its disk at the beginning and the end
 
 
 def build_context(
@@ -116,6 +124,13 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
             known = ", ".join(config.sources)
             raise UsageError(f"unknown source {name!r}", f"the configuration ({config.origin}) has: {known}")
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
+
+
+def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what `sources` does, and sets of files too. Raises UsageError for an unknown one."""
+    if names and {*names} & {*config.files}:
+        return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
+    return sources(config, names) if names else (*config.sources, *config.files)
 
 
 def one_source(name: str | None, config: Config) -> str:
@@ -197,6 +212,39 @@ def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool
             "add it to [sources], or restore to a new file (--to PATH)",
         )
     return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
+
+
+def files_restore_request(
+    config: Config, source: str, *, exact: bool = False, stopped: bool = False, dry_run: bool = False
+) -> FilesRestoreRequest:
+    """Return the request to put the set of files `source` back. Raises SourceUnusable for a link of another owner."""
+    section, real = config.files[source], real_path(config.files[source].path)
+    kept_elsewhere = (
+        config.backups_dir,
+        *(Path(f"{each.path}{suffix}") for each in config.sources.values() for suffix in ("", *SIDE_SUFFIXES)),
+    )
+    below = (os.path.relpath(os.path.realpath(path), real) for path in kept_elsewhere)
+    return FilesRestoreRequest(
+        source=source,
+        path=section.path,
+        workers=max(workers(config), _LEAST_UNPACKING),
+        stays=left_alone(section.exclude, [path for path in below if not path.startswith(os.pardir)]),
+        exact=exact,
+        stopped=stopped,
+        dry_run=dry_run,
+    )
+
+
+def restore_requests(
+    config: Config, names: Iterable[str], *, exact: bool = False, stopped: bool = False, dry_run: bool = False
+) -> list[AnyRestoreRequest]:
+    """Return the requests to restore databases and sets of files. Raises UsageError where one is not configured."""
+    return [
+        files_restore_request(config, name, exact=exact, stopped=stopped, dry_run=dry_run)
+        if name in config.files
+        else restore_request(config, name, stopped=stopped, dry_run=dry_run)
+        for name in names
+    ]
 
 
 def drill_store(config: Config) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from backupd.archive.file_list import FileEntry
 from backupd.errors import ContentMissing, CopyCorrupt
-from backupd.tasks.restore.extract import OpenContent, OpenedContents
+from backupd.tasks.restore.extract import ContentsReader, OpenContent
 
 _CHUNK_BYTES: Final = 1 << 20
 _IN_FLIGHT: Final = 4  # for each thread
@@ -35,7 +35,7 @@ class ContentsCheck:
     With `threads` several are read at the same time; without, as the store yields them.
     """
 
-    def __init__(self, contents: OpenedContents, threads: int = 0) -> None:
+    def __init__(self, contents: ContentsReader, threads: int = 0) -> None:
         self._contents, self._threads = contents, threads
         self._sizes: dict[bytes, int] = {}  # of what is being read, by digest
         self._known: set[bytes] = set()

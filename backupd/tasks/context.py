@@ -16,7 +16,7 @@ from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
-from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.stores.state import DamageMarks, DueSweeps, Holds, Identities, Pins, Quarantine
 from backupd.system.directory import Directory
 from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.events import (
@@ -75,6 +75,11 @@ class TaskContext:
     def marks(self) -> DamageMarks:
         """Which generations a check has found damaged."""
         return DamageMarks(self.store.hidden)
+
+    @property
+    def sweeps(self) -> DueSweeps:
+        """In which stores contents of files are to be swept."""
+        return DueSweeps(self.store.hidden)
 
     @property
     def identities(self) -> Identities:

@@ -11,7 +11,6 @@ from paramiko import sftp
 from backupd.errors import CopyCorrupt, ReplicaFailed, ReplicaUnreachable
 from backupd.stores.local import DirectoryStore
 from backupd.stores.sftp import contents
-from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.protocol import WriteRefused
 from support.contents import add_contents
 from support.faulty_sftp import EXTENSIONS, FaultySftpServer, SftpFaults, running_faulty_sftp
@@ -204,9 +203,6 @@ def test_too_many_names_are_refused(
 
 
 def test_stalled_server_ends_the_transfer(faulty: FaultySftpServer, local: DirectoryStore) -> None:
-    with connected(faulty, "/backups", timeouts=Timeouts(connect_s=10, stall_s=1)) as store:
-        store.prepare()
-        faulty.set_faults(SftpFaults(stall_at=8))
-        with pytest.raises(ReplicaUnreachable):
-            store.contents.publish(add_contents(local, *SMALL), local.contents)
+    with pytest.raises(ReplicaUnreachable):
+        publish(faulty, local, add_contents(local, *SMALL), SftpFaults(stall_at=8))
     assert there(faulty).items() <= here(local).items()

@@ -1,8 +1,11 @@
-"""Sets of files and restore points in a store, as backups would publish them."""
+"""Sets of files and restore points in a store, as backups would publish them, and an app that has one."""
 
 import hashlib
 import io
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,10 +27,18 @@ from backupd.model import (
 from backupd.stores.local import DirectoryStore
 from backupd.system.held_file import HeldFile
 from backupd.tasks.context import TaskContext
+from support.bank import make_bank, spend, transfers
+from support.directories import sha256
+from support.in_process import run_here
+
+OLD, NEW = [2, 3], [0, 1]  # transfers before a restore, and in the point
 
 
-def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1) -> str:
-    """Publish the point of these generations in the store in `backups`; returns its id."""
+def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1, at: datetime | None = None) -> str:
+    """Publish the point of these generations in the store in `backups`, as of when they were made, or all `at` a time.
+
+    Returns its id.
+    """
     store = DirectoryStore(LOCAL_STORE, backups)
     manifests = [decode_manifest(store.manifest(key), key) for key in generations]
     parts = tuple(
@@ -36,8 +47,8 @@ def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1) -
             kind=manifest.kind,
             generation=manifest.id,
             archive_sha256=manifest.archive.sha256,
-            since=manifest.taken_at,
-            until=manifest.taken_at + timedelta(milliseconds=3),
+            since=at or manifest.taken_at,
+            until=(at or manifest.taken_at) + timedelta(milliseconds=3),
         )
         for manifest in manifests
     )
@@ -99,3 +110,47 @@ def _entries(tree: Mapping[str, bytes]) -> Iterator[FileEntry]:
             data = paths[parts]
             digest = hashlib.sha256(data).hexdigest()
             yield FileEntry(path, "f", 0o644, 1000, 1000, 0, size_bytes=len(data), digest=digest)
+
+
+@dataclass(frozen=True)
+class PointedApp:
+    """An app of two databases in two directories, with a restore point of them; both were written to since."""
+
+    config: Path
+    backups: Path
+    tasks: Path
+    notes: Path
+    point: str
+    generations: tuple[str, str]
+
+    @property
+    def databases(self) -> tuple[Path, Path]:
+        return self.tasks, self.notes
+
+    @property
+    def digests(self) -> list[str]:
+        return [sha256(path) for path in self.databases]
+
+    @property
+    def rows(self) -> list[int]:
+        return [transfers(path) for path in self.databases]
+
+
+def make_app(directory: Path, backups: Path | None = None, padding_bytes: int = 0) -> PointedApp:
+    """Make an app in `directory`, with a configuration of its sources `tasks` and `notes`."""
+    paths = {name: directory / place / f"{name}.db" for name, place in (("tasks", "data"), ("notes", "more"))}
+    for path in paths.values():
+        path.parent.mkdir()
+        make_bank(path, rows=50)
+        with closing(sqlite3.connect(path)) as app, app:
+            app.execute("CREATE TABLE padding AS SELECT randomblob(?) AS bytes", (padding_bytes,))
+    spend(paths["notes"])
+    config, backups = directory / "backupd.toml", backups or directory / "backups"
+    sources = "".join(f'[sources.{name}]\npath = "{path}"\n' for name, path in paths.items())
+    config.write_text(f'backups_dir = "{backups}"\n{sources}[space]\nreserve = "0"\n')
+    environ = {"BACKUPD_CONFIG": str(config)}
+    ids = [run_here(environ, "backup", "--source", name, "--json").json["generation"] for name in paths]
+    point = publish_point(backups, ids)
+    for path in paths.values():
+        spend(path, 2)
+    return PointedApp(config, backups, *paths.values(), point, (ids[0], ids[1]))

@@ -82,7 +82,7 @@ class SftpContents:
 
     def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
         """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
-        with connection_errors(self._store):  # not of who reads them
+        with connection_errors(self._store):
             yield from self._opened(digests)
 
     def _opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:

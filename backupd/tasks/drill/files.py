@@ -10,6 +10,7 @@ from backupd.errors import CopyCorrupt, DrillFailed
 from backupd.formatting import counted, printable
 from backupd.model import FilesManifest
 from backupd.system.held_file import HeldFile
+from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.contents_check import CheckedFiles, Entries
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.app_check import add_proven
@@ -28,10 +29,14 @@ def check_files(
 
     Raises what `DrillSession.choose` raises, CopyCorrupt, NoSpace, ReplicaUnreachable.
     """
-    opened = session.opened(Path(listed.directory.fixed_path))
+    place = Path(listed.directory.fixed_path)
+    opened = session.opened(place)
     manifest = session.choose(request, FilesManifest, opened, run)
+    reserve = reserve_bytes(place, request.reserve_bytes)
+    require_space(place, manifest.files.list_bytes, reserve, f"a drill of {manifest.id}")
     context.progress.stage("fetch", manifest.archive.size_bytes)
-    extract_list(manifest, opened.store, listed, request.workers)
+    with listed.stream() as stream:
+        extract_list(manifest, opened.store, stream, request.workers)
     run.details = replace(
         run.details,
         snapshot_bytes=manifest.files.size_bytes,

@@ -31,7 +31,7 @@ _HINT = "use another generation, or this one from another store (backupd list)"
 OpenContent = Callable[[], BinaryIO]
 
 
-class OpenedContents(Protocol):
+class ContentsReader(Protocol):
     """The contents of files to read; see `stores.contract.Contents`."""
 
     def open(self, digest: str) -> BinaryIO:
@@ -45,7 +45,7 @@ class FilesStore(Archives, Protocol):
     """A store to read archives and the contents of files from."""
 
     @property
-    def contents(self) -> OpenedContents:
+    def contents(self) -> ContentsReader:
         """The contents of files, by their digest."""
 
 
@@ -62,8 +62,8 @@ class ResumingArchives:
 
     def __init__(self, first: FilesStore, connect: Connect, retry: Retry) -> None:
         self.name = first.name
+        self.first, self.connect, self.retry = first, connect, retry
         self._store: FilesStore | None = first
-        self._connect, self._retry = connect, retry
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class ResumingArchives:
         self._stack.close()
 
     @property
-    def contents(self) -> OpenedContents:
+    def contents(self) -> ContentsReader:
         """The contents of files, by their digest."""
         return _ResumingContents(self)
 
@@ -83,19 +83,15 @@ class ResumingArchives:
 
     def resuming(self, open_at: OpenAt, begin: int = 0) -> BinaryIO:
         """Return a buffered stream of what `open_at` opens. Raises what that raises, ReplicaUnreachable."""
-        stream = _Resuming(self, open_at, begin, self._retry)
-        self._retry(stream.require_open)
+        stream = _Resuming(self, open_at, begin)
+        self.retry(stream.require_open)
         return io.BufferedReader(stream, _CHUNK_BYTES)
-
-    def connect(self) -> FilesStore:
-        """Return the store as `connected` does, as long as the retries last. Raises ReplicaUnreachable."""
-        return self._retry(self.connected)
 
     def connected(self) -> FilesStore:
         """Return the store by a connection that is not known to be lost. Raises what connecting raises."""
         if self._store is None:
             self._stack.close()
-            self._store = self._stack.enter_context(self._connect())
+            self._store = self._stack.enter_context(self.connect())
         return self._store
 
     def lose(self, store: FilesStore | None) -> None:
@@ -121,7 +117,7 @@ class _ResumingContents:
                 yield digest
 
         while True:
-            store = self.archives.connect()
+            store = self.archives.retry(self.archives.connected)
             try:
                 with replica_errors(self.archives.name):
                     for digest, open_content in store.contents.opened(asking()):
@@ -155,8 +151,8 @@ def _skip(stream: BinaryIO, count: int) -> BinaryIO:
 
 
 class _Resuming(io.RawIOBase):
-    def __init__(self, archives: ResumingArchives, open_at: OpenAt, at: int, retry: Retry) -> None:
-        self._archives, self._open_at, self._at, self._retry = archives, open_at, at, retry
+    def __init__(self, archives: ResumingArchives, open_at: OpenAt, at: int) -> None:
+        self._archives, self._open_at, self._at = archives, open_at, at
         self._store: FilesStore | None = None
         self._stream: BinaryIO | None = None
 
@@ -166,7 +162,7 @@ class _Resuming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
         """Fill `buffer`; 0 at the end. Raises ReplicaUnreachable when the retries are used up, OSError."""
-        chunk = self._retry(lambda: self._read(len(buffer)))
+        chunk = self._archives.retry(lambda: self._read(len(buffer)))
         count = len(chunk)
         buffer[:count] = chunk
         self._at += count
@@ -239,22 +235,21 @@ def _check(manifest: Manifest, target: HeldFile, sha256: str, context: TaskConte
     return inspection
 
 
-def extract_list(manifest: FilesManifest, store: Archives, target: HeldFile, workers: int) -> None:
+def extract_list(manifest: FilesManifest, store: Archives, target: BinaryIO, workers: int) -> None:
     """Unpack the list of a set of files into the empty file `target`, and verify it.
 
-    Raises CopyCorrupt, GenerationMissing, NoSpace.
+    Raises CopyCorrupt, GenerationMissing, OSError.
     """
-    limit, place = manifest.files.list_bytes, Path(target.directory.fixed_path)
-    require_space(place, limit, 0, f"the list of {manifest.id}", files=0)
+    limit = manifest.files.list_bytes
     try:
-        with store.open(manifest.id) as archive, target.stream() as stream:
+        with store.open(manifest.id) as archive:
             sha256 = unpack(
-                archive, stream, manifest.archive, limit_bytes=limit, workers=workers, advance=lambda _done: None
+                archive, target, manifest.archive, limit_bytes=limit, workers=workers, advance=lambda _done: None
             )
     except CopyCorrupt as error:
         raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
-    if sha256 != manifest.files.list_sha256 or target.size_bytes != limit:
-        raise CopyCorrupt(f"{manifest.id}: its list differs from its manifest in digest or size", _HINT)
+    if sha256 != manifest.files.list_sha256:
+        raise CopyCorrupt(f"{manifest.id}: the list differs from its manifest in digest or size", _HINT)
 
 
 def listed_entries(listed: HeldFile, generation_id: str) -> Iterator[FileEntry]:
