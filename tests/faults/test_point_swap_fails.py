@@ -141,3 +141,13 @@ def test_first_database_that_app_uses_already_stays_until_app_is_stopped(pair: P
     assert pair.pending() == []
     (recovered,) = [line for line in log_lines(pair.backups) if line["event.action"] == Event.RESTORE_RECOVERED]
     assert f"a restore of {pair.point} was killed: undone" in recovered["message"]
+
+
+def test_journal_that_another_process_removes_is_reported(pair: Pair, runner: BackupdRunner) -> None:
+    ended = restored(pair, runner, Moment(swapped(pair.database), journal(pair.notes).unlink))
+    assert ended.code == 1, ended
+    assert f"another process removed one of {journal(pair.database)}, {journal(pair.notes)}" in ended.err
+    assert (pair.found(), pair.pending()) == ([NEW, NEW], [])
+    for source in ("tasks", "notes"):
+        assert runner.run(["restore", "--undo", "--source", source], pair.environ).code == 0
+    assert pair.found() == [OLD, OLD]
