@@ -23,6 +23,19 @@ POINT_HINTS: Final[Mapping[str, str]] = {
     "raise its timeout_s": "aumente su timeout_s",
     "check files.{}.query": "revise files.{}.query",
     "remove files.{}.query": "quite files.{}.query",
+    "verify it (backupd verify {})": "verifíquela (backupd verify {})",
+    "remove it if it is damaged": "elimínela si está dañada",
+    "backupd remove {}": "backupd remove {}",
+    "if backupd verify finds that generation damaged": "si backupd verify encuentra dañada esa copia",
+    "remove it: backupd remove ID": "elimínela: backupd remove ID",
+    "restore the databases alone (--only NAME)": "restaure solo las bases (--only NAME)",
+    "the point from another store (--from NAME)": "el punto desde otro almacén (--from NAME)",
+    "stop what writes there": "pare lo que escribe ahí",
+    "run the same command again": "ejecute de nuevo el mismo comando",
+    "mount the volume of the app": "monte el volumen de la aplicación",
+    "backupd list --points shows the restore points that can be restored": (
+        "backupd list --points muestra los puntos que se pueden restaurar"
+    ),
     # Hooks.
     "check hooks.before and PATH": "revise hooks.before y PATH",
     "let the hook end sooner": "haga que el hook termine antes",
