@@ -55,6 +55,7 @@ class Event(StrEnum):
     SOURCE_SHRUNK = "source.shrunk"
     GENERATION_PUBLISHED = "generation.published"
     GENERATION_SENT = "generation.sent"
+    POINT_PUBLISHED = "point.published"
     GENERATION_REMOVED = "generation.removed"
     POINT_REMOVED = "point.removed"
     CONTENTS_SWEPT = "contents.swept"

@@ -5,8 +5,22 @@ from dataclasses import asdict, dataclass
 
 from backupd.formatting import counted, human_bytes
 from backupd.log import Event
-from backupd.model import LOCAL_STORE
+from backupd.model import LOCAL_STORE, RestorePoint
 from backupd.tasks.events import EventLine, TaskEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PointPublished(TaskEvent):
+    """The index of a restore point is in the local store."""
+
+    point: RestorePoint
+
+    def entries(self) -> Iterator[EventLine]:
+        """Yield its lines."""
+        key, parts, apart_ms = self.point.id, sorted(self.point.generations), self.point.spread_ms
+        facts = {"point": key, "generations": parts, "spread_ms": apart_ms}
+        what = f"{key} is in place: {len(parts)} sources, {apart_ms} ms apart at most"
+        yield EventLine("info", Event.POINT_PUBLISHED, what, facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from backupd.model import RetentionPolicy
 from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.system.file_lock import file_lock
-from backupd.tasks.backup import backup
+from backupd.tasks.backup import back_up_together, backup
 from backupd.tasks.clean import clean
 from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
 from backupd.tasks.prune import prune, release_hold, unpin_generation
@@ -29,14 +29,13 @@ from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import BackupRequest, Hook, Hooks, PinRequest, ReplicationRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
-from support.bank import make_bank
+from support.bank import make_bank, spend
 from support.command import log_lines
 from support.daemon import wait_until
 from support.drills import drilled
 from support.gate import deployment
 from support.generations import backdated, flip_byte, rewritten
 from support.held import held
-from support.points import publish_point
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "log-events.md").read_text()
@@ -129,6 +128,11 @@ def leave_content(context: TaskContext) -> None:
 
 def test_tasks_of_store_log_documented_events(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
     hooks = Hooks(Hook(("echo", "flushed")), Hook(("false",)))
+    make_bank(tmp_path / "other.db", rows=10)
+    other = BackupRequest("other", tmp_path / "other.db", reserve_bytes=0)
+    point = back_up_together([order, other], context, ("tasks", "other")).point
+    assert point is not None
+    spend(order.path)
     report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1"), hooks=hooks), context)
     assert report.generation is not None
     assert unpin_generation(report.generation, "released by an operator", context)
@@ -151,7 +155,7 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
-    remove_local([publish_point(context.store.directory, [report.generation])], context, force=False)
+    remove_local([point.id], context, force=False)
     leave_content(context)
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)

@@ -60,8 +60,11 @@ def killed_at_each(
     yield from left
 
 
-def assert_whole(killed: Pair, runner: BackupdRunner, at: int) -> None:
-    """Assert that the next command, of either source, makes all databases old or all new, and keeps what they were."""
+def assert_whole(killed: Pair, runner: BackupdRunner, at: int) -> bool:
+    """Assert that the next command, of either source, makes all databases old or all new, and keeps what they were.
+
+    Returns whether that was necessary.
+    """
     mixed = killed.found()
     known, source = len(events(killed)), ("tasks", "notes")[at % 2]
     ended = runner.run(["backup", "--source", source], killed.environ)
@@ -79,15 +82,16 @@ def assert_whole(killed: Pair, runner: BackupdRunner, at: int) -> None:
         assert Event.RESTORE_RECOVERED in events(killed)[known:]
     journals = {f".{source}.db.restore", f".{source}.db.restore-point"}
     assert journals.isdisjoint(killed.pending())  # what lies beside the other one, decides nothing any more
+    return mixed[0] != mixed[1]
 
 
 def test_killed_restore_of_point_becomes_old_or_new_as_a_whole(
     pair: Pair, runner: BackupdRunner, tmp_path: Path
 ) -> None:
     def check(killed: Pair, at: int) -> None:
-        assert_whole(killed, runner, at)
-        done = runner.run(["restore", "--point", killed.point, "--json"], killed.environ)
-        assert (done.code, killed.found(), killed.pending()) == (0, [NEW, NEW], []), done
+        if assert_whole(killed, runner, at):
+            done = runner.run(["restore", "--point", killed.point, "--json"], killed.environ)
+            assert (done.code, killed.found(), killed.pending()) == (0, [NEW, NEW], []), done
 
     left = [*killed_at_each(["restore", "--point", pair.point], pair, runner, tmp_path, check)]
     assert [OLD, OLD] in left
@@ -110,7 +114,7 @@ def test_killed_undo_of_point_becomes_old_or_new_as_a_whole(pair: Pair, runner: 
         again = runner.run(undo, killed.environ)
         assert again.code == 0, again
         assert {now[0], *killed.found()} == {OLD, NEW}
-        assert killed.pending() == []
+        assert [name for name in killed.pending() if not name.endswith(".part")] == []
 
     left = [*killed_at_each(undo, pair, runner, tmp_path, check)]
     assert [OLD, NEW] in left

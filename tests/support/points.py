@@ -1,6 +1,9 @@
-"""Restore points of generations that exist."""
+"""Restore points of generations that exist, and an app that has one."""
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +11,11 @@ from backupd import __version__
 from backupd.archive.manifest import decode_manifest, encode_point
 from backupd.model import LOCAL_STORE, POINT, PointPart, RestorePoint, generation_id
 from backupd.stores.local import DirectoryStore
+from support.bank import make_bank, spend, transfers
+from support.directories import sha256
+from support.in_process import run_here
+
+OLD, NEW = [2, 3], [0, 1]  # transfers before a restore, and in the point
 
 
 def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1, at: datetime | None = None) -> str:
@@ -33,3 +41,47 @@ def publish_point(backups: Path, generations: Sequence[str], attempt: int = 1, a
     point = RestorePoint(1, key, manifests[0].store, taken_at, __version__, parts)
     store.publish_point(key, encode_point(point))
     return key
+
+
+@dataclass(frozen=True)
+class PointedApp:
+    """An app of two databases in two directories, with a restore point of them; both were written to since."""
+
+    config: Path
+    backups: Path
+    tasks: Path
+    notes: Path
+    point: str
+    generations: tuple[str, str]
+
+    @property
+    def databases(self) -> tuple[Path, Path]:
+        return self.tasks, self.notes
+
+    @property
+    def digests(self) -> list[str]:
+        return [sha256(path) for path in self.databases]
+
+    @property
+    def rows(self) -> list[int]:
+        return [transfers(path) for path in self.databases]
+
+
+def make_app(directory: Path, backups: Path | None = None, padding_bytes: int = 0) -> PointedApp:
+    """Make an app in `directory`, with a configuration of its sources `tasks` and `notes`."""
+    paths = {name: directory / place / f"{name}.db" for name, place in (("tasks", "data"), ("notes", "more"))}
+    for path in paths.values():
+        path.parent.mkdir()
+        make_bank(path, rows=50)
+        with closing(sqlite3.connect(path)) as app, app:
+            app.execute("CREATE TABLE padding AS SELECT randomblob(?) AS bytes", (padding_bytes,))
+    spend(paths["notes"])
+    config, backups = directory / "backupd.toml", backups or directory / "backups"
+    sources = "".join(f'[sources.{name}]\npath = "{path}"\n' for name, path in paths.items())
+    config.write_text(f'backups_dir = "{backups}"\n{sources}[space]\nreserve = "0"\n')
+    environ = {"BACKUPD_CONFIG": str(config)}
+    ids = [run_here(environ, "backup", "--source", name, "--json").json["generation"] for name in paths]
+    point = publish_point(backups, ids)
+    for path in paths.values():
+        spend(path, 2)
+    return PointedApp(config, backups, *paths.values(), point, (ids[0], ids[1]))

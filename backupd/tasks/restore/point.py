@@ -205,11 +205,12 @@ def replace_all(
                 swaps = [part.plan(now) for part in prepared]
                 places = tuple(part.place for part in prepared)
                 journal = PointJournal(point, new_run(), places)
-                with defer_signals(), _concluded(journal, context, run, stopped=stopped):
+                with defer_signals(), _concluded(journal, context, run, stopped=stopped) as committed:
                     for part, swap in zip(prepared, swaps, strict=True):
                         _write_copy(part, replace(journal, swap=swap))
                     for part, target in zip(prepared, targets, strict=True):
                         part.commit(leases[target.path] if target else None)
+                        committed.append(part)
         return tuple(part.result() for part in prepared)
 
 
@@ -219,13 +220,21 @@ def _write_copy(part: PreparedPart, journal: PointJournal) -> None:
 
 
 @contextmanager
-def _concluded(journal: PointJournal, context: TaskContext, run: RestoreRun, *, stopped: bool) -> Iterator[None]:
-    """Finish the restore when all parts are in place, and undo it where one failed. Raises what that one raised."""
+def _concluded(
+    journal: PointJournal, context: TaskContext, run: RestoreRun, *, stopped: bool
+) -> Iterator[list[PreparedPart]]:
+    """Finish the restore when all parts are in place, and undo it where one failed. Raises what that one raised.
+
+    Yields a list for the parts that are committed.
+    """
+    committed: list[PreparedPart] = []
     try:
-        yield
+        yield committed
     except BaseException as error:
         try:
-            _, notes = conclude(journal, context, stopped=stopped)
+            decision, notes = conclude(journal, context, stopped=stopped)
+            if decision == "forgotten" and committed:
+                raise _robbed(journal)
         except (BackupdError, OSError) as still:
             raise _mixed(error, still) from error
         for note in notes:
@@ -234,11 +243,24 @@ def _concluded(journal: PointJournal, context: TaskContext, run: RestoreRun, *, 
             raise TargetInUse(f"{error.message}; all other parts are as they were", error.hint) from error
         raise
     decision, notes = conclude(journal, context, stopped=stopped)
-    if decision != "finished":
+    if decision == "forgotten":
+        raise _robbed(journal)
+    if decision == "undone":
         raise RestoreFailed(
-            f"another process replaced a target at the moment of its restore, and all is as it was: {'; '.join(notes)}",
+            f"another process replaced a target at the moment of its restore, and the others are as they were: "
+            f"{'; '.join(notes)}",
             "find out which process writes there, stop it, and run the same command again",
         )
+
+
+def _robbed(journal: PointJournal) -> RestoreFailed:
+    """Return the error for a restore whose journal another process removed."""
+    places = ", ".join(str(place.directory / place.name) for place in journal.places)
+    return RestoreFailed(
+        f"another process removed one of {places} during the restore, which cannot be undone as a whole any more",
+        "find out which process writes there; then restore the point again, or take back each part alone "
+        "(backupd restore --undo --source NAME)",
+    )
 
 
 def _mixed(error: BaseException, still: BackupdError | OSError) -> BackupdError:
