@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -55,6 +56,7 @@ def _deliver(report: AnyReport, report_to: int | None) -> None:
 
 def _run(request: TaskRequest, config: Config, context: TaskContext, report_to: int | None) -> int:
     if request.task == DOCTOR:
+        _recover_restores(config, context)
         return _doctor(config, context)
     if request.task == REBUILD:
         rebuild_catalog(context)
@@ -93,6 +95,15 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
     from backupd.tasks.verify import scrub
 
     return scrub(source, context)
+
+
+def _recover_restores(config: Config, context: TaskContext) -> None:
+    """Finish or undo the restores that were killed before the daemon started; the doctor finds what that leaves."""
+    from backupd.tasks.restore.recovery import recover_before_backup
+
+    for source in config.sources.values():
+        with suppress(BackupdError):  # such as a restore that is running
+            recover_before_backup(source.path, context)
 
 
 def _doctor(config: Config, context: TaskContext) -> int:

@@ -100,10 +100,10 @@ class HeldFiles:
         Raises the errors of `walking` and of `Storing.write`.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            most = self._options.most if attempt == _ATTEMPTS else _UNLIMITED
+            is_last = attempt == _ATTEMPTS
             self.since_ns = time.time_ns()
-            walk = self._stack.enter_context(self._walking(most))
-            if self._spool(walk):
+            walk = self._stack.enter_context(self._walking(self._options.most if is_last else _UNLIMITED))
+            if self._spool(walk, _UNLIMITED if is_last else self._options.most):
                 self._add(walk)
                 self._walk = walk
                 break
@@ -114,7 +114,7 @@ class HeldFiles:
     def rescan(self) -> None:
         """Hold what is new or changed since the hold, and look no more. Raises what `hold` raises."""
         assert self._walk is not None  # noqa: S101 - for the type checker
-        for edit in self._walk.news():
+        for edit in self._walk.news(self._options.most - len(self._descriptors)):
             self.seen.differs = True
             self.seen.new += edit.descriptor >= 0
             item = self._held(edit)
@@ -168,6 +168,7 @@ class HeldFiles:
             exclude=options.exclude,
             left_out=tuple(options.left_out),
             most_open=most,
+            most_held=options.most,
             deadline=options.deadline,
         )
 
@@ -175,8 +176,8 @@ class HeldFiles:
         if walk.reply:
             self.seen.add(walk.reply)
 
-    def _spool(self, walk: Walk) -> bool:
-        """Write down the edits of a walk, and hold their files; False where these are too many, and are stored now."""
+    def _spool(self, walk: Walk, most: int) -> bool:
+        """Write down the edits of a walk, and hold their files; False where these are `most`, and are stored now."""
         os.ftruncate(self._edits.descriptor, 0)
         edits = walk.edits()
         with self._edits.stream() as raw, open(raw.fileno(), "wb", _BUFFER_BYTES, closefd=False) as out:
@@ -184,7 +185,7 @@ class HeldFiles:
                 item = self._held(edit)
                 self.seen.differs |= bool(edit.drop or edit.line)
                 out.write(b"%d %d %d %s\n" % (edit.keep, edit.drop, item.descriptor, edit.line))
-                if len(self._descriptors) >= self._options.most:
+                if len(self._descriptors) >= most:
                     break
             else:
                 return True

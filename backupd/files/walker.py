@@ -21,7 +21,7 @@ from backupd.system.owners import known_owner, ownership_hint
 from backupd.system.worker_process import WorkerProcess
 
 _MODULE: Final = "backupd.files.worker.walk"
-_NEXT, _AGAIN = b"n", b"r"
+_NEXT: Final = b"n"
 _POLL_S: Final = 1.0
 
 
@@ -92,16 +92,16 @@ class Walk:
 
         The caller closes each descriptor. Raises the error of the child, WorkerFailed, WorkerHung.
         """
-        return self._received(_NEXT)
+        return self._received()
 
-    def news(self) -> Iterator[Edit]:
-        """Yield a line to add for what is new or changed since the walk, or since the last call, in no order."""
-        self._send(_AGAIN)
-        return self._received(_NEXT)
+    def news(self, most_open: int) -> Iterator[Edit]:
+        """Yield a line to add for what is new or changed since the walk, in no order, with so many files at most."""
+        self._send(b"%d" % most_open)
+        return self._received()
 
-    def _received(self, ask: bytes) -> Iterator[Edit]:
+    def _received(self) -> Iterator[Edit]:
         while True:
-            self._send(ask)
+            self._send(_NEXT)
             message, descriptors = self._receive()
             left = list(reversed(descriptors))
             try:
@@ -123,7 +123,10 @@ class Walk:
                     "the files could not be looked at in time",
                     "check that the disk or server of their mount responds (dmesg); if it is slow, raise timeout_s",
                 )
-        message, descriptors, flags, _ = socket.recv_fds(self._peer, MESSAGE_BYTES, FILES_OF_A_MESSAGE)
+        try:
+            message, descriptors, flags, _ = socket.recv_fds(self._peer, MESSAGE_BYTES, FILES_OF_A_MESSAGE)
+        except ConnectionResetError:  # it ended before it had read all that it was asked
+            message, descriptors, flags = b"", [], 0
         if flags & socket.MSG_CTRUNC:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -136,9 +139,9 @@ class Walk:
             raise WorkerFailed("the process that walks the files ended in the middle", "report this with backup.log")
         return message, descriptors
 
-    def _send(self, byte: bytes) -> None:
+    def _send(self, command: bytes) -> None:
         try:
-            self._peer.send(byte)
+            self._peer.send(command)
         except BrokenPipeError:
             self._process.result()
             raise
@@ -152,11 +155,13 @@ def walking(
     exclude: Sequence[str],
     left_out: Sequence[str],
     most_open: int,
+    most_held: int,
     deadline: float,
 ) -> Iterator[Walk]:
     """Walk `directory` in a child process that lives during the block, and compare it with the open `index`.
 
-    `left_out` are paths below it, `most_open` how many descriptors the walk and the looks after it may send in all.
+    `left_out` are paths below it, `most_open` how many descriptors the walk may send, and `most_held` how many this
+    process can have open.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, opened(f"{OPEN_FILES}{index}") as own_index:  # with a position of its own
@@ -174,6 +179,7 @@ def walking(
             mounts=[below for point in points if (below := directory.below(point))],
             now_ns=time.time_ns(),
             most_open=most_open,
+            most_together=max(1, min(FILES_OF_A_MESSAGE, most_held // 4)),
         )
         files = (theirs.fileno(), own_index)
         with WorkerProcess[None](_MODULE, request, "/", deadline, files) as process:

@@ -1,6 +1,8 @@
 """`backupd restore --point`: all databases of one run, or none; and `--undo` of that."""
 
 import json
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from support.app import running_app
 from support.bank import make_bank, spend, transfers
 from support.command import log_lines
 from support.directories import beside, kept_databases, sha256
+from support.documents import CommandBlock, blocks_run_by
 from support.generations import flip_byte
 from support.points import publish_point
 
@@ -284,3 +287,25 @@ def test_databases_in_one_directory_are_restored_together(sharing: App, typed: K
     assert json.loads(done.out)["outcome"] == "done"
     assert typed("restore", "--undo").code == 0
     assert sharing.rows == OLD
+
+
+def test_commands_of_runbook_restore_all_and_take_it_back(app: App, typed: Keyboard) -> None:
+    plan, others, undo = blocks_run_by(__file__, "docs/runbook.md", "11. ")
+    assert [each.commands for each in blocks_run_by(__file__, "docs/runbook.es.md", "11. ")] == [
+        block.commands for block in (plan, others, undo)
+    ]
+    offsite = app.backups.with_name("offsite")
+    shutil.copytree(app.backups, offsite, ignore=shutil.ignore_patterns(".backupd"))
+    taken_on = typed("restore", "--point", "latest", "--dry-run", "--json").json["taken_at"][:10]
+
+    def type_all(block: CommandBlock) -> None:
+        for line in block.commands.replace("2026-12-31", taken_on).replace("14:00", "23:59").splitlines():
+            command = shlex.split(line)
+            said = typed(*command[1:], BACKUPD_REPLICAS__OFFSITE__URL=f"file:{offsite}")
+            assert said.code == 0, said
+
+    type_all(plan)
+    assert app.rows == NEW
+    type_all(others)
+    type_all(undo)
+    assert app.rows == OLD

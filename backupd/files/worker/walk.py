@@ -31,6 +31,7 @@ from backupd.system.worker import ParentPipe, serve
 MESSAGE_BYTES: Final = 96 << 10  # at most: the socket's buffer takes more
 FILES_OF_A_MESSAGE: Final = 64
 END: Final = b"."
+_COMMAND_BYTES: Final = 32
 _FULL_BYTES: Final = 32 << 10
 _MAX_DEPTH: Final = 256
 _MAX_PATH_BYTES: Final = 4000
@@ -59,7 +60,8 @@ class WalkRequest(TypedDict):
     left_out: list[str]  # paths below `path`
     mounts: list[str]  # that are not entered
     now_ns: int
-    most_open: int  # files that the parent can hold
+    most_open: int  # files that the parent takes from the walk
+    most_together: int  # files that it can receive with one message
 
 
 class WalkReply(TypedDict):
@@ -96,7 +98,7 @@ class Walk:
         self._mounts = frozenset(os.fsencode(path) for path in request["mounts"])
         self._has_rules = bool(request["exclude"] or request["left_out"] or request["mounts"])
         self._known = list[_Known]()
-        self._now_ns = request["now_ns"]
+        self._now_ns, self._most_open = request["now_ns"], request["most_open"]
         self._oldest = day_of(self._now_ns - _REREAD_DAYS * 86_400 * 10**9)
         self.reply = WalkReply(
             new=0,
@@ -122,8 +124,9 @@ class Walk:
         self._drop_before(None)
         self._out.end(self.reply)
 
-    def rescan(self) -> None:
-        """Send a line for each entry that is new or changed since the walk, and forget what is gone."""
+    def rescan(self, most_open: int) -> None:
+        """Send a line for each entry that is new or changed since the walk, with so many files; forget what is gone."""
+        self._most_open = self._opened + most_open
         known = {one.path: one.inode for one in self._known}
         for one in list(self._known):
             with suppress(OSError):
@@ -233,7 +236,7 @@ class Walk:
         was = self._index.holds(path)
         made = self._line(parent, name, key, path, shown)
         if made is None:
-            if was and key[:1] == b"f" and self._opened >= self._request["most_open"]:
+            if was and key[:1] == b"f" and self._opened >= self._most_open:
                 self._out.keep(1)  # as it was read before, until it is read by its name
                 self._index.next()
             return
@@ -258,7 +261,7 @@ class Walk:
         return self._file_line(parent, name, path, shown)
 
     def _file_line(self, parent: int, name: bytes, path: bytes, shown: bytes) -> tuple[bytes, int] | None:
-        if self._opened >= self._request["most_open"]:
+        if self._opened >= self._most_open:
             self.reply["late"] += 1
             return None
         descriptor = self._open(parent, name, _NOW_FILE, path)
@@ -381,8 +384,8 @@ class _Lines:
 class _Edits:
     """The edits that the parent has not asked for yet, at most one message of them."""
 
-    def __init__(self, peer: socket.socket) -> None:
-        self._peer = peer
+    def __init__(self, peer: socket.socket, most_together: int) -> None:
+        self._peer, self._most_together = peer, most_together
         self._count, self._sign = 0, b"="
         self._parts = list[bytes]()
         self._size = 0
@@ -405,7 +408,7 @@ class _Edits:
         self._append(b"+%s\n" % line)
         if descriptor >= 0:
             self._descriptors.append(descriptor)
-        if self._size >= _FULL_BYTES or len(self._descriptors) == FILES_OF_A_MESSAGE:
+        if self._size >= _FULL_BYTES or len(self._descriptors) == self._most_together:
             self._send()
 
     def end(self, reply: WalkReply) -> None:
@@ -441,10 +444,10 @@ def serve_walk(request: WalkRequest, _parent: ParentPipe) -> None:
     """Walk, and after the end of that look again as often as the parent commands."""
     become_owner(request["uid"], request["gid"])
     with socket.socket(fileno=request["socket"]) as peer:
-        walk = Walk(request, _Edits(peer))
+        walk = Walk(request, _Edits(peer, request["most_together"]))
         walk.walk()
-        while peer.recv(1) == b"r":
-            walk.rescan()
+        while command := peer.recv(_COMMAND_BYTES):
+            walk.rescan(int(command))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from backupd.tasks.restore.database import InspectedDatabase
 from backupd.tasks.restore.in_place import require_newest
 from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
 from backupd.tasks.restore.point_choice import ChoosePoint, ChosenPoint
-from backupd.tasks.restore.point_journal import PointJournal, write_copy
+from backupd.tasks.restore.point_journal import PointJournal, new_run, write_copy
 from backupd.tasks.restore.point_recovery import conclude
 from backupd.tasks.restore.recovery import database_exists, recover_restore
 from backupd.tasks.run import RestoreRun
@@ -76,7 +75,7 @@ def restore_point(
         ]
         if len(found) < 2 or not any(part.replaces for part in found):  # noqa: PLR2004 - nothing to take back together
             return [*found]
-        together = PointRestore(chosen.point.id, secrets.token_hex(8), tuple(part.source for part in found))
+        together = PointRestore(chosen.point.id, new_run(), tuple(part.source for part in found))
         return [replace(part, request=replace(part.request, together=together)) for part in found]
 
     if requests[0].dry_run:
@@ -169,7 +168,7 @@ def replace_all(
                 now = context.clock()
                 swaps = [part.plan(now) for part in prepared]
                 places = tuple(part.place for part in prepared)
-                journal = PointJournal(point, secrets.token_hex(8), places)
+                journal = PointJournal(point, new_run(), places)
                 with defer_signals(), _concluded(journal, context, run, stopped=stopped):
                     for part, swap in zip(prepared, swaps, strict=True):
                         _write_copy(part, replace(journal, swap=swap))

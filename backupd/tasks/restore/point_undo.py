@@ -1,6 +1,5 @@
 """Take the restore of a point back, at all of its targets or at none."""
 
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ from backupd.tasks.restore.database import InspectedUndo
 from backupd.tasks.restore.in_place import without_elsewhere
 from backupd.tasks.restore.part import InspectedPart
 from backupd.tasks.restore.point import PointRestored, PointResult, locked_targets, replace_all
+from backupd.tasks.restore.point_journal import new_run
 from backupd.tasks.restore.recovery import recover_restore
 from backupd.tasks.run import RestoreRun
 
@@ -44,7 +44,7 @@ def plan_point_undo(
             with DatabasePlace.open(real_path(request.path)) as place:
                 if entry is not None:
                     require_undoable(entry, place)
-    undone = None if together is None else replace(together, run=secrets.token_hex(8))
+    undone = None if together is None else replace(together, run=new_run())
     return tuple(replace(request, takes_back=last[request.source], together=undone) for request in chosen)
 
 
