@@ -26,7 +26,7 @@ class Moment:
     """Calls `act` once, before the first step of a run at which `has_come` holds."""
 
     has_come: Callable[[], bool]
-    act: Callable[[], None]
+    act: Callable[[], object]
     came: bool = field(default=False)
 
     def __call__(self) -> None:
@@ -104,6 +104,18 @@ def test_app_that_opens_second_database_in_between_gets_old_one_and_first_is_und
     assert_unchanged(pair)
 
 
+def test_database_that_app_creates_in_between_stays_and_first_is_undone(pair: Pair, runner: BackupdRunner) -> None:
+    created = pair.notes.read_bytes()
+    for suffix in ("", "-wal"):
+        Path(f"{pair.notes}{suffix}").unlink()
+    moment = Moment(swapped(pair.database), lambda: pair.notes.write_bytes(created))
+    ended = restored(pair, runner, moment)
+    assert (ended.code, f"{pair.notes} was written to during the restore" in ended.err) == (75, True), ended
+    assert pair.notes.read_bytes() == created
+    assert pair.found()[0] == OLD
+    assert (pair.pending(), kept_databases(pair.database), kept_databases(pair.notes)) == ([], (), ())
+
+
 def test_first_database_that_app_uses_already_stays_until_app_is_stopped(pair: Pair, runner: BackupdRunner) -> None:
     apps = []
 
@@ -129,3 +141,13 @@ def test_first_database_that_app_uses_already_stays_until_app_is_stopped(pair: P
     assert pair.pending() == []
     (recovered,) = [line for line in log_lines(pair.backups) if line["event.action"] == Event.RESTORE_RECOVERED]
     assert f"a restore of {pair.point} was killed: undone" in recovered["message"]
+
+
+def test_journal_that_another_process_removes_is_reported(pair: Pair, runner: BackupdRunner) -> None:
+    ended = restored(pair, runner, Moment(swapped(pair.database), journal(pair.notes).unlink))
+    assert ended.code == 1, ended
+    assert f"another process removed one of {journal(pair.database)}, {journal(pair.notes)}" in ended.err
+    assert (pair.found(), pair.pending()) == ([NEW, NEW], [])
+    for source in ("tasks", "notes"):
+        assert runner.run(["restore", "--undo", "--source", source], pair.environ).code == 0
+    assert pair.found() == [OLD, OLD]
