@@ -10,8 +10,8 @@ from keyboard import Keyboard
 from backupd.log import null_log
 from backupd.masking import Mask
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.files.backup import back_up_files
 from backupd.tasks.requests import FilesRequest
 from support.bank import make_bank, spend, transfers
 from support.directories import kept_databases
@@ -56,7 +56,7 @@ def app(tmp_path: Path) -> App:
     typed = Keyboard({"BACKUPD_CONFIG": str(config)})
     database = typed("backup", "--source", "tasks", "--json").json["generation"]
     context = TaskContext(DirectoryStore("local", tmp_path / "backups"), null_log(Mask([])))
-    report = back_up_files(FilesRequest("uploads", data / "uploads", exclude=("*.tmp",), reserve_bytes=0), context)
+    report = backup(FilesRequest("uploads", data / "uploads", exclude=("*.tmp",), reserve_bytes=0), context)
     assert report.generation is not None, report
     return App(tmp_path, publish_point(tmp_path / "backups", [database, report.generation]), typed)
 
