@@ -272,15 +272,30 @@ def drills(config: Config) -> bool:
     return bool(config.replicas) or config.drill != DrillSection()
 
 
+def drilled_sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sources in `names`, all for an empty tuple, and the databases that sets of files among them query.
+
+    Databases come first. Raises UsageError for an unknown one.
+    """
+    known = (*config.sources, *config.files)
+    wanted = set(sources(config, tuple(name for name in names if name not in config.files)) if names else known)
+    wanted |= {name for name in names if name in config.files}
+    wanted |= {
+        files_request(config, name).database for name in wanted & config.files.keys() if config.files[name].query
+    }
+    return tuple(name for name in known if name in wanted)
+
+
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
     """Return the request to drill a restore of `source` from `store` (None: `drill_store`)."""
+    files = files_request(config, source) if source in config.files else None
     settings = config.drill
     wanted = store or drill_store(config)
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    unclear = config.unclear_drill
-    asks = settings.checks_app and settings.source in (None, source) and not unclear
+    unclear = "" if files else config.unclear_drill
+    asks = not files and settings.checks_app and settings.source in (None, source) and not unclear
     return DrillRequest(
         source=source,
         store=wanted,
@@ -289,7 +304,8 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
         reserve_bytes=config.space.reserve,
         app=_app_check(config) if asks else None,
         note="" if store or settings.from_ else _store_note(config),
-        path=config.sources[source].path,
+        path=files.path if files else config.sources[source].path,
+        files=files,
         unclear=f"drill.{unclear}" if unclear else "",
     )
 
@@ -366,7 +382,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     subjects: Mapping[Task, Iterable[str]] = {
         "backup": subjects_of_backups(config),
         "replicate": config.replicas,
-        "drill": config.sources if drills(config) else (),
+        "drill": (*config.sources, *config.files) if drills(config) else (),
     }
     return tuple(
         Planned(

@@ -97,12 +97,13 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
         return replicate(replicas.replication_request(config, source), connect, retry, context)
     if task == "drill":
         from backupd.bootstrap import replicas
-        from backupd.bootstrap.tasks import drill_request
+        from backupd.bootstrap.tasks import drill_request, drilled_sources
         from backupd.tasks.drill import drill
 
-        drilled = drill_request(config, source)
-        opener = replicas.store_opener(config, drilled.store, context)
-        return drill(drilled, opener, replicas.replica_retry(config, drilled.store, context), context)
+        requests = [drill_request(config, name) for name in drilled_sources(config, (source,))]
+        store = requests[0].store
+        opener, retry = replicas.store_opener(config, store, context), replicas.replica_retry(config, store, context)
+        return next(report for report in drill(requests, opener, retry, context) if report.subject == source)
     if task == "prune":
         from backupd.tasks.prune import prune
 

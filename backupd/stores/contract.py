@@ -181,6 +181,10 @@ class Replica(Store, Protocol):
     """A store that copies are sent to."""
 
     @property
+    def contents(self) -> ReplicaContents:
+        """The contents of the files of all sets."""
+
+    @property
     def last_transfer(self) -> Transfer:
         """The transfer of the last successful `publish`."""
 

@@ -195,12 +195,13 @@ class Inventory:
         )
 
     def refusing_oversized(self, directory: Path) -> "Inventory":
-        """Refuse the generations whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
+        """Refuse databases whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
 
         Only where a smaller one of the same source counts: else an operator has to know how much space is missing.
         """
         disk_bytes = total_bytes(directory)
-        large = [g for g in self.generations if g.id in self.manifests and g.snapshot_bytes > disk_bytes]
+        databases = (g for g in self.generations if g.kind == "database" and g.id in self.manifests)
+        large = [g for g in databases if g.snapshot_bytes > disk_bytes]
         fit = {g.source for g in self.generations if g not in large and self.counts(g)}
         limit = f"more than the whole disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
         told = {

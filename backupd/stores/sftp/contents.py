@@ -20,7 +20,7 @@ from backupd.model import LOCAL_STORE
 from backupd.stores import contract
 from backupd.stores.sftp import files
 from backupd.stores.sftp.batch import Entry
-from backupd.stores.sftp.connection import CHANNELS, SftpConnection
+from backupd.stores.sftp.connection import CHANNELS, SftpConnection, connection_errors
 from backupd.stores.sftp.many_files import list_directories, read_files, request_each
 from backupd.stores.sftp.protocol import stat_many
 from backupd.stores.sftp.small_uploads import SMALL_BYTES, SmallFile, SmallUploads
@@ -71,7 +71,7 @@ class SftpContents:
         """Open a content for reading, unpacked, and not yet compared with its digest; see `contract.Contents`."""
         names = contract.content_names(digest) if contract.is_digest(digest) else ()
         paths = [self._path(name) for name in names]
-        with self._connection.operation():
+        with connection_errors(self._store), self._connection.operation():
             for name, path, found in zip(names, paths, stat_many(self._client, paths), strict=True):
                 if found and files.is_file(found):
                     remote = self._client.open(path, "r")
@@ -82,6 +82,10 @@ class SftpContents:
 
     def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
         """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
+        with connection_errors(self._store):
+            yield from self._opened(digests)
+
+    def _opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
         there = {listed.name.removesuffix(_PACKED): listed for listed in self._listed()}
         waiting: list[_Listed] = []
         for digest in digests:

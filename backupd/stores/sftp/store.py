@@ -35,7 +35,7 @@ from backupd.model import (
 )
 from backupd.stores import contract
 from backupd.stores.sftp import files
-from backupd.stores.sftp.connection import SftpConnection
+from backupd.stores.sftp.connection import SftpConnection, connection_errors
 from backupd.stores.sftp.contents import SftpContents
 from backupd.stores.sftp.protocol import SAFE_BLOCK_BYTES, stat_many
 from backupd.stores.sftp.upload import VerifiedParts, compare, upload
@@ -187,7 +187,12 @@ class SftpStore:
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
         paths = [self._path(generation_id, suffix) for suffix in SUFFIXES.values()]
-        with self._connection.operation(), self._missing_errors(generation_id), self._refusal_errors(generation_id):
+        with (
+            connection_errors(self.name),
+            self._connection.operation(),
+            self._missing_errors(generation_id),
+            self._refusal_errors(generation_id),
+        ):
             found = zip(paths, stat_many(self._client, paths), strict=True)
             path, attributes = next(((path, one) for path, one in found if one), (paths[0], None))
             if attributes is None or not files.is_file(attributes):

@@ -16,9 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from backupd.archive.archive import unpack
 from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
-from backupd.errors import CopyCorrupt, NoSpace, RestoreFailed, TargetRefused
+from backupd.errors import NoSpace, RestoreFailed, TargetRefused
 from backupd.files.comparison import Changes, Comparison, Stays
 from backupd.files.restoration import Goal, Restoration, State
 from backupd.files.staging import Staged, Staging, damage_error
@@ -35,6 +34,7 @@ from backupd.system.os_errors import explain_full, os_error_text
 from backupd.system.resources import tune_malloc, watching_space
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore.contents import contents_of
+from backupd.tasks.restore.extract import extract_list
 from backupd.tasks.restore.files_left import KeptFiles, discard_unused, opened_set
 from backupd.tasks.restore.point_journal import PartPlace
 from backupd.tasks.run import RestoreRun
@@ -111,7 +111,7 @@ class InspectedFiles:
         """Read the list, and compare the directory with it. Raises CopyCorrupt, TargetRefused, OSError."""
         entries, plan = _Scratch(), _Scratch()
         with marking_damage(manifest, store, context), run.stage("list"):
-            _read_list(manifest, store, entries.stream, request.workers)
+            extract_list(manifest, store, entries.stream, request.workers)
         with run.stage("compare"), _opened_or_empty(request.path) as (root, target):
             context.progress.stage("compare", manifest.files.size_bytes)
             stays = request.stays if request.exact else None
@@ -320,15 +320,6 @@ class PreparedFiles:
                 f"{late} files appeared in {root.path} during the restore: they are in {root.path_of(kept)}/late"
             )
         return replace(self._result, kept=root.path_of(kept), undo=self._request.undo_command)
-
-
-def _read_list(manifest: FilesManifest, store: Archives, target: BinaryIO, workers: int) -> None:
-    """Unpack the list of a generation into the empty file `target`, and verify it. Raises CopyCorrupt, OSError."""
-    limit, facts = manifest.files.list_bytes, manifest.archive
-    with store.open(manifest.id) as archive:
-        sha256 = unpack(archive, target, facts, limit_bytes=limit, workers=workers, advance=lambda _done: None)
-    if sha256 != manifest.files.list_sha256:
-        raise CopyCorrupt(f"{manifest.id}: the list differs from its manifest in digest or size", _HINT)
 
 
 class _Scratch:
