@@ -114,7 +114,7 @@ def _publish_all(
             for one in sorted(sources, key=lambda one: one.request.source not in pinned):
                 with one.run.turn(context.working):
                     name = one.request.source
-                    parts += _publish(one, states[name], pinned.get(name), staging, context)
+                    parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
         sets.rescan()
         return parts + sets.publish(inventory)
 
@@ -137,7 +137,12 @@ def _begin(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> N
 
 
 def _publish(
-    one: SourceToCopy, state: SourceState, pinned: PinnedCopy | None, staging: Directory, context: TaskContext
+    one: SourceToCopy,
+    state: SourceState,
+    pinned: PinnedCopy | None,
+    sets: SetsOfRun,
+    staging: Directory,
+    context: TaskContext,
 ) -> list[PointPart]:
     """Copy, check and publish a source; return its part of a restore point.
 
@@ -153,6 +158,7 @@ def _publish(
         generation, sha256 = run.details.generation, run.details.archive_sha256
         if generation is None or sha256 is None:
             return []
+        sets.ask(request.source, capture.snapshot.file)
         since, until = capture.snapshot.since, capture.snapshot.until
         return [PointPart(request.source, "database", generation, sha256, since, until)]
 

@@ -6,12 +6,16 @@ So no row of a copy lacks its file, in an app that writes a file before its row 
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from backupd.errors import BackupdError
 from backupd.model import PointPart
 from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
+from backupd.system.os_errors import os_error_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.files.capture import HeldSet, holding_set
 from backupd.tasks.files.publication import apply_files, decide_files, files_state
 from backupd.tasks.inventory import Inventory
+from backupd.tasks.references import References
 from backupd.tasks.requests import FilesRequest
 from backupd.tasks.run import BackupRun
 
@@ -22,6 +26,7 @@ class SetsOfRun:
     def __init__(self, staging: Directory, stack: ExitStack, context: TaskContext) -> None:
         self._staging, self._stack, self._context = staging, stack, context
         self._held: list[tuple[FilesRequest, BackupRun, HeldSet]] = []
+        self._references: dict[str, References] = {}
         self._is_rescanned = False
 
     def __len__(self) -> int:
@@ -44,6 +49,16 @@ class SetsOfRun:
             with run.turn(self._context.working):
                 held.rescan(run)
 
+    def ask(self, database: str, copy: HeldFile) -> None:
+        """Ask the copy of a database which files it names, for the sets that belong to it."""
+        for request, run, _ in self._held:
+            if request.query and request.database == database:
+                try:
+                    self._references[request.source] = References.read(copy, request)
+                except (BackupdError, OSError) as error:
+                    why = error.message if isinstance(error, BackupdError) else os_error_text(error)
+                    run.warn(f"files.{request.source}.query failed: {why}")
+
     def publish(self, inventory: Inventory) -> list[PointPart]:
         """Store the contents of each, then publish its list; return the parts of a restore point."""
         parts = list[PointPart]()
@@ -55,11 +70,13 @@ class SetsOfRun:
 
     def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet, inventory: Inventory) -> PointPart:
         context, state = self._context, files_state(request.source, inventory, self._context)
-        capture = held.capture(state.previous, run)
-        decision = decide_files(request, capture, state, context.clock())
+        references = self._references.get(request.source)
+        capture = held.capture(state.previous, run, references.saw if references else None)
+        lacking = [str(references)] if references and references.lacking else []
+        decision = decide_files(request, capture, state, context.clock(), lacking)
         apply_files(decision, request, capture, state, run, context)
-        if request.query:
-            run.note(f"files.{request.source}.query is not checked yet")
+        if request.query and not references:
+            run.note(f"files.{request.source}.query is checked when its database is backed up in the same run")
         details = run.details
         assert details.generation is not None  # noqa: S101 - for the type checker: it was published, or is unchanged
         assert details.archive_sha256 is not None  # noqa: S101
