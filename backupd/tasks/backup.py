@@ -116,7 +116,7 @@ def _publish_all(
                     name = one.request.source
                     parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
         sets.rescan()
-        return parts + sets.publish(inventory)
+        return parts + sets.publish(inventory, parts)
 
 
 def _not_failed(orders: Sequence[_Order]) -> list[_Order]:

@@ -1,6 +1,8 @@
 """Databases and sets of files in one run: no row of the copy lacks its file, and a restore point holds both."""
 
 import gzip
+import os
+import signal
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from backupd.model import NoProgress
 from backupd.report import BackupDetails, RunReport
 from backupd.tasks.backup import Backups, back_up_together
 from backupd.tasks.requests import AnyBackupRequest, BackupRequest
 from support.bank import make_bank
 from support.command import Backupd
 from support.file_sets import FileSet
+from support.processes import children_of, command_line
 from support.uploading_app import uploading_app
 
 ROUNDS = 5
@@ -94,6 +98,24 @@ def test_query_that_fails_degrades_the_files_and_database_is_published(files: Fi
     assert [report.outcome for report in done.reports] == ["published", "degraded"]
     assert done.reports[1].warnings[0].startswith("files.uploads.query failed: the copy cannot be queried")
     assert done.point is not None
+
+
+def test_database_whose_pin_is_lost_after_the_files_were_looked_at_degrades_them(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg")
+
+    class Kill(NoProgress):
+        """Kills the process that holds the pin before the copy."""
+
+        def stage(self, name: str, _total_bytes: int) -> None:
+            for pid in children_of(os.getpid()) if name == "copy" else ():
+                if b"pinned_sources" in command_line(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    files.context = replace(files.context, progress=Kill())
+    done = run(files, database(files), files.request)
+    assert [report.outcome for report in done.reports] == ["published", "degraded"]
+    assert done.reports[1].warnings == ("app was copied after uploads: its newest rows may lack their files",)
 
 
 def test_missing_directory_of_files_fails_alone(files: FileSet) -> None:

@@ -59,13 +59,19 @@ class SetsOfRun:
                     why = error.message if isinstance(error, BackupdError) else os_error_text(error)
                     run.warn(f"files.{request.source}.query failed: {why}")
 
-    def publish(self, inventory: Inventory) -> list[PointPart]:
-        """Store the contents of each, then publish its list; return the parts of a restore point."""
+    def publish(self, inventory: Inventory, databases: Sequence[PointPart]) -> list[PointPart]:
+        """Store the contents of each, then publish its list; return the parts of a restore point.
+
+        It degrades a set that one of the `databases` was copied after it, because a pin was given up.
+        """
         parts = list[PointPart]()
         for request, run, held in self._held:
             if run.report.outcome != "failed":
                 with run.turn(self._context.working):
-                    parts.append(self._publish(request, run, held, inventory))
+                    part = self._publish(request, run, held, inventory)
+                    parts.append(part)
+                    for late in [one.source for one in databases if one.until > part.until]:
+                        run.warn(f"{late} was copied after {request.source}: its newest rows may lack their files")
         return parts
 
     def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet, inventory: Inventory) -> PointPart:
