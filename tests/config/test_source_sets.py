@@ -206,6 +206,10 @@ def test_names_of_databases_that_are_not_there_yet_are_no_errors_and_reported(ba
     doctor = backupd("doctor", **environ).out
     assert "no database was found for pings.backup_jobs, files.uploads.with" in doctor
     assert "drill.source: unknown source 'jobs'; known sources: tasks" in doctor
+    del environ["BACKUPD_FILES__UPLOADS__WITH"]
+    make_database(database.with_name("notes.db"))
+    several = {**environ, "BACKUPD_FILES__UPLOADS__QUERY": "SELECT path FROM files"}
+    assert "no database was found for pings.backup_jobs, files.uploads.with" in backupd("doctor", **several).out
     assert backupd("config", "check", **environ, BACKUPD_PINGS__BAKUP_JOBS="http://127.0.0.1:1/x").code == 78
     single = {**environ, "BACKUPD_DATABASE": str(database)}
     assert backupd("config", "check", **single).code == 78
