@@ -1,6 +1,7 @@
 """Directories and patterns of databases: which are found, how they are named, and what is set for one of them."""
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -246,6 +247,23 @@ def test_exclude_that_is_no_pattern_is_refused(load: Load, tmp_path: Path) -> No
     make_database(tmp_path / "data" / "a.db")
     with pytest.raises(ConfigError, match=r"config.toml:4: sources.app.exclude.0: '../x' is not a pattern"):
         load('[sources.app]\npath = "data"\nexclude = ["../x"]\n')
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"${x}.db", b"user:secret@x.db", b"x.db ", b"a\nb.db"])
+def test_planted_name_that_cannot_be_configured_costs_no_other_database(
+    backupd: Backupd, database: Path, name: bytes
+) -> None:
+    with closing(sqlite3.connect(database.parent / "new")) as app:
+        app.execute("CREATE TABLE task(id)")
+    (database.parent / "new").rename(database.parent / os.fsdecode(name))
+    answer = backupd("backup", BACKUPD_DATABASE=str(database.parent))
+    assert "tasks: " in answer.out, answer
+    if name == b"a\nb.db":
+        assert answer.code == 0
+        assert "a-b: published" in answer.out
+    else:
+        assert answer.code == 3
+        assert "1 database with a name that cannot be used, such as " in answer.err
 
 
 def test_path_with_wildcards_that_exists_is_that_file(load: Load, tmp_path: Path) -> None:
