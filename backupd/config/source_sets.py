@@ -43,6 +43,7 @@ class Member(NamedTuple):
     path: Path
     search: Search
     warning: str = ""  # why databases of its set may be missing
+    known: bool = False  # whether it has generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ def name_members(
         if not databases or one.has_too_many:
             waiting.append((one.search.name, Member(one.search.path, one.search), ""))
         for path, at in sorted(databases.items()):
-            member = Member(one.search.directory / at, one.search, one.warning)
+            member = Member(one.search.directory / at, one.search, one.warning, path in kept)
             if path in seen or str(member.path) in single:
                 continue
             seen.add(path)
