@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import uuid4
@@ -161,6 +163,37 @@ def _uptime_kuma_request(url: str, ping: Ping) -> PingRequest:
     return PingRequest(urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), query, "")))
 
 
+class StartPings:
+    """Sends start pings one after the other in a thread, so that a monitor that does not answer delays no run.
+
+    One thread does, for however many runs begin together: a container may have few.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[tuple[Future[None], Callable[[], object]]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def add(self, send: Callable[[], object]) -> Future[None]:
+        """Call `send` in its turn, unless the returned future is cancelled before."""
+        sent = Future[None]()
+        try:
+            if self._thread.ident is None:
+                self._thread.start()
+        except RuntimeError:  # the system allows no further thread: only the end is pinged
+            sent.cancel()
+        self._waiting.put((sent, send))
+        return sent
+
+    def _work(self) -> None:
+        while True:
+            sent, send = self._waiting.get()
+            if sent.set_running_or_notify_cancel():
+                try:
+                    send()
+                finally:
+                    sent.set_result(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Pinger:
     """Pings `monitors` (by task, or by task and subject); failures are logged and recorded, and never raised.
@@ -173,6 +206,7 @@ class Pinger:
     record: PingRecorder = lambda _task, _subject, _error: None
     timeout_s: float = TIMEOUT_S
     helper: "PingHelper | None" = None
+    starts: StartPings = field(default_factory=StartPings, repr=False)
 
     @contextmanager
     def watch(self, task: str, subject: str) -> Iterator[Callable[[AnyReport], None]]:
@@ -186,15 +220,14 @@ class Pinger:
             return
         run_id, first_line = str(uuid4()), self.log.count
         started = Ping("start", run_id, f"{task} of {subject} started")
-        start = threading.Thread(target=self.send, args=(monitor, started, task, subject), daemon=True)
-        with suppress(RuntimeError):  # the system allows no further thread: only the end is pinged
-            start.start()
+        start = self.starts.add(lambda: self.send(monitor, started, task, subject))
 
         def end(report: AnyReport) -> None:
             if report.exit_code == Terminated.exit_code or report.postponed:
                 return
-            if start.ident is not None:
-                start.join(self.timeout_s)  # a start that arrives after the end would begin another run
+            with suppress(CancelledError, TimeoutError):
+                start.result(self.timeout_s)
+            start.cancel()  # one that arrives after the end would begin another run
             self.send(monitor, _end_ping(report, run_id, self.log.lines_after(first_line)), task, subject)
 
         yield end

@@ -74,6 +74,9 @@ class DrillReport:
     recovery_s: float | None = None  # from opening the store to the last check: the measured recovery time
     proven: tuple[str, ...] = ()  # checks that passed, in their order
     output: str = ""  # the end of what the command printed
+    point: str | None = None  # the restore point that the copy is a part of, and was restored with
+    files: int | None = None  # of a set of files, whose contents were read
+    files_missing: int | None = None  # those of them that cannot be restored, and those that only the database names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +189,9 @@ def files_text(details: BackupDetails) -> str:
 
 
 def _drilled(drill: DrillReport) -> Iterator[str]:
-    yield f"from {drill.store}"
+    yield f"from {drill.store}" + (f" with {drill.point}" if drill.point else "")
+    if drill.files is not None:
+        yield counted(drill.files, "file") + (f", {drill.files_missing} missing" if drill.files_missing else "")
     if drill.age_s is not None:
         yield f"{human_duration(drill.age_s)} old"
     if drill.recovery_s is not None:

@@ -6,22 +6,37 @@ them. For the same reason the window of `within` and the end of pins are measure
 not from the clock: while backups fail, nothing expires.
 The window also keeps the newest generation before it: it is the state of the database when the window began. Otherwise
 the first backup after a month, or of a database that had not changed for a month, would remove the one verified copy.
+
+Restore points are planned first, as if they were the generations of one more source; what is part of one that stays,
+stays too, whatever the plan of its own source says.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
 from backupd.errors import PolicyEmpty
 from backupd.formatting import printable, written_span
-from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Kept, Pin, Removed, RetentionPlan, RetentionPolicy
+from backupd.model import (
+    CLOCK_TOLERANCE,
+    Generation,
+    Hold,
+    Kept,
+    Pin,
+    Removed,
+    RetentionPlan,
+    RetentionPolicy,
+    source_of,
+)
 
 DAMAGED = "damaged: not counted; backupd remove deletes it"
 UNREADABLE = "its manifest cannot be read now: not counted"
 FUTURE = "dated in the future"
 LAST_VERIFIED = "last-verified"
 NO_PINS: Final[Mapping[str, Pin]] = {}
+NO_HOLDS: Final[Mapping[str, Hold]] = {}
+Parts = Mapping[str, Collection[str]]  # the ids of the generations of each restore point, by its id
 
 
 def _week(day: date) -> str:
@@ -88,6 +103,68 @@ def plan_retention(
     older = _older_than(counts, policy.within)
     remove = (Removed(g, _why_removed(claims[g.id], holders, older)) for g in ordered if not reasons[g.id])
     return RetentionPlan(tuple(keep), tuple(remove))
+
+
+def plan_points(
+    points: Iterable[Generation],
+    parts: Parts,
+    policy: RetentionPolicy,
+    now: datetime,
+    timezone: tzinfo = UTC,
+    holds: Mapping[str, Hold] = NO_HOLDS,
+    pins: Mapping[str, Pin] = NO_PINS,
+) -> RetentionPlan:
+    """Decide which restore points stay, as `plan_retention` does for the generations of a source.
+
+    A point counts if all its parts do. It stays as well if a source of one of its parts is in `holds`, and if it is the
+    one that held a pinned generation when that was pinned: the newest then, or the first one since. Raises PolicyEmpty,
+    ValueError.
+    """
+    ordered = sorted(points, key=lambda point: (point.taken_at, point.id), reverse=True)
+    plan = plan_retention(ordered, policy, now, timezone, pins=pins)
+    counted = [point for point in ordered if point.verified and not _in_future(point, now)]
+    reached = counted[0].taken_at if counted else now
+    more: dict[str, list[str]] = {
+        point.id: [f"held: {holds[s].kind} ({s})" for s in sorted(set(map(source_of, parts[point.id])) & holds.keys())]
+        for point in ordered
+    }
+    for pin in pins.values():
+        with_it = [point for point in ordered if pin.generation in parts[point.id]]
+        held = next((point for point in with_it if point.taken_at <= pin.since), with_it[-1] if with_it else None)
+        if held is not None:
+            more[held.id] += _pinned(pin, reached, timezone)
+    return _keeping(plan, more)
+
+
+def keep_parts(plan: RetentionPlan, points: RetentionPlan, parts: Parts) -> RetentionPlan:
+    """Return the `plan` of a source that keeps what is part of a restore point that stays by the plan `points`.
+
+    A point that is damaged, as one that lacks a part, keeps none.
+    """
+    in_points: dict[str, list[str]] = {}
+    for kept in points.keep:
+        for part in () if kept.generation.damaged else parts[kept.generation.id]:
+            in_points.setdefault(part, []).append(kept.generation.id)
+    return _keeping(plan, {part: [_part_of(ids)] for part, ids in in_points.items()})
+
+
+def keep_all(plan: RetentionPlan, reason: str) -> RetentionPlan:
+    """Return the `plan` with nothing removed, for that reason."""
+    return _keeping(plan, {removed.generation.id: [reason] for removed in plan.remove})
+
+
+def _part_of(points: Sequence[str]) -> str:
+    """Return why a part of restore points stays, given their ids, the newest first."""
+    return f"part of {points[0]}{f' and {len(points) - 1} more' if len(points) > 1 else ''}"
+
+
+def _keeping(plan: RetentionPlan, more: Mapping[str, Sequence[str]]) -> RetentionPlan:
+    """Return the `plan` with `more` reasons to keep, by id of generation."""
+    found = [(kept.generation, (*kept.reasons, *more.get(kept.generation.id, ()))) for kept in plan.keep]
+    found += [(one.generation, tuple(more[one.generation.id])) for one in plan.remove if more.get(one.generation.id)]
+    found.sort(key=lambda one: (one[0].taken_at, one[0].id), reverse=True)
+    remove = tuple(removed for removed in plan.remove if not more.get(removed.generation.id))
+    return RetentionPlan(tuple(Kept(generation, reasons) for generation, reasons in found), remove)
 
 
 def _counts(policy: RetentionPolicy) -> dict[str, int]:

@@ -40,10 +40,18 @@ class Server:
 
     def sftp(self) -> list[str]:
         """Return what takes a batch for the client of OpenSSH from its standard input."""
+        return ["sftp", "-q", *self._options(), "-P", str(self.port), "-b", "-", f"{self.user}@127.0.0.1"]
+
+    def rsync(self, source: Path, target: Path) -> list[str]:
+        """Return what makes the directory `target` there like `source`."""
+        shell = " ".join(["ssh", *self._options(), "-p", str(self.port)])
+        return ["rsync", "-a", "-e", shell, f"{source}/", f"{self.user}@127.0.0.1:{target}/"]
+
+    def _options(self) -> list[str]:
         known_hosts = self.directory / f"known_hosts-{self.port}"
         known_hosts.write_text(f"[127.0.0.1]:{self.port} {self.host_key}\n")
         options = [f"-oUserKnownHostsFile={known_hosts}", f"-oIdentityFile={self.key}", "-oIdentitiesOnly=yes"]
-        return ["sftp", "-q", "-F", "/dev/null", *options, "-P", str(self.port), "-b", "-", f"{self.user}@127.0.0.1"]
+        return ["-F", "/dev/null", *options]
 
 
 @contextlib.contextmanager

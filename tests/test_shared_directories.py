@@ -29,7 +29,14 @@ _OF_FS = {
 }
 # The rooms that work in the directory of a store, and nowhere by a path.
 _STORE_ROOMS = ["stores/local.py", "stores/state.py", "stores/ownership.py", "stores/directory_replica.py"]
-_STORE_ROOMS += ["stores/names.py", "tasks/capture.py", "tasks/publication.py", "tasks/backup.py", "tasks/clean.py"]
+_STORE_ROOMS += [
+    "stores/names.py",
+    "tasks/capture.py",
+    "tasks/copying.py",
+    "tasks/publication.py",
+    "tasks/backup.py",
+    "tasks/clean.py",
+]
 _STORE_ROOMS += ["tasks/doctor/local.py", "sqlite/snapshot.py", "sqlite/inspection.py", "archive/archive.py", "log.py"]
 _KNOWN = {
     ("archive/archive.py", "os.open"),  # the target of a restore

@@ -11,9 +11,11 @@ characters, backslashes and bytes that are not UTF-8 are written as `\0ooo`, whi
 (https://pubs.opengroup.org/onlinepubs/9799919799/utilities/printf.html).
 """
 
+import hashlib
 import re
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from backupd.errors import CopyCorrupt
 
@@ -30,6 +32,9 @@ _LINE: Final = re.compile(
     rb"\t([^\t\n]+)\t([^\t\n]+)\n"
 )
 _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
+_FILE: Final = re.compile(rb"^f\t", re.MULTILINE)
+_CONTENT: Final = re.compile(rb"^f(?:\t[^\t\n]*){5}\t([0-9a-f]{64})\t", re.MULTILINE)
+_PIECE_BYTES: Final = 1 << 20
 
 EntryType = Literal["d", "f", "l"]
 
@@ -79,6 +84,35 @@ def decode_entries(lines: Iterable[bytes], found_in: str) -> Iterator[FileEntry]
         above = parts if entry.type == "d" else parts[:-1]
         last = parts
         yield entry
+
+
+def decode_path(text: bytes) -> bytes:
+    """Return the path of which `text` is the escaped form. Raises ValueError for one that leads out of a set."""
+    path = unescaped(text)
+    if escaped(path) != text or not _is_safe(path.split(b"/")):
+        raise ValueError(f"{text[:120]!r} is not a path in a set of files")
+    return path
+
+
+def contents_in(listed: BinaryIO, sha256: str, found_in: str) -> Iterator[bytes]:
+    """Yield the raw digest of each file in the open list of generation `found_in`, whose own digest is `sha256`.
+
+    Many times faster than `decode_entries`, and as strict only where such a list was written from entries. Raises
+    CopyCorrupt, at the end for a list of another digest.
+    """
+    digest, rest = hashlib.sha256(), b""
+    while piece := listed.read(_PIECE_BYTES):
+        digest.update(piece)
+        lines, newline, rest = (rest + piece).rpartition(b"\n")
+        found = _CONTENT.findall(lines + newline)
+        if len(found) != len(_FILE.findall(lines + newline)):
+            break
+        yield from map(unhexlify, found)
+    if rest or piece or digest.hexdigest() != sha256:
+        raise CopyCorrupt(
+            f"the list of files of {found_in} is damaged: it differs from its manifest",
+            f"verify it (backupd verify {found_in}), and remove it if it is damaged: backupd remove {found_in}",
+        )
 
 
 def _decode(line: bytes) -> FileEntry | None:

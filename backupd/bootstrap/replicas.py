@@ -12,7 +12,7 @@ from backupd.formatting import counted
 from backupd.log import Event
 from backupd.model import LOCAL_STORE
 from backupd.notifications.delivery import examine_messages, examine_pings
-from backupd.stores.contract import HIDDEN, STAGING, Archives, Replica
+from backupd.stores.contract import HIDDEN, STAGING, Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors
@@ -26,12 +26,12 @@ from backupd.tasks.doctor import Finding
 from backupd.tasks.doctor.hooks import check_hooks
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
-from backupd.tasks.drill import OpenStore
 from backupd.tasks.drill.app_check import check_drill_setup
+from backupd.tasks.drill.session import OpenStore
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.replica import Connect, Retry, once, replica_errors, replica_inventory, until
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
-from backupd.tasks.restore.extract import ResumingArchives
+from backupd.tasks.restore.extract import FilesStore, ResumingArchives
 
 _PROTECT = (
     "a user who can write it chooses the commands that backupd runs: mount it read-only, or move it out of the app's "
@@ -99,10 +99,10 @@ def _replica_opener(config: Config, name: str, context: TaskContext) -> Connect:
 
 
 @contextmanager
-def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
+def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tuple[FilesStore, Inventory]]:
     """Open the local store or the replica `name`, and list its generations. Raises what opening the replica raises.
 
-    Reading an archive of a replica resumes after a lost connection.
+    Reading from a replica resumes after a lost connection.
     """
     if name == LOCAL_STORE:
         yield context.store, local_inventory(context)
@@ -113,7 +113,8 @@ def open_store(config: Config, name: str, context: TaskContext) -> Iterator[tupl
             replica = stack.enter_context(connect())
             with connection_errors(name):  # before they would count as errors of the server
                 inventory = replica_inventory(name, replica, context)
-        yield ResumingArchives(replica, connect, replica_retry(config, name, context)), inventory
+        retry = replica_retry(config, name, context)
+        yield stack.enter_context(ResumingArchives(replica, connect, retry)), inventory
 
 
 def store_opener(config: Config, name: str, context: TaskContext) -> OpenStore:

@@ -14,11 +14,14 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
+from backupd.files.selection import left_alone
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
 from backupd.pings import Monitor, Pinger
 from backupd.schedule import Planned, Schedule
+from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.source import real_path
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
@@ -35,9 +38,14 @@ from backupd.tasks.requests import (
     ShrinkGuard,
 )
 from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.files import FilesRestoreRequest
+from backupd.tasks.restore.point import AnyRestoreRequest
 
 # The order in which tasks run when several are due: new copies before the care of old ones.
 _SCHEDULED: tuple[Task, ...] = ("backup", "replicate", "drill", "prune", "scrub")
+
+
+_LEAST_UNPACKING = 4  # threads for files: each waits for its disk at the beginning and the end
 
 
 def build_context(
@@ -116,6 +124,13 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
             known = ", ".join(config.sources)
             raise UsageError(f"unknown source {name!r}", f"the configuration ({config.origin}) has: {known}")
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
+
+
+def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what `sources` does, and sets of files too. Raises UsageError for an unknown one."""
+    if names and {*names} & {*config.files}:
+        return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
+    return sources(config, names) if names else (*config.sources, *config.files)
 
 
 def one_source(name: str | None, config: Config) -> str:
@@ -199,6 +214,39 @@ def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool
     return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
 
 
+def files_restore_request(
+    config: Config, source: str, *, exact: bool = False, stopped: bool = False, dry_run: bool = False
+) -> FilesRestoreRequest:
+    """Return the request to put the set of files `source` back. Raises SourceUnusable for a link of another owner."""
+    section, real = config.files[source], real_path(config.files[source].path)
+    kept_elsewhere = (
+        config.backups_dir,
+        *(Path(f"{each.path}{suffix}") for each in config.sources.values() for suffix in ("", *SIDE_SUFFIXES)),
+    )
+    below = (os.path.relpath(os.path.realpath(path), real) for path in kept_elsewhere)
+    return FilesRestoreRequest(
+        source=source,
+        path=section.path,
+        workers=max(workers(config), _LEAST_UNPACKING),
+        stays=left_alone(section.exclude, [path for path in below if not path.startswith(os.pardir)]),
+        exact=exact,
+        stopped=stopped,
+        dry_run=dry_run,
+    )
+
+
+def restore_requests(
+    config: Config, names: Iterable[str], *, exact: bool = False, stopped: bool = False, dry_run: bool = False
+) -> list[AnyRestoreRequest]:
+    """Return the requests to restore databases and sets of files. Raises UsageError where one is not configured."""
+    return [
+        files_restore_request(config, name, exact=exact, stopped=stopped, dry_run=dry_run)
+        if name in config.files
+        else restore_request(config, name, stopped=stopped, dry_run=dry_run)
+        for name in names
+    ]
+
+
 def drill_store(config: Config) -> str:
     """Return the store that drills restore from: as configured, else the first replica, else the local one."""
     return config.drill.from_ or next(iter(config.replicas), LOCAL_STORE)
@@ -209,15 +257,30 @@ def drills(config: Config) -> bool:
     return bool(config.replicas) or config.drill != DrillSection()
 
 
+def drilled_sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sources in `names`, all for an empty tuple, and the databases that sets of files among them query.
+
+    Databases come first. Raises UsageError for an unknown one.
+    """
+    known = (*config.sources, *config.files)
+    wanted = set(sources(config, tuple(name for name in names if name not in config.files)) if names else known)
+    wanted |= {name for name in names if name in config.files}
+    wanted |= {
+        files_request(config, name).database for name in wanted & config.files.keys() if config.files[name].query
+    }
+    return tuple(name for name in known if name in wanted)
+
+
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
     """Return the request to drill a restore of `source` from `store` (None: `drill_store`)."""
+    files = files_request(config, source) if source in config.files else None
     settings = config.drill
     wanted = store or drill_store(config)
     limits_s = [_limit_s(config, "backup", source)]
     if wanted != LOCAL_STORE:
         limits_s.append(_limit_s(config, "replicate", wanted))
-    unclear = config.unclear_drill
-    asks = settings.checks_app and settings.source in (None, source) and not unclear
+    unclear = "" if files else config.unclear_drill
+    asks = not files and settings.checks_app and settings.source in (None, source) and not unclear
     return DrillRequest(
         source=source,
         store=wanted,
@@ -226,7 +289,8 @@ def drill_request(config: Config, source: str, store: str | None = None) -> Dril
         reserve_bytes=config.space.reserve,
         app=_app_check(config) if asks else None,
         note="" if store or settings.from_ else _store_note(config),
-        path=config.sources[source].path,
+        path=files.path if files else config.sources[source].path,
+        files=files,
         unclear=f"drill.{unclear}" if unclear else "",
     )
 
@@ -302,7 +366,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     store = drill_store(config)
     subjects: Mapping[Task, Iterable[str]] = {
         "replicate": config.replicas,
-        "drill": config.sources if drills(config) else (),
+        "drill": (*config.sources, *config.files) if drills(config) else (),
     }
     return tuple(
         Planned(

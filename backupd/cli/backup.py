@@ -14,7 +14,7 @@ from backupd.config.environment import REMOTE_TOKEN
 from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
 from backupd.report import BackupDetails, RunReport, report_facts
-from backupd.tasks.backup import backup
+from backupd.tasks.backup import back_up_together
 from backupd.tasks.requests import REQUESTED_STAYS, requested_pin
 
 _SHOWN_STAGE_S = 0.05
@@ -75,13 +75,17 @@ def backup_command(
     wanted = sources(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
-        reports = [backup(replace(backup_request(config, name), pin=pin), context) for name in wanted]
+        requests = [replace(backup_request(config, name), pin=pin) for name in wanted]
+        backups = back_up_together(requests, context, tuple(config.sources))
+    reports, point = backups.reports, backups.point
     if as_json:
         facts = [report_facts(report) for report in reports]
         print_json(facts[0] if len(facts) == 1 else facts)
     else:
         for report in reports:
             _print(report)
+        if point is not None:
+            echo(f"{point.id}: {len(point.parts)} sources, {point.spread_ms} ms apart at most")
     sys.exit(worst_exit(reports))
 
 

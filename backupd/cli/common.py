@@ -262,7 +262,7 @@ def require_store(name: str, config: Config) -> None:
 
 def require_sources(names: tuple[str, ...], config: Config, inventory: Inventory) -> None:
     """Raise UsageError for a source that is neither configured nor has generations."""
-    known = {*config.sources, *(generation.source for generation in inventory.generations)}
+    known = {*config.sources, *config.files, *(generation.source for generation in inventory.generations)}
     for name in names:
         if name not in known:
             raise UsageError(f"there is no source {name!r}", f"known sources: {', '.join(sorted(known))}")

@@ -6,7 +6,7 @@ import click
 
 from backupd.bootstrap.launch import secrets_of_drill
 from backupd.bootstrap.replicas import replica_retry, store_opener
-from backupd.bootstrap.tasks import drill_request, drill_store, sources
+from backupd.bootstrap.tasks import drill_request, drill_store, drilled_sources
 from backupd.cli import complete
 from backupd.cli.common import (
     accept_older_option,
@@ -19,7 +19,7 @@ from backupd.cli.common import (
 )
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
 from backupd.config import Config
-from backupd.formatting import human_duration, printable
+from backupd.formatting import counted, human_bytes, human_duration, printable
 from backupd.report import DrillDetails, RunReport, report_facts
 from backupd.tasks.drill import drill
 
@@ -42,28 +42,27 @@ from backupd.tasks.drill import drill
 def drill_command(
     config: Config, store: str | None, names: tuple[str, ...], *, accept_older: bool, as_json: bool
 ) -> None:
-    """Restore the newest copy in isolation, verify it, and check the app on it.
+    """Restore the newest restore point in isolation, verify it, and check the app on it.
 
-    The app's database and all stores stay as they are. A newer copy that is damaged is skipped with a
+    Each database is restored, and each content of the files is read; with --source, the newest copy of that source
+    alone. The app's data and all stores stay as they are. A newer copy that is damaged is skipped with a
     warning; if one cannot be read at the moment, or was replaced, the drill fails unless --accept-older is given, or
     confirmed on a terminal.
     """
-    wanted = sources(config, names)
+    wanted = drilled_sources(config, names)
     if store is not None:
         require_store(store, config)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
         requests = [drill_request(config, source, store) for source in wanted]
-        reports = [
-            drill(
-                one,
-                store_opener(config, one.store, context),
-                replica_retry(config, one.store, context),
-                context,
-                accepting_older(sure=accept_older, quiet=as_json),
-            )
-            for one in requests
-        ]
+        there = requests[0].store
+        reports = drill(
+            requests,
+            store_opener(config, there, context),
+            replica_retry(config, there, context),
+            context,
+            accepting_older(sure=accept_older, quiet=as_json),
+        )
     if as_json:
         print_json([report_facts(report) for report in reports])
     for report in reports:
@@ -81,6 +80,10 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
         allowed = f"at most {human_duration(measured.max_age_s)} allowed"
         echo(f"  data     {human_duration(measured.age_s)} old, {allowed}")
         echo(f"  time     {human_duration(measured.recovery_s)} ({stages_text(report.stages)})")
+        if measured.point:
+            echo(f"  point    {measured.point}")
+        if measured.files is not None:
+            echo(f"  files    {counted(measured.files, 'file')}, {human_bytes(report.details.snapshot_bytes or 0)}")
         echo(f"  proven   {', '.join(measured.proven)}")
     print_notes(report.notes)
     for line in measured.output.splitlines():

@@ -3,8 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import click
+
 from backupd.bootstrap.tasks import retention_rule
 from backupd.cli.common import command, open_context, opened, read_claims, require_sources, source_option, store_option
+from backupd.cli.list_points import PointRow, point_facts, point_rows, print_points
 from backupd.cli.output import echo, fail, minute_text, print_json, print_table, print_warning
 from backupd.cli.pin import pin_facts
 from backupd.config import Config
@@ -13,7 +16,7 @@ from backupd.formatting import human_age, human_bytes
 from backupd.model import LOCAL_STORE, Generation, Pin
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_pruning
+from backupd.tasks.pruning_plan import PruningPlans, newest_points, pins_in_force
 from backupd.tasks.requests import RetentionRule
 
 
@@ -26,12 +29,14 @@ class _Row:
     pin: Pin | None
     stores: tuple[str, ...]
     other_store: str | None
+    point: str | None  # the newest restore point that it is part of
 
 
 @command("list", "backupd list --source tasks --json", {75: ""})
+@click.option("--points", is_flag=True, help="Show restore points: what was backed up together, and restores as one.")
 @store_option()
 @source_option
-def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json: bool) -> None:
+def list_command(config: Config, store: str, names: tuple[str, ...], *, points: bool, as_json: bool) -> None:
     """Show local time (schedule.timezone), age, size, verification, why each generation is kept, and where copies are.
 
     IDs are in UTC.
@@ -43,15 +48,25 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     others = {key: group.store for group in foreign for key in group.ids - inventory.replaced}
     gone = frozenset[str]() if store == LOCAL_STORE else inventory.lost
     own = inventory.without({*others, *gone})
-    reasons = _reasons(_retention(store, config), config, own, context)
+    plans = PruningPlans(_retention(store, config), own, context)
+    reasons = _reasons(plans, config, own)
     reasons |= {key: (f"of another store ({other})",) for key, other in others.items()}
     reasons |= dict.fromkeys(gone, ("no longer there",))
     # The store that is listed, and those that have a copy according to the catalog, which knows own ones alone.
     known = {key: tuple(name for name in at if name != store) for key, at in context.copies().items()}
     copies = {key: elsewhere if key in gone else (store, *elsewhere) for key, elsewhere in known.items()}
     stores, pins = copies | dict.fromkeys(others, (store,)), pins_in_force(own, context)
+    if points:
+        kept_for: dict[str, tuple[str, ...]] = dict.fromkeys(plans.points.removed_ids, ())
+        theirs = inventory.points.keys() - own.points.keys()
+        kept_for |= {key: (f"of another store ({inventory.points[key].store})",) for key in theirs}
+        kept_for.update(plans.points.reasons())
+        found = point_rows(inventory, kept_for, pins, stores, names)
+        _list_points(found, inventory, config, context, as_json=as_json)
+        return
+    newest = newest_points(inventory)
     rows = [
-        _Row(g, reasons.get(g.id, ()), pins.get(g.id), stores.get(g.id, (store,)), others.get(g.id))
+        _Row(g, reasons.get(g.id, ()), pins.get(g.id), stores.get(g.id, (store,)), others.get(g.id), newest.get(g.id))
         for g in inventory.generations
         if not names or g.source in names
     ]
@@ -60,7 +75,7 @@ def list_command(config: Config, store: str, names: tuple[str, ...], *, as_json:
     else:
         _print(rows, context, store, config.schedule.timezone)
         for group in foreign:
-            if group.source in config.sources and (not names or group.source in names):
+            if group.source in {*config.sources, *config.files} and (not names or group.source in names):
                 print_warning(
                     f"{store} holds copies of {group.source} by another store: {group.describe(inventory.now)}"
                 )
@@ -89,13 +104,11 @@ def _retention(store: str, config: Config) -> RetentionRule:
     return replication_request(config, store).retention
 
 
-def _reasons(
-    retention: RetentionRule, config: Config, inventory: Inventory, context: TaskContext
-) -> dict[str, tuple[str, ...]]:
+def _reasons(plans: PruningPlans, config: Config, inventory: Inventory) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for source in {g.source for g in inventory.generations}:
-        if source in config.sources:
-            found.update(plan_pruning(source, retention, inventory, context).reasons())
+        if source in {*config.sources, *config.files}:
+            found.update(plans.of(source).reasons())
         else:
             found.update({g.id: ("source not configured",) for g in inventory.of(source)})
     return found
@@ -114,7 +127,20 @@ def _facts(row: _Row) -> dict[str, object]:
         **pin_facts(row.pin),
         "stores": list(row.stores),
         "other_store": row.other_store,
+        "point": row.point,
     }
+
+
+def _list_points(
+    rows: list[PointRow], inventory: Inventory, config: Config, context: TaskContext, *, as_json: bool
+) -> None:
+    if as_json:
+        print_json([point_facts(row) for row in rows])
+        return
+    place = str(context.store.directory) if inventory.store == LOCAL_STORE else inventory.store
+    print_points(rows, inventory, place, config.schedule.timezone)
+    for problem in inventory.problems():
+        print_warning(problem)
 
 
 def _print(rows: list[_Row], context: TaskContext, store: str, zone: str) -> None:

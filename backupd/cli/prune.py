@@ -5,13 +5,14 @@ from collections.abc import Iterator
 
 import click
 
-from backupd.bootstrap.tasks import retention_rule, sources
+from backupd.bootstrap.tasks import retention_rule, sources_and_files
 from backupd.cli import common, complete, output
 from backupd.config import Config
 from backupd.model import LOCAL_STORE, Generation, RetentionPlan
 from backupd.report import AnyReport
 from backupd.tasks.context import local_inventory
-from backupd.tasks.prune import plan_pruning, prune, release_hold
+from backupd.tasks.prune import prune, release_hold
+from backupd.tasks.pruning_plan import PruningPlans
 from backupd.tasks.remove import remove_at_replica, remove_local
 
 _Decision = tuple[Generation, str, tuple[str, ...]]  # keep or remove, and why
@@ -25,7 +26,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
     """Remove nothing while pruning of the source is on hold, and never its last verified generation."""
     if dry_run and release:
         raise common.refuse_together("--dry-run", "--unfreeze")
-    wanted = sources(config, names)
+    wanted = sources_and_files(config, names)
     context = common.open_context(config, writing=not dry_run)
     common.require_mounted(context)
     if release:
@@ -34,7 +35,8 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
             output.echo(f"{name}: {'pruning goes on' if was_held else 'pruning was not on hold'}", err=True)
     if dry_run:
         inventory = local_inventory(context)
-        plans, reports = [plan_pruning(name, retention_rule(config), inventory, context) for name in wanted], []
+        found, reports = PruningPlans(retention_rule(config), inventory, context), []
+        plans = [found.points, *map(found.of, wanted)]
     else:
         done = [prune(name, retention_rule(config), context) for name in wanted]
         plans = [plan for report, plan in done if report.outcome != "failed"]

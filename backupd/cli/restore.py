@@ -85,6 +85,7 @@ def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]
     shell_complete=complete.sources,
     help="With --point: only this part of it (repeatable).",
 )
+@click.option("--exact", is_flag=True, help="With --point: files that are not in the copy go too; they are kept.")
 @click.option("--online", is_flag=True, help="Into the live database, for an app that cannot stop.")
 @click.option("--adopt", is_flag=True, help="With --from: adopt the copies that a lost machine sent there.")
 @click.option("--undo", is_flag=True, help="Take the last restore back; repeat it for the one before.")
@@ -106,6 +107,7 @@ def restore_command(
     only: tuple[str, ...],
     *,
     adopt: bool,
+    exact: bool,
     online: bool,
     undo: bool,
     redo: bool,
@@ -125,7 +127,7 @@ def restore_command(
     """
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
-    if point is not None or only:
+    if point is not None or only or exact:
         _refuse_beside_point(point, wanted, at, source, target, online=online, back=back, adopt=adopt)
     if undo and redo:
         raise common.refuse_together("--undo", "--redo")
@@ -133,7 +135,7 @@ def restore_command(
         raise UsageError("--adopt goes with --from a replica", "leave it out")
     before = _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None
     chosen = Wanted(wanted, before, store)
-    how = Options(adopt, online, accept_older, allow_none, stopped, yes, dry_run, as_json)
+    how = Options(adopt, online, accept_older, allow_none, stopped, yes, dry_run, as_json, exact)
     with output.shown_progress(quiet=as_json) as progress:
         if point is not None:
             whole = WantedPoint(point, before, tuple(dict.fromkeys(only)), store)
@@ -142,7 +144,7 @@ def restore_command(
             _restore_missing(chosen, source, how, config, progress)
         elif back:
             context = common.open_context_for_restore(config, progress, reading=dry_run)
-            if source is None and len(config.sources) > 1:
+            if source is None and len(config.sources) + len(config.files) > 1:
                 undo_whole(how, config, context, redo=redo)
             request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
             request = plan_undo(request, context, redo=redo)
@@ -220,7 +222,7 @@ def _refuse_beside_point(
     adopt: bool,
 ) -> None:
     if point is None:
-        raise UsageError("--only goes with --point", "name one source with --source, or add --point latest")
+        raise UsageError("--only and --exact go with --point", "add --point latest, or name one source with --source")
     if wanted != LATEST:
         raise common.refuse_together("an ID", "--point")
     if at is not None and point != LATEST:

@@ -32,6 +32,7 @@ class Options:
     yes: bool
     dry_run: bool
     as_json: bool
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,23 @@ from functools import partial
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
-from backupd.bootstrap.tasks import restore_request
+from backupd.bootstrap.tasks import files_restore_request, restore_requests
 from backupd.cli import common, output
 from backupd.cli.restore_missing import missing_request, require_same_path
 from backupd.cli.restore_plan import Options, RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
 from backupd.config import Config
 from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, StoreUnusable
-from backupd.formatting import counted, human_age, printable
-from backupd.model import LOCAL_STORE, Manifest, Progress
+from backupd.files.restoration import KEPT
+from backupd.formatting import counted, human_age, human_bytes, printable
+from backupd.model import LOCAL_STORE, FilesManifest, Manifest, Progress
 from backupd.privileges import drop_privileges, give_directories
-from backupd.tasks.choice import LATEST, Accept, require_database
+from backupd.sqlite.history import KEPT_FOR
+from backupd.tasks.choice import LATEST, Accept
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, require_same_database
 from backupd.tasks.restore import RestoreRequest, RestoreResult
-from backupd.tasks.restore.point import PointRestored, PointResult, missing_of, restore_point
+from backupd.tasks.restore.files import FilesRestoreRequest, FilesRestoreResult
+from backupd.tasks.restore.point import AnyRestoreRequest, PointRestored, PointResult, missing_of, restore_point
 from backupd.tasks.restore.point_choice import (
     ChoosePoint,
     ChosenPoint,
@@ -47,7 +50,7 @@ class PointPlan:
     """The parts of `chosen`, found in the store at `place`, are to replace the databases of `requests`."""
 
     chosen: ChosenPoint
-    requests: Sequence[RestoreRequest]  # one for each of its manifests
+    requests: Sequence[AnyRestoreRequest]  # one for each of its manifests
     inventory: Inventory
     place: str
     zone: str
@@ -60,8 +63,11 @@ class PointPlan:
         yield f"  age      {human_age((now - point.taken_at).total_seconds())}"
         yield f"  from     {self.place}; each part is verified again before anything changes"
         for manifest, request in zip(manifests, self.requests, strict=True):
-            plan = RestorePlan(require_database(manifest), request, self.inventory, self.place, self.zone, online=False)
-            yield from plan.part_lines()
+            if isinstance(manifest, Manifest) and isinstance(request, RestoreRequest):
+                plan = RestorePlan(manifest, request, self.inventory, self.place, self.zone, online=False)
+                yield from plan.part_lines()
+            elif isinstance(manifest, FilesManifest) and isinstance(request, FilesRestoreRequest):
+                yield from _files_lines(manifest, request)
         yield "  undo     backupd restore --undo, of all parts"
 
 
@@ -99,8 +105,9 @@ def restore_missing_point(wanted: WantedPoint, options: Options, config: Config,
     names = (wanted.store,) if wanted.store else (LOCAL_STORE, *config.replicas)
     for name in names:
         common.require_store(name, config)
-    sources = wanted.only or tuple(config.sources)
-    requests = [missing_request(source, config, stopped=options.stopped, dry_run=options.dry_run) for source in sources]
+    sources = wanted.only or (*config.sources, *config.files)
+    databases = [name for name in sources if name in config.sources]
+    requests = [missing_request(name, config, stopped=options.stopped, dry_run=options.dry_run) for name in databases]
     if not missing_of(requests):
         _end_without("there", f"{', '.join(sources)}: all databases exist: nothing to restore", options)
     context = common.open_context_for_restore(config, progress, reading=options.dry_run)
@@ -118,11 +125,19 @@ def restore_missing_point(wanted: WantedPoint, options: Options, config: Config,
                 refused.append(error)
                 continue
             given = _given(chosen, [one for one in requests if one.source in _sources(chosen)], config)
+            given += _files_beside(chosen, config, options)
             given = [replace(request, warnings=(warning,) if warning else ()) for request in given]
             end_with_point(restore_point(partial(_same, chosen), given, archives, context), config, options)
     if refused or not options.allow_none:
         raise (*refused, *none)[0]
     _end_without("none", "there is no restore point yet: nothing to restore", options)
+
+
+def _files_beside(chosen: ChosenPoint, config: Config, options: Options) -> list[AnyRestoreRequest]:
+    """Return the requests for the files that belong to databases that do not exist."""
+    names = [name for name in _sources(chosen) if name in config.files]
+    found = [files_restore_request(config, name, stopped=options.stopped, dry_run=options.dry_run) for name in names]
+    return [replace(request, if_missing=True) for request in found]
 
 
 def _accepting(options: Options) -> Accept:
@@ -175,15 +190,31 @@ def _sources(chosen: ChosenPoint) -> tuple[str, ...]:
     return tuple(manifest.source for manifest in chosen.manifests)
 
 
-def _requests(chosen: ChosenPoint, config: Config, options: Options, *, dry_run: bool) -> list[RestoreRequest]:
+def _requests(chosen: ChosenPoint, config: Config, options: Options, *, dry_run: bool) -> list[AnyRestoreRequest]:
     """Return the request for each part. Raises UsageError for a source that is not configured."""
-    return [restore_request(config, name, stopped=options.stopped, dry_run=dry_run) for name in _sources(chosen)]
+    return restore_requests(config, _sources(chosen), exact=options.exact, stopped=options.stopped, dry_run=dry_run)
 
 
-def _given(chosen: ChosenPoint, requests: Sequence[RestoreRequest], config: Config) -> list[RestoreRequest]:
+def _given(chosen: ChosenPoint, requests: Sequence[AnyRestoreRequest], config: Config) -> list[AnyRestoreRequest]:
     """Give empty directories to the owners of the databases, and return the requests that say so."""
-    manifests: dict[str, Manifest] = {one.source: require_database(one) for one in chosen.manifests}
-    return give_directories([(request, manifests[request.source]) for request in requests], config)
+    manifests = {one.source: one for one in chosen.manifests}
+    databases = [
+        (request, manifest)
+        for request in requests
+        if isinstance(request, RestoreRequest) and isinstance(manifest := manifests[request.source], Manifest)
+    ]
+    given = {request.source: request for request in give_directories(databases, config)}
+    return [given.get(request.source, request) for request in requests]
+
+
+def _files_lines(manifest: FilesManifest, request: FilesRestoreRequest) -> Iterator[str]:
+    """Yield the plan of a set of files."""
+    facts = manifest.files
+    yield f"  {request.source}: {manifest.id} to {request.path}"
+    yield f"    files    {counted(facts.files, 'file')} ({human_bytes(facts.size_bytes)}): what is missing or differs"
+    if request.exact:
+        yield "    exact    what is not in the copy goes"
+    yield f"    kept     what is replaced or goes, in {request.path}/{KEPT}TIME, for at least {KEPT_FOR.days} days"
 
 
 def end_with_point(restored: PointRestored, config: Config, options: Options, *, planned: bool = False) -> NoReturn:
@@ -216,6 +247,22 @@ def _print(result: PointResult, zone: str, *, planned: bool) -> None:
     for part in result.parts:
         if isinstance(part, RestoreResult):
             output.print_restored(replace(part, undo=None), zone, as_json=False)
+        elif isinstance(part, FilesRestoreResult):
+            _print_files(part)
     output.print_notes(result.notes)
     if result.undo:
         output.echo(f"undo of all: {result.undo}")
+
+
+def _print_files(part: FilesRestoreResult) -> None:
+    verb = "would put back" if part.dry_run else "put back"
+    if part.generation is None:
+        output.echo(f"{verb} the files in {part.target}")
+    else:
+        output.echo(f"{verb} {part.generation} to {part.target}")
+        unpacked = f"{counted(part.files, 'file')} ({human_bytes(part.size_bytes)})"
+        gone = f", {part.extra} not in the copy" if part.extra else ""
+        output.echo(f"  changes  {part.missing} missing, {part.differing} differing{gone}: {unpacked} from the copy")
+        output.echo(f"  equal    {part.unchanged}, compared byte by byte with their digests")
+    if part.kept:
+        output.echo(f"  kept     {part.kept}: backupd clean removes it after {KEPT_FOR.days} days")

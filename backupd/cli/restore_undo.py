@@ -1,6 +1,6 @@
 """`backupd restore --undo` and `--redo`: of the restore of one source, or of a whole point."""
 
-from backupd.bootstrap.tasks import backup_request, restore_request
+from backupd.bootstrap.tasks import backup_request, restore_requests
 from backupd.cli import common, output
 from backupd.cli.restore_plan import Options
 from backupd.cli.restore_point import end_with_point
@@ -69,7 +69,8 @@ def undo_whole(how: Options, config: Config, context: TaskContext, *, redo: bool
 
     Raises TargetRefused where only some of its databases can be taken back.
     """
-    requests = [restore_request(config, name, stopped=how.stopped, dry_run=how.dry_run) for name in config.sources]
+    names = (*config.sources, *config.files)
+    requests = restore_requests(config, names, stopped=how.stopped, dry_run=how.dry_run)
     planned = plan_point_undo(requests, context, redo=redo)
     if not planned or (together := planned[0].together) is None:
         return

@@ -98,10 +98,13 @@ class Daemon:
         owned = self._owned = self._claims.acquire()
         ready = self._all_due([one for one in self._planned if one.source in owned])
         tasks = {planned.task for planned, _ in ready}
-        for planned, due in ready:
-            request = TaskRequest(planned.task, planned.source)
-            if not waits(planned.task, tasks) and self._queues.submit(request):
-                self._context.log.info(Event.RUN_DUE, f"{planned} is due: {due.reason}", **request.fields())
+        reasons = {
+            TaskRequest(planned.task, planned.source): f"{planned} is due: {due.reason}"
+            for planned, due in ready
+            if not waits(planned.task, tasks)
+        }
+        for request in self._queues.submit(*reasons):
+            self._context.log.info(Event.RUN_DUE, reasons[request], **request.fields())
 
     def _all_due(self, planned: list[Planned]) -> list[tuple[Planned, Due]]:
         """Return what has to run now; without a usable catalog, by what this daemon remembers."""

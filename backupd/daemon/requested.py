@@ -83,12 +83,14 @@ class RequestedBackups:
             self._known[run.id] = _Requested(run, wanted, key)
             self._accepted_s.append(self._monotonic())
         by = f"requested over HTTP by {client}" + (f": {label}" if label else "")
-        for source in sources:
-            request = TaskRequest("backup", source, run.id, pin)
+        requests = [TaskRequest("backup", source, run.id, pin) for source in sources]
+        for request in requests:
             self._context.log.info(
                 Event.RUN_REQUESTED, f"{request} was {by}", run=run.id, label=label or None, **request.fields()
             )
-            if not self._queues.submit(request, self):
+        queued = self._queues.submit(*requests, observer=self)
+        for request in requests:
+            if request not in queued:
                 self.dropped(request)
         return self.find(run.id) or run
 

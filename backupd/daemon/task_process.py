@@ -1,4 +1,4 @@
-"""One run of the daemon, in a process of its own: `python -m backupd.daemon.task_process TASK [SOURCE]`.
+"""Runs of the daemon in a process of their own: `python -m backupd.daemon.task_process TASK [SOURCE...]`.
 
 The daemon stays small and alive whatever a run needs or does, and stops a run by a signal, which cleans up as a command
 in a terminal does. The configuration comes through standard input, as the daemon read it when it had the rights; when
@@ -10,12 +10,14 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
 from backupd.config import Config
-from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest
+from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest, fields_of, named
 from backupd.errors import BackupdError, UnexpectedError
 from backupd.log import Event, EventLog
 from backupd.privileges import drop_privileges
@@ -26,50 +28,58 @@ from backupd.system.signals import exit_on_signals, ignore_signals
 from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
-def main(request: TaskRequest, config: Config, report_to: int | None = None) -> int:
-    """Run `request` and return its exit code; events go to `backup.log` and, as plain lines, to standard output.
+def main(requests: Sequence[TaskRequest], config: Config, report_to: int | None = None) -> int:
+    """Run `requests`, which are one, or backups; return the exit code of the first that has not succeeded.
 
-    The report of a run goes to the file `report_to`.
+    Events go to `backup.log` and, as plain lines, to standard output; the reports go to the file `report_to`.
     """
     log = deferred_log(config, sys.stdout)
     try:
         call_when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         drop_privileges(config, os.environ)  # a database that was missing when the daemon started may have an owner now
-        return _run(request, config, build_context(config, console=sys.stdout), report_to)
+        return _run(requests, config, build_context(config, console=sys.stdout), report_to)
     except BackupdError as error:
-        return _failed(request, error, log, report_to)
+        return _failed(requests, error, log, report_to)
     except Exception as error:  # noqa: BLE001 - a defect belongs into the log
-        return _failed(request, UnexpectedError.of(error, "report this with backup.log"), log, report_to)
+        return _failed(requests, UnexpectedError.of(error, "report this with backup.log"), log, report_to)
 
 
-def _failed(request: TaskRequest, error: BackupdError, log: EventLog, report_to: int | None) -> int:
-    log.error(Event.RUN_FAILED, f"the {request} failed: {error.message}", hint=error.hint, **request.fields())
-    _deliver(failed_backup(request.source, datetime.now(UTC), error), report_to)
+def _failed(requests: Sequence[TaskRequest], error: BackupdError, log: EventLog, report_to: int | None) -> int:
+    log.error(
+        Event.RUN_FAILED, f"the {named(requests)} failed: {error.message}", hint=error.hint, **fields_of(requests)
+    )
+    now = datetime.now(UTC)
+    _deliver([failed_backup(request.source, now, error) for request in requests], report_to)
     return error.exit_code
 
 
-def _deliver(report: AnyReport, report_to: int | None) -> None:
+def _deliver(reports: Sequence[AnyReport], report_to: int | None) -> None:
     if report_to is not None:
-        os.write(report_to, json.dumps(report_facts(report)).encode())
+        with open(report_to, "wb", closefd=False) as stream:
+            stream.writelines(json.dumps(report_facts(report)).encode() + b"\n" for report in reports)
 
 
-def _run(request: TaskRequest, config: Config, context: TaskContext, report_to: int | None) -> int:
+def _run(requests: Sequence[TaskRequest], config: Config, context: TaskContext, report_to: int | None) -> int:
+    request = requests[0]
     if request.task == DOCTOR:
+        _recover_restores(config, context)
         return _doctor(config, context)
     if request.task == REBUILD:
         rebuild_catalog(context)
         return 0
-    report = _run_task(request, config, context)
-    _deliver(report, report_to)
-    return report.exit_code
+    if request.task == "backup":
+        from backupd.tasks.backup import back_up_together
+
+        wanted = [replace(backup_request(config, one.source), pin=one.pin) for one in requests]
+        reports: Sequence[AnyReport] = back_up_together(wanted, context, tuple(config.sources)).reports
+    else:
+        reports = [_run_task(request, config, context)]
+    _deliver(reports, report_to)
+    return next((report.exit_code for report in reports if report.exit_code), 0)
 
 
 def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> AnyReport:
     task, source = request.task, request.source
-    if task == "backup":
-        from backupd.tasks.backup import backup
-
-        return backup(replace(backup_request(config, source), pin=request.pin), context)
     lower_priority(priority(config))  # a backup lowers its own priority, once it no longer holds the app's snapshot
     if task == "replicate":
         from backupd.bootstrap import replicas
@@ -80,12 +90,13 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
         return replicate(replicas.replication_request(config, source), connect, retry, context)
     if task == "drill":
         from backupd.bootstrap import replicas
-        from backupd.bootstrap.tasks import drill_request
+        from backupd.bootstrap.tasks import drill_request, drilled_sources
         from backupd.tasks.drill import drill
 
-        drilled = drill_request(config, source)
-        opener = replicas.store_opener(config, drilled.store, context)
-        return drill(drilled, opener, replicas.replica_retry(config, drilled.store, context), context)
+        requests = [drill_request(config, name) for name in drilled_sources(config, (source,))]
+        store = requests[0].store
+        opener, retry = replicas.store_opener(config, store, context), replicas.replica_retry(config, store, context)
+        return next(report for report in drill(requests, opener, retry, context) if report.subject == source)
     if task == "prune":
         from backupd.tasks.prune import prune
 
@@ -93,6 +104,15 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
     from backupd.tasks.verify import scrub
 
     return scrub(source, context)
+
+
+def _recover_restores(config: Config, context: TaskContext) -> None:
+    """Finish or undo the restores that were killed before the daemon started; the doctor finds what that leaves."""
+    from backupd.tasks.restore.recovery import recover_before_backup
+
+    for source in config.sources.values():
+        with suppress(BackupdError):  # such as a restore that is running
+            recover_before_backup(source.path, context)
 
 
 def _doctor(config: Config, context: TaskContext) -> int:
@@ -110,6 +130,7 @@ def _doctor(config: Config, context: TaskContext) -> int:
 if __name__ == "__main__":
     exit_on_signals()
     config, pin, report_to = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the daemon, by a pipe of its own
-    code = main(TaskRequest(sys.argv[1], sys.argv[2], pin=pin), config, report_to)
+    task, *sources = sys.argv[1:]
+    code = main([TaskRequest(task, source, pin=pin) for source in sources], config, report_to)
     ignore_signals()
     sys.exit(code)

@@ -1,4 +1,7 @@
-"""Runs one task after the other, each in a process of its own, and remembers the results."""
+"""Runs one task after the other, each in a process of its own, and remembers the results.
+
+Backups of several sources that wait together are one process, which pins all of them before it copies the first.
+"""
 
 import os
 import pickle
@@ -6,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +54,10 @@ class TaskRequest:
         """The request of the schedule that this one makes superfluous."""
         return TaskRequest(self.task, self.source)
 
+    def goes_with(self, other: "TaskRequest") -> bool:
+        """Return whether one process does both: backups of the schedule, or of one request of a client."""
+        return self.task == other.task == "backup" and (self.run_id, self.pin) == (other.run_id, other.pin)
+
     def fields(self) -> dict[str, str | None]:
         """Return the fields of its log lines."""
         return {"task": self.task, "source": self.source or None}
@@ -63,7 +70,7 @@ class TaskResult:
     began_at: datetime
     ended_at: datetime
     exit_code: int
-    report: AnyReport | None = None  # of a backup that a client has requested
+    report: AnyReport | None = None  # of a backup that a client has requested, or of one of several
 
     @property
     def succeeded(self) -> bool:
@@ -92,7 +99,7 @@ class TaskQueue:
         self._timeout_s = config.schedule.run_timeout_s
         self._changed = threading.Condition()
         self._waiting: deque[TaskRequest] = deque()
-        self._current: TaskRequest | None = None
+        self._current: tuple[TaskRequest, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._results: dict[TaskRequest, tuple[TaskResult, ...]] = {}
@@ -105,26 +112,30 @@ class TaskQueue:
         self._on_end = on_end
         self._thread.start()
 
-    def submit(self, request: TaskRequest, observer: RunObserver | None = None) -> bool:
-        """Queue `request`, and return whether it was queued.
+    def submit(self, *requests: TaskRequest, observer: RunObserver | None = None) -> tuple[TaskRequest, ...]:
+        """Queue `requests`, which one process does if they go together; return those that were queued.
 
         Not where it waits or runs already, nor one of the schedule where a client has requested the same. What a client
         has requested precedes the schedule, and replaces the same that waits: none of them loses its pin.
         """
         with self._changed:
-            known = [*self._waiting, *filter(None, [self._current])]
-            if self._stopping or request in known or request in (one.scheduled for one in known):
-                return False
-            if request.run_id:
-                others = [one for one in self._waiting if one != request.scheduled]
-                first = sum(bool(one.run_id) for one in others)
-                self._waiting = deque([*others[:first], request, *others[first:]])
-            else:
-                self._waiting.append(request)
+            queued = tuple(request for request in requests if self._queue(request))
             if observer is not None:
-                self._observers[request] = observer
+                self._observers.update(dict.fromkeys(queued, observer))
             self._changed.notify_all()
-            return True
+            return queued
+
+    def _queue(self, request: TaskRequest) -> bool:
+        known = [*self._waiting, *self._current]
+        if self._stopping or request in known or request in (one.scheduled for one in known):
+            return False
+        if request.run_id:
+            others = [one for one in self._waiting if one != request.scheduled]
+            first = sum(bool(one.run_id) for one in others)
+            self._waiting = deque([*others[:first], request, *others[first:]])
+        else:
+            self._waiting.append(request)
+        return True
 
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""
@@ -134,7 +145,7 @@ class TaskQueue:
     def idle(self) -> bool:
         """Return whether nothing runs or waits."""
         with self._changed:
-            return not self._waiting and self._current is None
+            return not self._waiting and not self._current
 
     def alive(self) -> bool:
         """Return whether the thread is alive."""
@@ -145,92 +156,112 @@ class TaskQueue:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-            request, process = self._current, self._process
+            requests, process = self._current, self._process
             dropped = [(one, self._observers.pop(one)) for one in self._waiting if one in self._observers]
         for one, observer in dropped:
             observer.dropped(one)
-        if request is not None and process is not None:
-            self._end(request, process, "the daemon stops")
+        if requests and process is not None:
+            self._end(requests, process, "the daemon stops")
         self._thread.join(1)
 
     def _work(self) -> None:
-        while (request := self._next()) is not None:
-            began_at, observer = self._clock(), self._observers.pop(request, None)
-            if observer is not None:
+        while requests := self._next():
+            began_at = self._clock()
+            observers = {one: self._observers.pop(one) for one in requests if one in self._observers}
+            for request, observer in observers.items():
                 observer.began(request)
-            exit_code, report = self._run(request, began_at)
-            result = TaskResult(began_at, self._clock(), exit_code, report)
+            ended = self._run(requests, began_at)
+            ended_at = self._clock()
+            results = {one: TaskResult(began_at, ended_at, *ended[one]) for one in requests}
             with self._changed:
-                self._current = self._process = None
-                earlier = () if result.succeeded else self._results.get(request.scheduled, ())
-                self._results[request.scheduled] = (*earlier, result)[-_RESULTS_KEPT:]
-            if observer is not None:
-                observer.ended(request, result)
-            if request.source:  # after a rebuild that fails, the next attempt has to wait for the next minute
+                self._current, self._process = (), None
+                for request, result in results.items():
+                    earlier = () if result.succeeded else self._results.get(request.scheduled, ())
+                    self._results[request.scheduled] = (*earlier, result)[-_RESULTS_KEPT:]
+            for request, observer in observers.items():
+                observer.ended(request, results[request])
+            if requests[0].source:  # after a rebuild that fails, the next attempt has to wait for the next minute
                 self._on_end()
 
-    def _next(self) -> TaskRequest | None:
-        """Wait for a request; None once the queue stops."""
+    def _next(self) -> tuple[TaskRequest, ...]:
+        """Wait for a request, and return it with all that go with it; nothing once the queue stops."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping)
-            self._current = None if self._stopping else self._waiting.popleft()
+            if self._stopping:
+                self._current = ()
+            else:
+                first = self._waiting.popleft()
+                self._current = (first, *(one for one in self._waiting if one.goes_with(first)))
+                self._waiting = deque(one for one in self._waiting if one not in self._current)
             return self._current
 
-    def _run(self, request: TaskRequest, began_at: datetime) -> tuple[int, AnyReport | None]:
-        """Run `request` in a process; return its exit code, and, where a client has requested it, its report.
+    def _run(
+        self, requests: Sequence[TaskRequest], began_at: datetime
+    ) -> Mapping[TaskRequest, tuple[int, AnyReport | None]]:
+        """Run `requests` in a process; return the exit code of each, and its report.
 
-        A failure to start is logged, and has both as well.
+        A single one of the schedule leaves none. A failure to start is logged, and has both as well.
         """
         with ExitStack() as stack:
-            exit_code, outcome = self._watch(request, stack)
-        if not request.run_id:
-            return exit_code, None
-        if isinstance(outcome, BackupdError):
-            return exit_code, failed_backup(request.source, began_at, outcome)
-        return exit_code, outcome
+            exit_code, reports, failure = self._watch(requests, stack)
+        if not _leaves_reports(requests):
+            return {requests[0]: (exit_code, None)}
+        ended = dict[TaskRequest, tuple[int, AnyReport | None]]()
+        for request in requests:
+            report = reports.get(request.source)
+            if report is not None:
+                ended[request] = (report.exit_code, report)
+            else:
+                ended[request] = (exit_code or failure.exit_code, failed_backup(request.source, began_at, failure))
+        return ended
 
-    def _watch(self, request: TaskRequest, stack: ExitStack) -> tuple[int, AnyReport | BackupdError]:
-        """Run the process; return its exit code, and its report, or why there is none."""
+    def _watch(
+        self, requests: Sequence[TaskRequest], stack: ExitStack
+    ) -> tuple[int, Mapping[str, AnyReport], BackupdError]:
+        """Run the process; return its exit code, its reports by source, and why one is missing."""
+        what = named(requests)
         try:
-            process, report_to = self._start(request, stack)
+            process, report_to = self._start(requests, stack)
         except ProcessRefused as error:
-            return self._failed_to_start(request, error.message, error.hint)
+            return self._failed_to_start(requests, error.message, error.hint)
         except OSError as error:
-            return self._failed_to_start(request, os_error_text(error), os_error_hint(error))
+            return self._failed_to_start(requests, os_error_text(error), os_error_hint(error))
         with self._changed:
             self._process, stopping = process, self._stopping
         if stopping:
-            self._end(request, process, "the daemon stops")
-        failure: BackupdError = WorkerFailed(f"the {request} ended without a report", "see backup.log")
+            self._end(requests, process, "the daemon stops")
+        failure: BackupdError = WorkerFailed(f"the {what} ended without a report", "see backup.log")
+        timeout_s = self._timeout_s * len(requests)
         try:
-            process.wait(self._timeout_s)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            why = f"it did not end within {human_duration(self._timeout_s)}"
-            failure = WorkerHung(f"the {request} was stopped: {why}", "see backup.log; a hung disk or mount is likely")
-            self._end(request, process, why, signal.SIGALRM)
+            why = f"it did not end within {human_duration(timeout_s)}"
+            failure = WorkerHung(f"the {what} was stopped: {why}", "see backup.log; a hung disk or mount is likely")
+            self._end(requests, process, why, signal.SIGALRM)
         finally:
             close_input(process)
         code = process.returncode
         if code is None:  # it hangs in the kernel, where not even SIGKILL ends it
-            return TemporaryError.exit_code, failure
+            return TemporaryError.exit_code, {}, failure
         if self._stopping:
-            failure = Terminated(f"the {request} was cut off: the daemon stops", "request it again")
+            failure = Terminated(f"the {what} was cut off: the daemon stops", "request it again")
         elif code < 0:
-            what = f"the {request} was killed by {signal.Signals(-code).name}"
-            failure = WorkerFailed(what, "see dmesg: too little memory is likely")
-            self._log.error(Event.RUN_FAILED, failure.message, hint=failure.hint, **request.fields())
-        return code, _report_in(report_to, request) or failure
+            cause = f"the {what} was killed by {signal.Signals(-code).name}"
+            failure = WorkerFailed(cause, "see dmesg: too little memory is likely")
+            self._log.error(Event.RUN_FAILED, failure.message, hint=failure.hint, **fields_of(requests))
+        return code, _reports_in(report_to, requests), failure
 
-    def _start(self, request: TaskRequest, stack: ExitStack) -> tuple[subprocess.Popen[bytes], int | None]:
+    def _start(self, requests: Sequence[TaskRequest], stack: ExitStack) -> tuple[subprocess.Popen[bytes], int | None]:
         """Start the process of a run, with the secrets that it needs, and the process that sends its pings.
 
-        Returns the file in memory that gets the report of a run that a client has requested, too: what is in it is not
-        lost where the process ends first. File and ping process end with `stack`.
+        Returns the file in memory that gets the reports, where somebody asks for them: what is in it is not lost where
+        the process ends first. File and ping process end with `stack`.
         """
+        request = requests[0]
         config = withhold_secrets(self._config, secrets_of_task(self._config, request.task, request.source))
         descriptors: tuple[int, ...] = ()
         report_to = None
-        if request.run_id:
+        if _leaves_reports(requests):
             report_to = os.memfd_create("report")
             stack.callback(os.close, report_to)
             descriptors = (report_to,)
@@ -238,21 +269,27 @@ class TaskQueue:
             helper, pinging = start_ping_helper(monitors, mask_of(self._config), os.environ)
             stack.callback(_end_helper, pinging)
             config, descriptors = config.with_ping_helper(helper), (*descriptors, helper.to, helper.back)
-        arguments = ("backupd.daemon.task_process", request.task, request.source)
+        arguments = ("backupd.daemon.task_process", request.task, *(one.source for one in requests))
         process = start_module(*arguments, stdout=None, descriptors=descriptors)
         send(process, pickle.dumps((config, request.pin, report_to)))
         return process, report_to
 
-    def _failed_to_start(self, request: TaskRequest, why: str, hint: str) -> tuple[int, BackupdError]:
-        error = ProcessRefused(f"the {request} could not start: {why}", hint)
-        self._log.error(Event.RUN_FAILED, error.message, hint=hint, **request.fields())
-        return error.exit_code, error
+    def _failed_to_start(
+        self, requests: Sequence[TaskRequest], why: str, hint: str
+    ) -> tuple[int, Mapping[str, AnyReport], BackupdError]:
+        error = ProcessRefused(f"the {named(requests)} could not start: {why}", hint)
+        self._log.error(Event.RUN_FAILED, error.message, hint=hint, **fields_of(requests))
+        return error.exit_code, {}, error
 
     def _end(
-        self, request: TaskRequest, process: subprocess.Popen[bytes], why: str, by: signal.Signals = signal.SIGTERM
+        self,
+        requests: Sequence[TaskRequest],
+        process: subprocess.Popen[bytes],
+        why: str,
+        by: signal.Signals = signal.SIGTERM,
     ) -> None:
         """Let a run clean up, and kill it when that takes too long."""
-        self._log.warning(Event.RUN_STOPPED, f"stopping the {request}: {why}", **request.fields())
+        self._log.warning(Event.RUN_STOPPED, f"stopping the {named(requests)}: {why}", **fields_of(requests))
         process.send_signal(by)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_GRACE_S)
@@ -261,16 +298,34 @@ class TaskQueue:
             process.wait(1)
 
 
-def _report_in(descriptor: int | None, request: TaskRequest) -> AnyReport | None:
-    """Return the report that the process of `request` left, None where it left none, or that of something else."""
+def named(requests: Sequence[TaskRequest]) -> str:
+    """Return what a process does, in words."""
+    first, more = requests[0], len(requests) - 1
+    return f"{first} and {more} more" if more else str(first)
+
+
+def fields_of(requests: Sequence[TaskRequest]) -> dict[str, str | None]:
+    """Return the fields of a log line about a process; with several sources none is named."""
+    return requests[0].fields() if len(requests) == 1 else {"task": requests[0].task, "source": None}
+
+
+def _leaves_reports(requests: Sequence[TaskRequest]) -> bool:
+    return bool(requests[0].run_id) or len(requests) > 1
+
+
+def _reports_in(descriptor: int | None, requests: Sequence[TaskRequest]) -> dict[str, AnyReport]:
+    """Return the reports that the process of `requests` left, by source, without those of something else."""
+    found = dict[str, AnyReport]()
     if descriptor is None:
-        return None
-    try:
-        found = report_from_json(os.pread(descriptor, _REPORT_BYTES, 0).decode())
-    except (ValueError, OSError):
-        return None
-    is_its_own = (found.task, found.subject) == (request.task, request.source)
-    return found if is_its_own and isinstance(found.details, BackupDetails) else None
+        return found
+    wanted = {(request.task, request.source) for request in requests}
+    with suppress(OSError):
+        for line in os.pread(descriptor, _REPORT_BYTES * len(requests), 0).splitlines():
+            with suppress(ValueError):
+                report = report_from_json(line.decode())
+                if (report.task, report.subject) in wanted and isinstance(report.details, BackupDetails):
+                    found[report.subject] = report
+    return found
 
 
 def _end_helper(helper: subprocess.Popen[bytes]) -> None:
@@ -291,9 +346,12 @@ class TaskQueues:
         self.local.start(on_end)
         self.remote.start(on_end)
 
-    def submit(self, request: TaskRequest, observer: RunObserver | None = None) -> bool:
-        """Queue `request`, unless it waits or runs already; return whether it was queued."""
-        return self._queue(request).submit(request, observer)
+    def submit(self, *requests: TaskRequest, observer: RunObserver | None = None) -> tuple[TaskRequest, ...]:
+        """Queue those of `requests` that neither wait nor run already; return them. See `TaskQueue.submit`."""
+        queued = set[TaskRequest]()
+        for queue in (self.local, self.remote):
+            queued.update(queue.submit(*(one for one in requests if self._queue(one) is queue), observer=observer))
+        return tuple(one for one in requests if one in queued)
 
     def results(self, request: TaskRequest) -> tuple[TaskResult, ...]:
         """Return the last success of `request` and the failures since then, oldest first."""

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, Final
 
 from backupd.errors import DrillFailed, WorkerHung
 from backupd.model import Contents, Verdict
@@ -13,6 +14,7 @@ from backupd.sqlite.worker_process import WorkerProcess, deadline_for
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import NORMAL, Priority
 
+_CHUNK_BYTES: Final = 1 << 20
 _TOO_LONG = "a stronger check did not end in time: the schema has expressions that take very long to compute"
 
 
@@ -70,6 +72,33 @@ def query_copy(copy: HeldFile, query: str | None, timeout_s: float) -> QueryResu
             f"the query on the restored copy took longer than {timeout_s:.0f} s",
             "simplify drill.query, or raise drill.timeout_s",
         ) from error
+
+
+def query_names(copy: HeldFile, query: str, timeout_s: float, files: str) -> Iterator[bytes]:
+    """Run the query of the set `files` on a database, read-only, and yield the first column of each row.
+
+    Values that are NULL are left out. Raises DrillFailed, also after `timeout_s`, SnapshotFailed if it was replaced,
+    OSError.
+    """
+    with TemporaryFile(prefix="backupd-", buffering=0) as names:
+        request = CopyRequest(
+            verb="names", path=copy.name, held=copy.descriptor, query=query, files=files, target_held=names.fileno()
+        )
+        deadline, directory = time.monotonic() + timeout_s, copy.directory.fixed_path
+        held = [copy.descriptor, names.fileno()]
+        try:
+            with WorkerProcess[None]("copy_tasks", request, directory, deadline, held) as worker:
+                worker.result()
+        except WorkerHung as error:
+            raise DrillFailed(
+                f"files.{files}.query took longer than {timeout_s:.0f} s on the copy",
+                f"simplify files.{files}.query, or raise its timeout_s",
+            ) from error
+        names.seek(0)
+        rest = b""
+        while chunk := names.read(_CHUNK_BYTES):
+            *complete, rest = (rest + chunk).split(b"\0")
+            yield from complete
 
 
 def _inspection(reply: IntegrityReply) -> Inspection:

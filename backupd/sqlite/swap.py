@@ -145,6 +145,8 @@ def swap(
     when another file was put in the place of the new one; OSError. SIGTERM is deferred to the end.
     """
     new.require_in_place()
+    if FileMark.of(place, place.name) != journal.old:  # such as a database that an app has created since
+        raise TargetInUse(f"{place.path} was written to during the restore: nothing was changed")
     with defer_signals(), journal_written(place, journal):
         try:
             if record is not None:

@@ -22,7 +22,7 @@ from backupd.system.mounts import exposing_mount
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.prune import pins_in_force, plan_pruning
+from backupd.tasks.pruning_plan import PruningPlans, pins_in_force
 
 MOST_MARKS: Final = 10_000  # a year of hourly backups
 MOST_GENERATIONS: Final = 100
@@ -126,7 +126,8 @@ def _histories(inventory: Inventory, known: _Known, scope: StatusScope) -> tuple
     schedules = {one.source: one.schedule for one in scope.planned if one.task == "backup"}
     foreign = sorted({generation.source for generation in inventory.generations} - schedules.keys())
     sources, pins = (*schedules, *foreign[:MOST_FOREIGN_SOURCES]), _pins(inventory, scope.context)
-    return tuple(_history(name, schedules.get(name), inventory, known, pins, scope) for name in sources)
+    plans = PruningPlans(scope.retention, inventory, scope.context)
+    return tuple(_history(name, schedules.get(name), inventory, known, pins, plans) for name in sources)
 
 
 def _history(
@@ -135,19 +136,19 @@ def _history(
     inventory: Inventory,
     known: _Known,
     pins: Mapping[str, Pin],
-    scope: StatusScope,
+    plans: PruningPlans,
 ) -> model.SourceHistory:
     generations = inventory.of(source)
     earlier = known.records.get(source, SourceRecords())
     taken_at = tuple(generation.taken_at for generation in generations if inventory.counts(generation))
-    reasons = _reasons(source, inventory, scope) if schedule else {}
-    otherwise, local = () if schedule else (NOT_CONFIGURED,), scope.context.store.name
+    reasons = _reasons(source, inventory, plans) if schedule else {}
+    otherwise = () if schedule else (NOT_CONFIGURED,)
     return model.SourceHistory(
         source=source,
         days=judge_days(replace(earlier, taken_at=taken_at), schedule, inventory.now) if schedule else (),
         points=_points(earlier.marks, schedule) if schedule else (),
         generations=tuple(
-            _generation(one, reasons.get(one.id, otherwise), known, pins.get(one.id), local)
+            _generation(one, reasons.get(one.id, otherwise), known, pins.get(one.id), inventory.store)
             for one in generations[:MOST_GENERATIONS]
         ),
         generation_count=len(generations),
@@ -155,9 +156,9 @@ def _history(
     )
 
 
-def _reasons(source: str, inventory: Inventory, scope: StatusScope) -> Mapping[str, tuple[str, ...]]:
+def _reasons(source: str, inventory: Inventory, plans: PruningPlans) -> Mapping[str, tuple[str, ...]]:
     try:
-        return plan_pruning(source, scope.retention, inventory, scope.context).reasons()
+        return plans.of(source).reasons()
     except OSError:
         return {generation.id: (HOLDS_UNREADABLE,) for generation in inventory.of(source)}
 

@@ -8,9 +8,10 @@ No content is trusted for its name: who reads one compares it with its digest.
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EIO
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from stat import S_ISREG
@@ -52,6 +53,10 @@ class LocalContents:
         """Open a content for reading, unpacked, and not yet compared with its digest; see `contract.Contents`."""
         name, stored = self.open_stored(digest)
         return unpacked(stored) if name != digest else stored
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+        """Yield each digest with what opens it as `open` does."""
+        return ((digest, partial(self.open, digest)) for digest in digests)
 
     def open_stored(self, digest: str) -> tuple[str, BinaryIO]:
         """Open the file of a content as it is stored; returns its name too. Raises ContentMissing, OSError."""

@@ -59,6 +59,7 @@ class Transfer:
     resumed_bytes: int  # of an earlier transfer, that were verified and kept
     verified_by: VerificationMethod = "read-back"
     fallback_reason: str = ""  # why it was not verified by the configured method; empty where it was
+    contents: int = 0  # of files, that were not there yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,12 @@ class Contents(Protocol):
         """Open what is stored for reading, unpacked, and not yet compared with `digest` (in hex).
 
         Reading raises CopyCorrupt where a stored file does not unpack, and OSError. Raises ContentMissing, OSError.
+        """
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+        """Yield each digest, in no order, with what opens it as `open` does, to be called before the next.
+
+        Where a store is far away, many small ones are read at once.
         """
 
     def remove(self, digests: Collection[str]) -> None:
@@ -172,6 +179,10 @@ class Store(Archives, Points, Protocol):
 
 class Replica(Store, Protocol):
     """A store that copies are sent to."""
+
+    @property
+    def contents(self) -> ReplicaContents:
+        """The contents of the files of all sets."""
 
     @property
     def last_transfer(self) -> Transfer:

@@ -6,6 +6,7 @@ It is in files, not in the catalog: a lost catalog must not end a hold or a pin.
         /holds/SOURCE.accepted    the next backup of a held source is published although it is unreadable
         /pins/ID.json             pin on a generation: no store prunes it
         /damaged/ID               mark of a damaged generation
+        /sweeps/STORE             contents of files in that store are to be swept
         /quarantine/SOURCE/NAME/  damaged copies, with what was found
         /identity                 16 hex digits, made once: the `store` of each manifest of this store
         /adopted                  lost stores whose generations count as own, a line each: identity, and until when
@@ -236,6 +237,25 @@ class DamageMarks(_Kept):
     def clear(self, generation: str) -> None:
         """Remove the mark: the generation was verified, or is gone. Raises OSError."""
         self._remove(generation)
+
+
+class DueSweeps(_Kept):
+    """The stores whose contents of files are to be swept, one file each."""
+
+    NAME = "sweeps"
+
+    def due(self, store: str) -> bool:
+        """Tell whether a sweep is due. Raises OSError."""
+        return self._has(store)
+
+    def add(self, store: str) -> None:
+        """Note that a sweep is due, durably. Raises OSError."""
+        if not self._has(store):
+            self._add(store, "")
+
+    def clear(self, store: str) -> None:
+        """Note that it is done. Raises OSError."""
+        self._remove(store)
 
 
 _SNAPSHOT: Final = "snapshot.sqlite3"

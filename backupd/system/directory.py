@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
-from backupd.system.fs import OPEN_FILES, exchange_names, fsync_open_directory, write_all
+from backupd.system.fs import OPEN_FILES, exchange_names, fsync_open_directory, rename_to_free_name, write_all
 from backupd.system.owners import known_owner
 from backupd.system.small_file import (
     NO_LINK_NO_WAIT,
@@ -203,6 +203,14 @@ class Directory:
         """Rename `name` to `new` in the directory `to`, replacing a file there; not yet durable."""
         with self._errors(name, to.path_of(new)):
             os.rename(_one_part(name), _one_part(new), src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
+
+    def rename_to_free_name(self, name: str, to: "Directory", new: str) -> None:
+        """Rename anything that is `name` here to `new` in `to`, which must not exist; not yet durable.
+
+        Raises FileExistsError.
+        """
+        with self._errors(name, to.path_of(new)):
+            rename_to_free_name(_one_part(name), _one_part(new), self.descriptor, to.descriptor)
 
     def move(self, name: str, descriptor: int, to: "Directory", new: str) -> None:
         """Rename the open file `descriptor`, whose name here is `name`, as `rename` does.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # child processes import this
 
 OPEN_FILES = "/proc/self/fd/"
 _AT_FDCWD = -100  # fcntl.h
-_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 # fsync(2) of a directory on CIFS before Linux 4.17, vboxsf, DrvFs, 9p2000. PostgreSQL's fd.c tolerates the first two.
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 # chmod(2) of an own file on ZFS with NFSv4 ACLs (aclmode=restricted), FAT and some SMB servers; chown(2) on the latter
@@ -95,12 +95,31 @@ def exchange_names(one: "Path | str", other: "Path | str", directory: int = _AT_
 
     Raises OSError.
     """
+    return _renameat2(one, other, directory, directory, _RENAME_EXCHANGE)
+
+
+def rename_to_free_name(name: str, new: str, directory: int, to: int) -> None:
+    """Rename `name` in the open `directory` to `new` in the open directory `to`, where nothing may have that name.
+
+    Where the kernel or the file system cannot ensure that, a moment lies between the check and the rename. Raises
+    FileExistsError, OSError.
+    """
+    if not _renameat2(name, new, directory, to, _RENAME_NOREPLACE):
+        try:
+            os.stat(new, dir_fd=to, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, new, src_dir_fd=directory, dst_dir_fd=to)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+
+
+def _renameat2(one: "Path | str", other: "Path | str", directory: int, to: int, flags: int) -> bool:
     import ctypes  # rarely needed, and slow to load
 
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:  # another C library, or an older version
         return False
-    if rename(directory, os.fsencode(one), directory, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if rename(directory, os.fsencode(one), to, os.fsencode(other), flags) == 0:
         return True
     number = ctypes.get_errno()
     if number in _UNSUPPORTED:  # not supported by the file system or the kernel

@@ -1,24 +1,31 @@
-"""One verified backup of one source: the same steps by schedule and by hand.
+"""Verified backups of one source, or of several together: the same steps by schedule and by hand.
 
-    lock, recover → hook → copy → check ∥ pack ∥ digest → decide → publish → hook → prune → report
+    lock, recover → hook → pin all → copy → check ∥ pack ∥ digest → decide → publish → index → hook → prune → report
 
-Every step may be killed: a generation exists once its manifest is in place, and nothing old is removed before that.
+Every step may be killed: a generation exists once its manifest is in place, a restore point once its index is, and
+nothing old is removed before that.
 """
 
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backupd.catalog import RunRecord
 from backupd.formatting import human_bytes
+from backupd.model import PointPart, RestorePoint
 from backupd.report import BackupDetails, RunReport
+from backupd.system.directory import Directory
 from backupd.system.mounts import is_remote
 from backupd.system.os_errors import os_error_text
-from backupd.tasks.capture import Capture, capturing
+from backupd.tasks.capture import Capture, UnusableSource, capturing
 from backupd.tasks.context import TaskContext, local_inventory
+from backupd.tasks.copying import PinnedCopy, SourceToCopy, pinned_copies
 from backupd.tasks.hooks import hooks
-from backupd.tasks.inventory import shared_source_warning
+from backupd.tasks.inventory import Inventory, shared_source_warning
+from backupd.tasks.point import publish_point_if_whole
 from backupd.tasks.prune import apply_retention, pin_if_possible
-from backupd.tasks.publication import apply_publication, decide_publication, source_state
+from backupd.tasks.publication import SourceState, apply_publication, decide_publication, source_state
 from backupd.tasks.requests import BackupRequest, FilesRequest
 from backupd.tasks.restore.recovery import recover_before_backup
 from backupd.tasks.run import BackupRun
@@ -27,35 +34,125 @@ _LARGE_WAL_BYTES: Final = 256 << 20
 _MAX_CHECK_NOTES: Final = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """What a run has done: a report for each request, in their order, and the restore point that holds the copies."""
+
+    reports: tuple[RunReport[BackupDetails], ...]
+    point: RestorePoint | None = None
+
+
 def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
     """Back up one source now. What fails is in the report, with what to do about it."""
-    with context.run("backup", request.source, BackupDetails()) as run, context.exclusive_lock("backup"):
-        context.recover()
-        run.start()
-        if request.timezone_warning:
-            run.note(request.timezone_warning)
-        if request.search_warning:
-            run.warn(request.search_warning)
-        if problem := recover_before_backup(request.path, context):  # a backup goes on where that fails
-            run.warn(problem)
-        inventory = local_inventory(context)
-        state = source_state(request.source, inventory, context)
-        with (
-            hooks(request.hooks, [run]),
-            context.store.staging() as staging,
-            capturing(request, state.previous, staging, run, context) as capture,
-        ):
-            decision = decide_publication(request, capture, state, context.clock())
-            apply_publication(decision, request, capture, state, run, context)
-            if isinstance(capture, Capture):
-                _report_oddities(request, capture, run)
-        if shared := shared_source_warning(inventory, request.source, request.path):
-            run.warn(shared)
-        if request.pin is not None and run.report.generation is not None:
-            pin_if_possible(run.report.generation, request.pin, run, context)
-        prune_old(request, run, context)
-        warn_of_failed_replications(request, run, context)
-    return run.report
+    return back_up_together((request,), context).reports[0]
+
+
+def back_up_together(
+    requests: Sequence[BackupRequest], context: TaskContext, configured: Collection[str] = ()
+) -> Backups:
+    """Back up sources now, as of one instant as nearly as can be; one that fails ends no other.
+
+    A run for all sources that are `configured` makes a restore point, if there are two or more. What fails is in the
+    reports.
+    """
+    point = None
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(context.run("backup", request.source, BackupDetails()))
+            for request in reversed(requests)  # so that they end in their order
+        ][::-1]
+        with context.working(runs), context.exclusive_lock("backup"):
+            context.recover()
+            for run in runs:
+                run.start()
+            point = _back_up(list(zip(requests, runs, strict=True)), configured, context)
+    return Backups(tuple(run.report for run in runs), point)
+
+
+def _back_up(
+    orders: Sequence[tuple[BackupRequest, BackupRun]], configured: Collection[str], context: TaskContext
+) -> RestorePoint | None:
+    """Take each source through all steps; return the restore point that holds the copies."""
+    runs = [run for _, run in orders]
+    if len(runs) > 1:
+        for run in runs:
+            run.rest()
+    for request, run in orders:
+        with _turn(run, context):
+            _begin(request, run, context)
+    inventory = local_inventory(context)
+    states = {request.source: source_state(request.source, inventory, context) for request, _ in orders}
+    sources = [SourceToCopy(request, states[request.source].previous, run) for request, run in _not_failed(orders)]
+    point, parts = None, list[PointPart]()
+    with hooks(orders[0][0].hooks, runs), context.store.staging() as staging:
+        with pinned_copies(sources, staging, context) as pinned:
+            # Those that are copied alone come last: they may take long, and each pin costs its app something.
+            for one in sorted(sources, key=lambda one: one.request.source not in pinned):
+                with _turn(one.run, context):
+                    name = one.request.source
+                    parts += _publish(one, states[name], pinned.get(name), staging, context)
+        if set(configured) == {request.source for request, _ in orders}:
+            point, problem = publish_point_if_whole(parts, configured, inventory.points, context)
+            for run in runs if problem else ():
+                run.note(problem)
+    for request, run in _not_failed(orders):
+        with _turn(run, context):
+            _finish(request, run, inventory, context)
+    return point
+
+
+@contextmanager
+def _turn(run: BackupRun, context: TaskContext) -> Iterator[None]:
+    """Let what fails in the block fail this run alone, and count its time for it, where others share its process."""
+    if not run.rests:
+        yield
+        return
+    with run.turn(), context.working([run]):
+        yield
+
+
+def _not_failed(orders: Sequence[tuple[BackupRequest, BackupRun]]) -> list[tuple[BackupRequest, BackupRun]]:
+    return [(request, run) for request, run in orders if run.report.outcome != "failed"]
+
+
+def _begin(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
+    if request.timezone_warning:
+        run.note(request.timezone_warning)
+    if request.search_warning:
+        run.warn(request.search_warning)
+    if problem := recover_before_backup(request.path, context):  # a backup goes on where that fails
+        run.warn(problem)
+
+
+def _publish(
+    one: SourceToCopy, state: SourceState, pinned: PinnedCopy | None, staging: Directory, context: TaskContext
+) -> list[PointPart]:
+    """Copy, check and publish a source; return its part of a restore point.
+
+    That is the previous generation where nothing has changed.
+    """
+    request, run = one.request, one.run
+    with capturing(one, pinned, staging, context) as capture:
+        decision = decide_publication(request, capture, state, context.clock())
+        apply_publication(decision, request, capture, state, run, context)
+        if isinstance(capture, UnusableSource):
+            return []
+        _report_oddities(request, capture, run)
+        generation, sha256 = run.details.generation, run.details.archive_sha256
+        if generation is None or sha256 is None:
+            return []
+        since, until = capture.snapshot.since, capture.snapshot.until
+        return [PointPart(request.source, "database", generation, sha256, since, until)]
+
+
+def _finish(request: BackupRequest, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
+    """Pin the generation of a run where that is wanted, and prune older ones."""
+    if shared := shared_source_warning(inventory, request.source, request.path):
+        run.warn(shared)
+    if request.pin is not None and run.report.generation is not None:
+        pin_if_possible(run.report.generation, request.pin, run, context)
+    prune_old(request, run, context)
+    warn_of_failed_replications(request, run, context)
 
 
 def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -> None:

@@ -18,22 +18,20 @@ from backupd.errors import (
 )
 from backupd.model import Manifest
 from backupd.sqlite.inspection import Inspection, checking
-from backupd.sqlite.snapshot import Snapshot, compact_snapshot, take_snapshot
+from backupd.sqlite.snapshot import Snapshot, compact_snapshot
 from backupd.sqlite.source import Source, same_content
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
-from backupd.system.resources import free_bytes, lower_priority, require_space, reserve_bytes, watching_space
+from backupd.system.resources import lower_priority, reserve_bytes, watching_space
 from backupd.tasks.context import TaskContext
-from backupd.tasks.events import SnapshotProgressed, SnapshotRetried
+from backupd.tasks.copying import Copied, PinnedCopy, SourceToCopy, copy_alone
+from backupd.tasks.events import SnapshotRetried
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.run import BackupRun
 from backupd.tasks.verify import ArchiveCheck, digest_archive, record_verification
 
 ARCHIVE_PART = "archive.part"
 _COPY = "copy"
-FILES_OF_A_BACKUP = 12  # and directories, at its peak: staging, copy, side files, archive, manifest, checksums, catalog
-_MARGIN = 1.1
-_UNKNOWN_RATIO = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +63,13 @@ class UnusableSource:
 
 @contextmanager
 def capturing(
-    request: BackupRequest, last: Manifest | None, staging: Directory, run: BackupRun, context: TaskContext
+    one: SourceToCopy, pinned: PinnedCopy | None, staging: Directory, context: TaskContext
 ) -> Iterator[Capture | UnusableSource]:
     """Copy and check the source, a second time when the first copy is corrupt or its file was replaced or changed.
 
-    All copying ends within `timeout_s` from now: where there is no time for a second copy, the first one is the result.
-    Its files are open during the block. Raises SourceBusy, SnapshotFailed, NoSpace and others that are
-    not about the content of the source.
+    The first copy is the one that was `pinned` with others. All copying ends within `timeout_s` from now: where there
+    is no time for a second copy, the first one is the result. Its files are open during the block. Raises
+    SourceBusy, SnapshotFailed, NoSpace and others that are not about the content of the source.
     """
     with ExitStack() as held:
 
@@ -82,31 +80,29 @@ def capturing(
 
         capture: Capture | UnusableSource
         try:
-            capture = _capture_twice_at_most(request, last, empty_directory, run, context)
+            capture = _capture_twice_at_most(one, pinned, empty_directory, context)
         except (SourceCorrupt, SourceUnreadable, SourceMissing) as error:
             capture = UnusableSource(error)
         yield capture
 
 
 def _capture_twice_at_most(
-    request: BackupRequest,
-    last: Manifest | None,
-    empty_directory: Callable[[], Directory],
-    run: BackupRun,
-    context: TaskContext,
+    one: SourceToCopy, pinned: PinnedCopy | None, empty_directory: Callable[[], Directory], context: TaskContext
 ) -> Capture:
-    give_up = time.monotonic() + request.settings.timeout_s
+    give_up = time.monotonic() + one.request.settings.timeout_s
     try:
-        capture = _attempt(request, last, empty_directory(), give_up, run, context)
-        if capture.inspection.verdict.level != "corrupt" or not _has_time_for_another(give_up, run):
+        directory = empty_directory()
+        copied = pinned.hand_over(directory, context) if pinned else None
+        capture = _capture(copied or copy_alone(one, directory, give_up, context), one, context)
+        if capture.inspection.verdict.level != "corrupt" or not _has_time_for_another(give_up, one.run):
             return capture
         why = "the copy is corrupt"
     except (SourceReplaced, SourceCorrupt, SourceUnlocked) as error:
-        if not _has_time_for_another(give_up, run):
+        if not _has_time_for_another(give_up, one.run):
             raise
         why = error.message
-    run.emit(SnapshotRetried(request.source, f"{why}: copying {request.path} once more"))
-    return _attempt(request, last, empty_directory(), give_up, run, context)
+    one.run.emit(SnapshotRetried(one.request.source, f"{why}: copying {one.request.path} once more"))
+    return _capture(copy_alone(one, empty_directory(), give_up, context), one, context)
 
 
 def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
@@ -114,18 +110,10 @@ def _has_time_for_another(give_up: float, run: BackupRun) -> bool:
     return time.monotonic() + run.report.stages.get("copy", 0.0) < give_up
 
 
-def _attempt(
-    request: BackupRequest,
-    last: Manifest | None,
-    directory: Directory,
-    give_up: float,
-    run: BackupRun,
-    context: TaskContext,
-) -> Capture:
-    source = inspect_source(request)
-    reserve = _check_space(request, source, last, context)
-    taken_at = context.clock()
-    snapshot = _copy(request, source, reserve, directory, give_up, run, context)
+def _capture(copied: Copied, one: SourceToCopy, context: TaskContext) -> Capture:
+    """Check, pack and digest a copy."""
+    request, last, run = one.request, one.last, one.run
+    source, taken_at, snapshot = copied.source, copied.taken_at, copied.snapshot
     if (
         last is not None
         and request.settings.method == "backup"
@@ -143,7 +131,7 @@ def _attempt(
             raise SnapshotFailed(f"{request.path} is encrypted: VACUUM cannot rewrite it", 'use method = "backup"')
         with run.stage("compact"):
             snapshot = compact_snapshot(snapshot)
-    inspection, packed = _check_and_pack(request, snapshot, reserve, run, context)
+    inspection, packed = _check_and_pack(request, snapshot, run, context)
     unchanged = (
         last is not None
         and packed.facts.snapshot_sha256 == last.snapshot.sha256
@@ -166,56 +154,6 @@ def _archive_is_sound(manifest: Manifest, run: BackupRun, context: TaskContext) 
     return False
 
 
-def inspect_source(request: BackupRequest) -> Source:
-    """Inspect the database of `request`. Raises what `Source.inspect` does."""
-    return Source.inspect(
-        request.path, allow_empty=request.allow_empty, allow_links=request.allow_links, search=request.search
-    )
-
-
-def bytes_needed(source: Source, last: Manifest | None, copies: int) -> int:
-    """Estimate what a backup will occupy at its peak: `copies` uncompressed ones and the archive."""
-    snapshot = (source.size_bytes + source.wal_bytes) * _MARGIN
-    ratio = last.archive.size_bytes / max(last.snapshot.size_bytes, 1) if last else _UNKNOWN_RATIO
-    return int(snapshot * (copies + min(ratio, 1.0)))
-
-
-def _check_space(request: BackupRequest, source: Source, last: Manifest | None, context: TaskContext) -> int:
-    """Return what must stay free in the store. Raises NoSpace."""
-    directory = context.store.directory
-    reserve = reserve_bytes(directory, request.reserve_bytes)
-    copies = 2 if request.settings.method == "vacuum" else 1
-    needed, what = bytes_needed(source, last, copies), f"a backup of {request.source}"
-    require_space(directory, needed, reserve, what, FILES_OF_A_BACKUP)
-    return reserve
-
-
-def _copy(
-    request: BackupRequest,
-    source: Source,
-    reserve: int,
-    into: Directory,
-    give_up: float,
-    run: BackupRun,
-    context: TaskContext,
-) -> Snapshot:
-    if source.path.stat().st_dev != context.store.directory.stat().st_dev:
-        # Only the pinned WAL can grow there. A disk that was low before must not prevent a backup.
-        directory = source.path.parent
-        reserve = min(reserve_bytes(directory, request.reserve_bytes), free_bytes(directory) // 2)
-    settings = request.settings._replace(reserve_bytes=reserve)
-    context.progress.stage("copy", source.size_bytes)
-
-    def on_event(event: str, message: str) -> None:
-        run.emit(SnapshotProgressed(event, message, request.source))
-
-    def on_progress(done: int, _total: int) -> None:
-        context.progress.advance(done)
-
-    with run.stage("copy"):
-        return take_snapshot(source, settings, into, on_progress, on_event, give_up)
-
-
 def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspection:
     with checking(snapshot.file, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         result = inspection()
@@ -224,9 +162,10 @@ def _check(request: BackupRequest, snapshot: Snapshot, run: BackupRun) -> Inspec
 
 
 def _check_and_pack(
-    request: BackupRequest, snapshot: Snapshot, reserve: int, run: BackupRun, context: TaskContext
+    request: BackupRequest, snapshot: Snapshot, run: BackupRun, context: TaskContext
 ) -> tuple[Inspection, PackedCopy]:
     context.progress.stage("check and pack", snapshot.size_bytes)
+    reserve = reserve_bytes(context.store.directory, request.reserve_bytes)
     copy, archive = snapshot.file, HeldFile.create(snapshot.file.directory, ARCHIVE_PART)
     with copy.unwritable(), checking(copy, snapshot.sqlite_writer, priority=request.packing.priority) as inspection:
         with run.stage("pack"):

@@ -25,7 +25,7 @@ def choose_database(inventory: Inventory, wanted: str, source: str | None, at: d
 
     Raises UsageError for one of a set of files.
     """
-    if at is None and wanted != LATEST and wanted in inventory.manifests:
+    if at is None and wanted in inventory.manifests and wanted not in inventory.refused:
         return require_database(inventory.manifests[wanted])
     return require_database(choose_generation(inventory.databases(), wanted, source, at))
 

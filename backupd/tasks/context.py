@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from backupd.model import NoProgress, Pin, Progress
 from backupd.report import AnyReport, RunReport
 from backupd.stores.contract import RecoveredItem
 from backupd.stores.local import DirectoryStore
-from backupd.stores.state import DamageMarks, Holds, Identities, Pins, Quarantine
+from backupd.stores.state import DamageMarks, DueSweeps, Holds, Identities, Pins, Quarantine
 from backupd.system.directory import Directory
 from backupd.system.file_lock import LockHolder, file_lock
 from backupd.tasks.events import (
@@ -31,7 +31,7 @@ from backupd.tasks.events import (
 )
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.reporter import CATALOG_NAME, Reporter
-from backupd.tasks.run import D, Run, recorded
+from backupd.tasks.run import D, Run, recorded, working
 
 if TYPE_CHECKING:
     from backupd.catalog.catalog import Catalog
@@ -75,6 +75,11 @@ class TaskContext:
     def marks(self) -> DamageMarks:
         """Which generations a check has found damaged."""
         return DamageMarks(self.store.hidden)
+
+    @property
+    def sweeps(self) -> DueSweeps:
+        """In which stores contents of files are to be swept."""
+        return DueSweeps(self.store.hidden)
 
     @property
     def identities(self) -> Identities:
@@ -138,6 +143,10 @@ class TaskContext:
                     yield run
             finally:
                 ping_end(run.report)
+
+    def working(self, runs: Sequence[Run[D]]) -> AbstractContextManager[None]:
+        """Fail `runs` by a BackupdError or OSError of the block, which is work for all of them."""
+        return working(runs, self.store.directory)
 
     def _reporter(self, configuration: str = "") -> Reporter:
         return Reporter(self.log, self.store, self.clock, configuration)

@@ -148,6 +148,7 @@ class GenerationSent(TaskEvent):
         """Yield its lines."""
         facts = asdict(self.transfer) | {"generation": self.manifest.id, "store": self.store}
         del facts["fallback_reason"]  # a note of the run
+        facts["contents"] = self.transfer.contents or None  # which a database has none of
         what = f"{self.manifest.id} is at {self.store}, and equal ({self.transfer.verified_by})"
         yield EventLine("info", Event.GENERATION_SENT, what, facts)
 

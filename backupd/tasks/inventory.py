@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from backupd.archive.manifest import decode_manifest, decode_point
+from backupd.archive.manifest import decode_manifest
 from backupd.errors import (
     BackupdError,
     CopyUnreadable,
@@ -23,7 +23,6 @@ from backupd.model import (
     CLOCK_TOLERANCE,
     LOCAL_STORE,
     MANIFEST_SUFFIX,
-    POINT_SUFFIX,
     AnyManifest,
     Generation,
     Kind,
@@ -37,6 +36,7 @@ from backupd.stores.contract import ListedGeneration, Store
 from backupd.system.fs import visible_directory
 from backupd.system.mounts import responds
 from backupd.system.resources import total_bytes
+from backupd.tasks.stored_points import take_points
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Inventory:
     replaced: frozenset[str] = frozenset()  # ids of refused ones that are not the copies that this store has made
     points: Mapping[str, RestorePoint] = field(default_factory=dict)  # by id, those whose index could be read
     refused_points: Mapping[str, str] = field(default_factory=dict)  # by id, why the others could not
+    unreadable_points: frozenset[str] = frozenset()  # ids of refused ones whose index cannot be read now
     _by_source: Mapping[str, tuple[Generation, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,12 @@ class Inventory:
             return f"find out what removed it{at}; the next replication sends it again if it is still here"
         kind = next((g.kind for g in self.of(source_of(generation_id)) if g.id == generation_id), None) or "database"
         return refused_step(generation_id, self.store, archive_lost=generation_id in self.lost, kind=kind)
+
+    def _how_to_repair_point(self, point_id: str) -> str:
+        at = "" if self.store == LOCAL_STORE else f" --store {self.store}"
+        if point_id in self.unreadable_points:
+            return "check its owner and mode, and its disk; until then nothing is pruned"
+        return f"its generations can be restored one by one; backupd remove {point_id}{at} deletes it"
 
     def refusal(self, generation_id: str) -> BackupdError:
         """Return the error for a refused generation that is wanted."""
@@ -140,10 +147,7 @@ class Inventory:
     def problems(self) -> tuple[str, ...]:
         """Return why each refused generation and restore point is refused, and what to do."""
         generations = (f"{why} ({self.how_to_repair(key)})" for key, why in self.refused.items())
-        points = (
-            f"{why} (its generations are still there; check the disk, then delete {key}{POINT_SUFFIX})"
-            for key, why in self.refused_points.items()
-        )
+        points = (f"{why} ({self._how_to_repair_point(key)})" for key, why in self.refused_points.items())
         return (*generations, *points)
 
     def digests(self) -> dict[str, str]:
@@ -181,21 +185,23 @@ class Inventory:
         return self.without(generation.id for generation in self.generations if generation.kind == "files")
 
     def without(self, ids: Iterable[str]) -> "Inventory":
-        """Return the inventory without the generations of these ids."""
+        """Return the inventory without the generations of these ids, and the points of which nothing is left."""
         gone = frozenset(ids)
         return replace(
             self,
+            points={key: point for key, point in self.points.items() if not point.generations <= gone},
             generations=tuple(g for g in self.generations if g.id not in gone),
             manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
         )
 
     def refusing_oversized(self, directory: Path) -> "Inventory":
-        """Refuse the generations whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
+        """Refuse databases whose manifest claims more than the whole disk of `directory` holds. Raises OSError.
 
         Only where a smaller one of the same source counts: else an operator has to know how much space is missing.
         """
         disk_bytes = total_bytes(directory)
-        large = [g for g in self.generations if g.id in self.manifests and g.snapshot_bytes > disk_bytes]
+        databases = (g for g in self.generations if g.kind == "database" and g.id in self.manifests)
+        large = [g for g in databases if g.snapshot_bytes > disk_bytes]
         fit = {g.source for g in self.generations if g not in large and self.counts(g)}
         limit = f"more than the whole disk at {visible_directory(directory)} ({human_bytes(disk_bytes)})"
         told = {
@@ -228,7 +234,7 @@ def take_inventory(
         refused[stored.id] = why
         generations.append(_unreadable(stored.id, stored.archive_bytes, verification, stored.kind))
 
-    points, refused_points = _take_points(store)  # before the generations: one that is published meanwhile is complete
+    points = take_points(store)  # before the generations: one that is published meanwhile is complete
     listing = store.list()
     for stored, read in zip(listing, store.manifests([stored.id for stored in listing]), strict=True):
         try:
@@ -262,25 +268,10 @@ def take_inventory(
         gone,
         store.name,
         frozenset(unreadable),
-        points=points,
-        refused_points=refused_points,
+        points=points.usable,
+        refused_points=points.refused,
+        unreadable_points=points.unreadable,
     )
-
-
-def _take_points(store: Store) -> tuple[dict[str, RestorePoint], dict[str, str]]:
-    """Return the restore points of `store` by id, and why others cannot be used; not those removed meanwhile."""
-    points: dict[str, RestorePoint] = {}
-    refused: dict[str, str] = {}
-    for key in store.points():
-        try:
-            points[key] = decode_point(store.point(key), key)
-        except ManifestInvalid as error:
-            refused[key] = error.message
-        except OSError as error:
-            refused[key] = f"the index of {key} cannot be read: {error.strerror or error}"
-        except GenerationMissing:
-            continue
-    return points, refused
 
 
 def _require_kind(manifest: AnyManifest, stored: ListedGeneration) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from backupd.errors import AdoptionRefused, ForeignCopies, GenerationMissing
 from backupd.formatting import counted, human_duration
-from backupd.model import AnyManifest, Manifest
+from backupd.model import AnyManifest, Manifest, RestorePoint
 from backupd.tasks.choice import LATEST, choose_database
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import StoreAdopted
@@ -53,8 +53,8 @@ class Provenance:
     adopted: Mapping[str, datetime]  # until when the generations of other stores count, by identity
     sources: frozenset[str]  # that this store has generations of
 
-    def counts(self, manifest: AnyManifest) -> bool:
-        """Return whether a generation counts as own."""
+    def counts(self, manifest: AnyManifest | RestorePoint) -> bool:
+        """Return whether a generation or a restore point counts as own."""
         until = self.adopted.get(manifest.store)
         return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
 

@@ -1,11 +1,12 @@
 """Prune the local store by the retention policy, and pin the generations that pruning must not touch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
 
 from backupd.errors import GenerationMissing
-from backupd.model import Kept, Pin, Removed, RetentionPlan, source_of
+from backupd.model import POINT, Pin, RetentionPlan, source_of
 from backupd.report import PruneDetails, RunReport
-from backupd.retention import plan_retention
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.events import (
     CopyForgotten,
@@ -15,53 +16,59 @@ from backupd.tasks.events import (
     PruningReleased,
     StoreListed,
 )
-from backupd.tasks.inventory import Inventory, by_database
+from backupd.tasks.pruning_plan import PruningPlans, newest_point
 from backupd.tasks.requests import PinRequest, RetentionRule
 from backupd.tasks.run import D, Run
-
-
-def plan_pruning(source: str, retention: RetentionRule, inventory: Inventory, context: TaskContext) -> RetentionPlan:
-    """Return which generations of a source stay and which go, each with its reasons."""
-    hold, pins, now = context.holds.get(source), context.pins.all(), context.clock()
-    keep, remove = list[Kept](), list[Removed]()
-    for generations in by_database(inventory.of(source), inventory.manifests_of(source)):
-        plan = plan_retention(generations, retention.policy, now, retention.timezone, hold, pins)
-        keep += plan.keep
-        remove += plan.remove
-    return RetentionPlan(tuple(keep), tuple(remove))
+from backupd.tasks.store_events import PointRemoved
+from backupd.tasks.sweep import note_sweep, sweep_if_due
 
 
 def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
-    """Remove what the policy does not keep. `SHA256SUMS` is right at every instant. Only under the exclusive lock."""
+    """Remove what the policy does not keep: restore points, then generations of `source`, then contents of files.
+
+    `SHA256SUMS` is right, and each restore point has all its parts, at every instant. Returns the plan of the source,
+    with the restore points that were removed. Only under the exclusive lock.
+    """
     inventory = read_inventory(context)
     present = frozenset(generation.id for generation in inventory.generations)
     context.emit(StoreListed(context.store.name, present - inventory.lost, inventory.manifests))
     for problem in inventory.problems():
         run.warn(problem)
-    plan = plan_pruning(source, retention, inventory, context)
+    plans = PruningPlans(retention, inventory, context)
+    points, plan = plans.points, plans.of(source)
     removed_ids = frozenset(plan.removed_ids)
     with run.stage("prune"):
+        for removed in points.remove:
+            remove_point(removed.generation.id, removed.reason, context)
+        note_sweep(removed_ids, inventory, context)
         context.store.write_checksums(inventory.checksums(without=removed_ids))
         for removed in plan.remove:
             remove_generation(removed.generation.id, removed.reason, context)
-    _sweep_pins(source, inventory, removed_ids, context)
-    return plan
+        sweep_if_due(context.store, inventory.without(removed_ids), context, run.warn)
+    newest = inventory.last_verified(source)
+    _sweep_pins(source, newest.taken_at if newest else None, present - removed_ids, context)
+    _sweep_pins(POINT, newest_point(inventory), inventory.points.keys() - {*points.removed_ids}, context)
+    return replace(plan, remove=(*points.remove, *plan.remove))
 
 
-def _sweep_pins(source: str, inventory: Inventory, removed: Collection[str], context: TaskContext) -> None:
+def _sweep_pins(source: str, newest: datetime | None, present: Collection[str], context: TaskContext) -> None:
     """Remove the pins of `source` that have ended and whose generations are gone from every store.
 
     They end by the time of the newest generation, as retention counts, since the clock may run ahead. A pin stays for
     as long as its generation does.
     """
-    newest = inventory.last_verified(source)
     if newest is None:
         return
-    present = {generation.id for generation in inventory.generations if generation.id not in removed}
     for pin in context.pins.all().values():
-        over = source_of(pin.generation) == source and not pin.holds(newest.taken_at)
+        over = source_of(pin.generation) == source and not pin.holds(newest)
         if over and pin.generation not in present and not context.copies().get(pin.generation):
             unpin_generation(pin.generation, "its time is over", context)
+
+
+def remove_point(point_id: str, reason: str, context: TaskContext) -> None:
+    """Remove the index of a restore point from the local store. Only under the exclusive lock. Raises OSError."""
+    context.store.remove_point(point_id)
+    context.emit(PointRemoved(point_id, context.store.name, reason))
 
 
 def remove_generation(generation: str, reason: str, context: TaskContext) -> None:
@@ -140,7 +147,8 @@ def pin_all(
     """
     with context.exclusive_lock("pin"):
         context.recover()
-        known = {stored.id for stored in context.store.list()} | {*context.store.lost()} | {*elsewhere}
+        store = context.store
+        known = {stored.id for stored in store.list()} | {*store.lost(), *store.points()} | {*elsewhere}
         missing = [generation_id for generation_id in ids if generation_id not in known]
         if missing:
             raise GenerationMissing(
@@ -155,14 +163,3 @@ def unpin_all(ids: Collection[str], context: TaskContext) -> frozenset[str]:
     with context.exclusive_lock("unpin"):
         context.recover()
         return frozenset(one for one in ids if unpin_generation(one, "released by an operator", context))
-
-
-def pins_in_force(inventory: Inventory, context: TaskContext) -> Mapping[str, Pin]:
-    """Return the pins that hold, by generation id, at the time that retention counts from. Raises OSError."""
-    pins = context.pins.all()
-    reached = {generation.source: inventory.now for generation in inventory.generations}
-    for source in reached:
-        if last := inventory.last_verified(source):
-            reached[source] = last.taken_at
-    pinned = {g.id: (pins[g.id], reached[g.source]) for g in inventory.generations if g.id in pins}
-    return {key: pin for key, (pin, at) in pinned.items() if pin.holds(at)}

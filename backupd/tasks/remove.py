@@ -8,9 +8,11 @@ from backupd.model import Generation, Hold, Pin
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import provenance_of
-from backupd.tasks.prune import pins_in_force, remove_generation, unpin_generation
-from backupd.tasks.replica import Connect, remove_copies, replica_errors, replica_inventory
+from backupd.tasks.prune import remove_generation, remove_point, unpin_generation
+from backupd.tasks.pruning_plan import holds_on, pins_in_force, points_with
+from backupd.tasks.replica import Connect, remove_copies, remove_points, replica_errors, replica_inventory
 from backupd.tasks.requests import ReplicationRequest
+from backupd.tasks.sweep import note_sweep, sweep_if_due
 
 _REASON = "removed by an operator"
 
@@ -25,20 +27,25 @@ class Removal:
 
 
 def remove_local(ids: Collection[str], context: TaskContext, *, force: bool) -> tuple[Removal, ...]:
-    """Remove `ids` from the local store: `SHA256SUMS` and the catalog first, then manifest and archive of each.
+    """Remove generations and restore points from the local store: a point, which is its index, before its parts.
 
-    All are removed, or none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
+    Of a generation `SHA256SUMS` and the catalog forget it first, then manifest and archive go. All are removed, or
+    none. Raises GenerationMissing, RemovalRefused, LockHeld, OSError.
     """
     with context.exclusive_lock("remove"):
         context.recover()
         inventory = read_inventory(context)
-        chosen = _chosen(ids, inventory, context.store.name, context, force=force)
+        points, chosen = _chosen(ids, inventory, context, force=force)
         copies = context.copies()
+        for key in points:
+            remove_point(key, _REASON, context)
+        note_sweep(chosen, inventory, context)
         context.store.write_checksums(inventory.checksums(without=chosen))
         for key in chosen:
             _unpin_last(key, context.store.name, copies, context)
             remove_generation(key, _REASON, context)
-    return _removals(chosen, context.store.name, context)
+        sweep_if_due(context.store, inventory.without(chosen), context)
+    return _removals((*points, *chosen), context.store.name, context)
 
 
 def remove_at_replica(
@@ -57,15 +64,16 @@ def remove_at_replica(
         remote = replica_inventory(request.name, replica, context)
         remote.require_readable()
         own = remote.without(_foreign(ids, remote, request.name, context))
-        chosen = _chosen(ids, own, request.name, context, force=force)
+        points, chosen = _chosen(ids, own, context, force=force)
         context.report_recovered(replica.recover())
         with context.exclusive_lock("remove"):
             context.recover()
             copies = context.copies()
             for key in chosen:
                 _unpin_last(key, request.name, copies, context)
+        remove_points(dict.fromkeys(points, _REASON), replica, context)
         remove_copies(dict.fromkeys(chosen, _REASON), request, replica, remote, context)
-    return _removals(chosen, request.name, context)
+    return _removals((*points, *chosen), request.name, context)
 
 
 def _foreign(ids: Collection[str], remote: Inventory, name: str, context: TaskContext) -> frozenset[str]:
@@ -103,21 +111,46 @@ def require_removable(
             )
 
 
+def require_removable_points(
+    chosen: Collection[str], generations: Collection[str], inventory: Inventory, pins: Mapping[str, Pin]
+) -> None:
+    """Raise RemovalRefused for restore points that are pinned, and for parts of points that are not chosen as well."""
+    for key in chosen:
+        if key in pins:
+            raise RemovalRefused(
+                f"{key} is pinned: {pins[key].reason}", f"backupd unpin {key} releases it; or add --force"
+            )
+    for key in generations:
+        if points := [point for point in points_with({key}, inventory) if point not in chosen]:
+            more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+            raise RemovalRefused(
+                f"{key} is part of restore point {points[0]}{more}, which could not be restored without it",
+                f"backupd remove {points[0]} removes the point first; --force removes all that it is part of",
+            )
+
+
 def _chosen(
-    ids: Collection[str], inventory: Inventory, store: str, context: TaskContext, *, force: bool
-) -> Mapping[str, Generation]:
-    """Return the generations of these `ids` by id. Raises GenerationMissing, RemovalRefused unless `force`."""
+    ids: Collection[str], inventory: Inventory, context: TaskContext, *, force: bool
+) -> tuple[tuple[str, ...], Mapping[str, Generation]]:
+    """Return the restore points and the generations that are to go, with `force` the points of these generations too.
+
+    Raises GenerationMissing, RemovalRefused unless `force`.
+    """
     present = {generation.id: generation for generation in inventory.generations}
-    missing = [key for key in ids if key not in present]
+    indexes = {*inventory.points, *inventory.refused_points}
+    missing = [key for key in ids if key not in present and key not in indexes]
     if missing:
-        what = f"there is no generation {', '.join(missing)[:300]!r} in store {store}"
-        raise GenerationMissing(what, f"see backupd list --store {store}")
-    chosen = {key: present[key] for key in ids}
-    if not force:
-        sources = {generation.source for generation in chosen.values()}
-        holds = {source: hold for source in sources if (hold := context.holds.get(source))}
-        require_removable(chosen, inventory, pins_in_force(inventory, context), holds)
-    return chosen
+        what = f"there is no generation {', '.join(missing)[:300]!r} in store {inventory.store}"
+        raise GenerationMissing(what, f"see backupd list --store {inventory.store}")
+    chosen = {key: present[key] for key in ids if key in present}
+    points = tuple(key for key in ids if key in indexes)
+    if force:
+        return tuple(dict.fromkeys((*points, *points_with(chosen.keys(), inventory)))), chosen
+    pins = pins_in_force(inventory, context)
+    require_removable_points(points, chosen, inventory, pins)
+    holds = holds_on({generation.source for generation in chosen.values()}, context)
+    require_removable(chosen, inventory, pins, holds)
+    return points, chosen
 
 
 def _removals(chosen: Collection[str], store: str, context: TaskContext) -> tuple[Removal, ...]:

@@ -24,6 +24,7 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.events import CopyForgotten, GenerationRemoved
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.requests import ReplicationRequest
+from backupd.tasks.store_events import PointRemoved
 
 T = TypeVar("T")
 Connect = Callable[[], AbstractContextManager[Replica]]
@@ -133,6 +134,16 @@ def remove_copies(
         context.emit(CopyForgotten(generation_id, request.name))
         replica.remove(generation_id)
         context.emit(GenerationRemoved(generation_id, request.name, reason))
+
+
+def remove_points(removals: Mapping[str, str], replica: Replica, context: TaskContext) -> None:
+    """Remove the indexes of restore points at a replica, each with the reason, before any of their parts go.
+
+    Raises OSError.
+    """
+    for point_id, reason in removals.items():
+        replica.remove_point(point_id)
+        context.emit(PointRemoved(point_id, replica.name, reason))
 
 
 def _write_checksums(

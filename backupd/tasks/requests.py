@@ -176,4 +176,5 @@ class DrillRequest:
     app: AppCheck | None = None
     note: str = ""  # how the store was chosen
     path: Path | None = None  # of the database of the source
+    files: FilesRequest | None = None  # where the source is a set of files
     unclear: str = ""  # why it is not known which source the app is checked on: the drill fails

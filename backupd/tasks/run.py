@@ -1,7 +1,7 @@
 """One run of a task: it times stages, emits events, and keeps the report that these add up to."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,8 @@ class Run(Generic[D]):
         self.report = report
         self._reporter = reporter
         self._began = time.monotonic()
+        self._worked_s = 0.0
+        self.rests = False
 
     @property
     def details(self) -> D:
@@ -75,6 +77,25 @@ class Run(Generic[D]):
         finally:
             self.add_stage(name, time.monotonic() - began)
 
+    def rest(self) -> None:
+        """Count no more time, and do not fail by what happens to others once there is an outcome."""
+        self._worked_s += time.monotonic() - self._began
+        self.rests = True
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Work in the block, of a run that rests before and after."""
+        self._began, self.rests = time.monotonic(), False
+        try:
+            yield
+        finally:
+            self.rest()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it rests with its outcome."""
+        return self.rests and self.report.outcome != "done"
+
     def start(self) -> None:
         """Record that the run begins; it degrades where there is no usable catalog."""
         if problem := self._reporter.started(self.report):
@@ -102,7 +123,8 @@ class Run(Generic[D]):
         report = self.report
         if report.warnings and report.outcome != "failed":
             report = replace(report, outcome=self.outcome, exit_code=DEGRADED_EXIT)
-        self.report = self._reporter.mask.of(replace(report, duration_s=round(time.monotonic() - self._began, 3)))
+        worked_s = self._worked_s + (0.0 if self.rests else time.monotonic() - self._began)
+        self.report = self._reporter.mask.of(replace(report, duration_s=round(worked_s, 3)))
         self._reporter.finished(self.report)
 
 
@@ -138,34 +160,48 @@ class Stopwatch:
 
 @contextmanager
 def recorded(run: Run[D], directory: Path) -> Iterator[Run[D]]:
-    """Finish the run when the block ends: a BackupdError or OSError fails it, anything else does and is raised too.
-
-    `directory` is that of the store, for hints about a full disk. What the file system could not do is noted.
-    """
+    """Finish the run when the block ends; see `working`."""
     try:
-        with _failures(run, directory), collect_limits() as limits:
-            try:
-                yield run
-            finally:
-                for limit in limits:
-                    run.note(limit)
+        with working([run], directory):
+            yield run
     finally:
         run.finish()
 
 
 @contextmanager
-def _failures(run: Run[D], directory: Path) -> Iterator[None]:
+def working(runs: Sequence[Run[D]], directory: Path) -> Iterator[None]:
+    """Fail `runs` by a BackupdError or OSError of the block, which all of them share; anything else is raised too.
+
+    `directory` is that of the store, for hints about a full disk. What the file system could not do is noted.
+    """
+    with _failures(runs, directory), collect_limits() as limits:
+        try:
+            yield
+        finally:
+            for limit in limits:
+                for run in runs:
+                    run.note(limit)
+
+
+@contextmanager
+def _failures(runs: Sequence[Run[D]], directory: Path) -> Iterator[None]:
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, TimeLimitReached):
-            run.fail(TimeLimitExceeded("the run exceeded schedule.run_timeout_s", _TIME_LIMIT_HINT))
+            _fail(runs, TimeLimitExceeded("the run exceeded schedule.run_timeout_s", _TIME_LIMIT_HINT))
         else:
             how = "terminated (SIGTERM)" if isinstance(error, SystemExit) else "interrupted (Ctrl-C)"
-            run.fail(Terminated(how, "run it again"))
+            _fail(runs, Terminated(how, "run it again"))
         raise
     except BaseException as error:
         foreseen = foreseen_error(error, directory, ", or move backups_dir")
-        run.fail(foreseen or UnexpectedError.of(error, "run it again"))
+        _fail(runs, foreseen or UnexpectedError.of(error, "run it again"))
         if foreseen is None:
             raise
+
+
+def _fail(runs: Sequence[Run[D]], error: BackupdError) -> None:
+    for run in runs:
+        if not run.is_settled:
+            run.fail(error)

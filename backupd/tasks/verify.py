@@ -13,7 +13,7 @@ from typing import BinaryIO
 from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
-from backupd.model import LOCAL_STORE, AnyManifest, Generation, Manifest
+from backupd.model import LOCAL_STORE, AnyManifest, Generation
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
@@ -96,7 +96,7 @@ def record_verification(
 
 
 @contextmanager
-def marking_damage(manifest: Manifest, store: Archives, context: TaskContext) -> Iterator[None]:
+def marking_damage(manifest: AnyManifest, store: Archives, context: TaskContext) -> Iterator[None]:
     """Record the copy of a generation in `store` as damaged where the block raises CopyCorrupt."""
     try:
         yield

@@ -13,10 +13,29 @@ POINT_HINTS: Final[Mapping[str, str]] = {
     "see backupd list --points": "vea backupd list --points",
     "move that file away": "mueva ese archivo a otro lugar",
     "find out who wrote these files": "averigüe quién escribió estos archivos",
-    "check each database and directory of the app and what was kept beside it (….pre-restore-…)": (
-        "revise cada base y cada directorio de la aplicación, y lo que quedó guardado al lado (….pre-restore-…)"
+    "backupd verify --all names the generations that need it": (
+        "backupd verify --all nombra las copias que lo necesitan"
     ),
-    "correct what is wrong": "corrija lo que esté mal",
+    "another store may have it whole": "otro almacén puede tenerlo intacto",
+    "find out what removes these files": "averigüe qué elimina estos archivos",
+    "names them before they exist (docs/drill.md)": "qué los nombra antes de que existan (docs/drill.md)",
+    "simplify files.{}.query": "simplifique files.{}.query",
+    "raise its timeout_s": "aumente su timeout_s",
+    "check files.{}.query": "revise files.{}.query",
+    "remove files.{}.query": "quite files.{}.query",
+    "verify it (backupd verify {})": "verifíquela (backupd verify {})",
+    "remove it if it is damaged": "elimínela si está dañada",
+    "backupd remove {}": "backupd remove {}",
+    "if backupd verify finds that generation damaged": "si backupd verify encuentra dañada esa copia",
+    "remove it: backupd remove ID": "elimínela: backupd remove ID",
+    "restore the databases alone (--only NAME)": "restaure solo las bases (--only NAME)",
+    "the point from another store (--from NAME)": "el punto desde otro almacén (--from NAME)",
+    "stop what writes there": "pare lo que escribe ahí",
+    "run the same command again": "ejecute de nuevo el mismo comando",
+    "mount the volume of the app": "monte el volumen de la aplicación",
+    "backupd list --points shows the restore points that can be restored": (
+        "backupd list --points muestra los puntos que se pueden restaurar"
+    ),
     # Hooks.
     "check hooks.before and PATH": "revise hooks.before y PATH",
     "let the hook end sooner": "haga que el hook termine antes",

@@ -1,7 +1,10 @@
 """`backupd restore --point`: all databases of one run, or none; and `--undo` of that."""
 
 import json
-from dataclasses import dataclass
+import os
+import shlex
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,65 +12,27 @@ from keyboard import Keyboard
 
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import restore_history
+from backupd.system.resources import free_bytes
 from support.app import running_app
-from support.bank import make_bank, spend, transfers
+from support.bank import spend, transfers
 from support.command import log_lines
-from support.directories import beside, kept_databases, sha256
+from support.directories import beside, kept_databases, sha256, small_disk
+from support.documents import CommandBlock, blocks_run_by
 from support.generations import flip_byte
-from support.points import publish_point
-
-
-@dataclass(frozen=True)
-class App:
-    """An app of two databases in two directories, with a restore point of them; both were written to since."""
-
-    config: Path
-    backups: Path
-    tasks: Path
-    notes: Path
-    point: str
-    generations: tuple[str, str]
-
-    @property
-    def databases(self) -> tuple[Path, Path]:
-        return self.tasks, self.notes
-
-    @property
-    def digests(self) -> list[str]:
-        return [sha256(path) for path in self.databases]
-
-    @property
-    def rows(self) -> list[int]:
-        return [transfers(path) for path in self.databases]
-
-
-OLD, NEW = [2, 3], [0, 1]  # transfers before a restore, and in the point
+from support.points import NEW, OLD, PointedApp, make_app, publish_point
 
 
 @pytest.fixture
-def typed(app: App) -> Keyboard:
+def app(tmp_path: Path) -> PointedApp:
+    return make_app(tmp_path)
+
+
+@pytest.fixture
+def typed(app: PointedApp) -> Keyboard:
     return Keyboard({"BACKUPD_CONFIG": str(app.config)})
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> App:
-    paths = {name: tmp_path / directory / f"{name}.db" for name, directory in (("tasks", "data"), ("notes", "more"))}
-    for path in paths.values():
-        path.parent.mkdir()
-        make_bank(path, rows=50)
-    spend(paths["notes"])
-    config, backups = tmp_path / "backupd.toml", tmp_path / "backups"
-    sources = "".join(f'[sources.{name}]\npath = "{path}"\n' for name, path in paths.items())
-    config.write_text(f'backups_dir = "{backups}"\n{sources}[space]\nreserve = "0"\n')
-    run = Keyboard({"BACKUPD_CONFIG": str(config)})
-    ids = [run("backup", "--source", name, "--json").json["generation"] for name in paths]
-    point = publish_point(backups, ids)
-    for path in paths.values():
-        spend(path, 2)
-    return App(config, backups, *paths.values(), point, (ids[0], ids[1]))
-
-
-def test_point_replaces_all_databases_and_undo_puts_all_back(app: App, typed: Keyboard) -> None:
+def test_point_replaces_all_databases_and_undo_puts_all_back(app: PointedApp, typed: Keyboard) -> None:
     assert app.rows == OLD
     before = app.digests
     done = typed("restore", "--point", "latest", "--json")
@@ -89,7 +54,7 @@ def test_point_replaces_all_databases_and_undo_puts_all_back(app: App, typed: Ke
         assert all(".pre-restore-" in name for name in beside(path))
 
 
-def test_restore_of_point_is_told_and_logged(app: App, typed: Keyboard) -> None:
+def test_restore_of_point_is_told_and_logged(app: PointedApp, typed: Keyboard) -> None:
     said = typed("restore", "--point", app.point)
     assert said.code == 0, said.err
     assert f"2 parts of {app.point} restored" in said.out
@@ -104,7 +69,7 @@ def test_restore_of_point_is_told_and_logged(app: App, typed: Keyboard) -> None:
     assert f"2 parts of {app.point} taken back" in undone.out
 
 
-def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: App, typed: Keyboard) -> None:
+def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: PointedApp, typed: Keyboard) -> None:
     names, before = [beside(path) for path in app.databases], app.digests
     planned = typed("restore", "--point", "latest", "--dry-run")
     assert planned.code == 0, planned.err
@@ -116,7 +81,7 @@ def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: App, typed: Ke
     assert ([beside(path) for path in app.databases], app.digests) == (names, before)
 
 
-def test_only_restores_one_part_and_is_taken_back_alone(app: App, typed: Keyboard) -> None:
+def test_only_restores_one_part_and_is_taken_back_alone(app: PointedApp, typed: Keyboard) -> None:
     facts = typed("restore", "--point", "latest", "--only", "notes", "--json").json
     assert [part["source"] for part in facts["parts"]] == ["notes"]
     assert app.rows == [OLD[0], NEW[1]]
@@ -127,7 +92,7 @@ def test_only_restores_one_part_and_is_taken_back_alone(app: App, typed: Keyboar
     assert (unknown.code, "has no part 'uploads'" in unknown.err) == (2, True)
 
 
-def test_database_in_use_refuses_whole_point_and_changes_nothing(app: App, typed: Keyboard) -> None:
+def test_database_in_use_refuses_whole_point_and_changes_nothing(app: PointedApp, typed: Keyboard) -> None:
     with running_app(app.notes):
         refused = typed("restore", "--point", "latest")
     assert (refused.code, app.rows) == (75, OLD)
@@ -135,7 +100,7 @@ def test_database_in_use_refuses_whole_point_and_changes_nothing(app: App, typed
     assert not [*kept_databases(app.tasks), *kept_databases(app.notes)]
 
 
-def test_damaged_part_refuses_whole_point_and_changes_nothing(app: App, typed: Keyboard) -> None:
+def test_damaged_part_refuses_whole_point_and_changes_nothing(app: PointedApp, typed: Keyboard) -> None:
     flip_byte(app.backups / f"{app.generations[1]}.sqlite3.gz")
     before = app.digests
     refused = typed("restore", "--point", app.point)
@@ -147,7 +112,7 @@ def test_damaged_part_refuses_whole_point_and_changes_nothing(app: App, typed: K
     assert f"{app.generations[1]} is damaged" in latest.err
 
 
-def test_newer_point_with_missing_part_is_passed_over_only_when_accepted(app: App, typed: Keyboard) -> None:
+def test_newer_point_with_missing_part_is_passed_over_only_when_accepted(app: PointedApp, typed: Keyboard) -> None:
     newer = typed("backup", "--source", "tasks", "--json").json["generation"]
     unusable = publish_point(app.backups, [newer, app.generations[1]], 2)
     (app.backups / f"{newer}.sqlite3.gz").unlink()
@@ -158,7 +123,7 @@ def test_newer_point_with_missing_part_is_passed_over_only_when_accepted(app: Ap
     assert (taken.code, taken.json["point"], app.rows) == (3, app.point, NEW)
 
 
-def test_at_chooses_newest_point_by_then(app: App, typed: Keyboard) -> None:
+def test_at_chooses_newest_point_by_then(app: PointedApp, typed: Keyboard) -> None:
     taken_at = typed("restore", "--point", "latest", "--dry-run", "--json").json["taken_at"]
     assert typed("restore", "--point", "latest", "--at", taken_at, "--dry-run", "--json").json["point"] == app.point
     early = typed("restore", "--point", "latest", "--at", "2020-01-01")
@@ -172,17 +137,17 @@ def test_at_chooses_newest_point_by_then(app: App, typed: Keyboard) -> None:
         (("--point", "latest", "--online"), "--to and --online do not go with it"),
         (("--point", "latest", "--undo"), "leave --point out"),
         (("--point", "point-20260101-0000", "--at", "2026-01-01"), "--point ID and --at do not go together"),
-        (("--only", "tasks"), "--only goes with --point"),
+        (("--only", "tasks"), "--only and --exact go with --point"),
         (("latest", "--point", "point-20260101-0000"), "there is no restore point point-20260101-0000"),
     ],
 )
-def test_contradiction_is_refused(app: App, typed: Keyboard, arguments: tuple[str, ...], why: str) -> None:
+def test_contradiction_is_refused(app: PointedApp, typed: Keyboard, arguments: tuple[str, ...], why: str) -> None:
     refused = typed("restore", *arguments)
     assert (refused.code != 0, app.rows) == (True, OLD)
     assert why in refused.err
 
 
-def test_whole_undo_is_refused_after_one_database_was_restored_since(app: App, typed: Keyboard) -> None:
+def test_whole_undo_is_refused_after_one_database_was_restored_since(app: PointedApp, typed: Keyboard) -> None:
     assert typed("restore", "--point", "latest").code == 0
     assert typed("restore", "latest", "--source", "notes").code == 0
     refused = typed("restore", "--undo")
@@ -194,7 +159,7 @@ def test_whole_undo_is_refused_after_one_database_was_restored_since(app: App, t
     assert app.rows == OLD
 
 
-def test_one_part_is_taken_back_alone_with_warning(app: App, typed: Keyboard) -> None:
+def test_one_part_is_taken_back_alone_with_warning(app: PointedApp, typed: Keyboard) -> None:
     assert typed("restore", "--point", "latest").code == 0
     alone = typed("restore", "--undo", "--source", "tasks")
     assert (alone.code, app.rows) == (0, [OLD[0], NEW[1]])
@@ -205,7 +170,7 @@ def test_one_part_is_taken_back_alone_with_warning(app: App, typed: Keyboard) ->
     assert app.rows == OLD
 
 
-def test_two_restores_of_one_point_are_taken_back_one_by_one(app: App, typed: Keyboard) -> None:
+def test_two_restores_of_one_point_are_taken_back_one_by_one(app: PointedApp, typed: Keyboard) -> None:
     assert typed("restore", "--point", "latest").code == 0
     for path in app.databases:
         spend(path, 7)
@@ -216,7 +181,7 @@ def test_two_restores_of_one_point_are_taken_back_one_by_one(app: App, typed: Ke
     assert app.rows == OLD
 
 
-def test_point_on_empty_machine_restores_all_and_leaves_no_records(app: App, typed: Keyboard) -> None:
+def test_point_on_empty_machine_restores_all_and_leaves_no_records(app: PointedApp, typed: Keyboard) -> None:
     for path in app.databases:
         path.unlink()
     facts = typed("restore", "--point", "latest", "--if-missing", "--json").json
@@ -226,7 +191,7 @@ def test_point_on_empty_machine_restores_all_and_leaves_no_records(app: App, typ
     assert (again.code, again.json["outcome"]) == (0, "there")
 
 
-def test_if_missing_refuses_where_only_some_databases_exist(app: App, typed: Keyboard) -> None:
+def test_if_missing_refuses_where_only_some_databases_exist(app: PointedApp, typed: Keyboard) -> None:
     app.notes.unlink()
     refused = typed("restore", "--point", "latest", "--if-missing")
     assert (refused.code, app.notes.exists(), transfers(app.tasks)) == (1, False, OLD[0])
@@ -235,7 +200,7 @@ def test_if_missing_refuses_where_only_some_databases_exist(app: App, typed: Key
     assert transfers(app.notes) == NEW[1]
 
 
-def test_if_missing_without_point_is_refused_unless_store_is_empty(app: App, typed: Keyboard) -> None:
+def test_if_missing_without_point_is_refused_unless_store_is_empty(app: PointedApp, typed: Keyboard) -> None:
     for path in app.databases:
         path.unlink()
     (app.backups / f"{app.point}.point.json").unlink()
@@ -246,7 +211,7 @@ def test_if_missing_without_point_is_refused_unless_store_is_empty(app: App, typ
     assert (none.code, "there is no restore point yet" in none.out) == (0, True), none
 
 
-def test_restore_over_one_missing_database_refuses_undo_of_whole(app: App, typed: Keyboard) -> None:
+def test_restore_over_one_missing_database_refuses_undo_of_whole(app: PointedApp, typed: Keyboard) -> None:
     app.notes.unlink()
     assert typed("restore", "--point", "latest").code == 0
     assert app.rows == NEW
@@ -257,7 +222,7 @@ def test_restore_over_one_missing_database_refuses_undo_of_whole(app: App, typed
     assert app.rows == [OLD[0], NEW[1]]
 
 
-def test_records_name_point_and_all_of_its_sources(app: App, typed: Keyboard) -> None:
+def test_records_name_point_and_all_of_its_sources(app: PointedApp, typed: Keyboard) -> None:
     assert typed("restore", "--point", "latest").code == 0
     found = []
     for path in app.databases:
@@ -270,17 +235,75 @@ def test_records_name_point_and_all_of_its_sources(app: App, typed: Keyboard) ->
 
 
 @pytest.fixture
-def sharing(app: App) -> App:
+def sharing(app: PointedApp) -> PointedApp:
     """The same app with both databases in one directory."""
     notes = app.tasks.with_name("notes.db")
     app.notes.rename(notes)
     app.config.write_text(app.config.read_text().replace(str(app.notes), str(notes)))
-    return App(app.config, app.backups, app.tasks, notes, app.point, app.generations)
+    return PointedApp(app.config, app.backups, app.tasks, notes, app.point, app.generations)
 
 
-def test_databases_in_one_directory_are_restored_together(sharing: App, typed: Keyboard) -> None:
+def test_databases_in_one_directory_are_restored_together(sharing: PointedApp, typed: Keyboard) -> None:
     done = typed("restore", "--point", sharing.point, "--json")
     assert (done.code, sharing.rows) == (0, NEW), done
     assert json.loads(done.out)["outcome"] == "done"
     assert typed("restore", "--undo").code == 0
     assert sharing.rows == OLD
+
+
+def test_commands_of_runbook_restore_all_and_take_it_back(app: PointedApp, typed: Keyboard) -> None:
+    plan, others, undo = blocks_run_by(__file__, "docs/runbook.md", "11. ")
+    assert [each.commands for each in blocks_run_by(__file__, "docs/runbook.es.md", "11. ")] == [
+        block.commands for block in (plan, others, undo)
+    ]
+    offsite = app.backups.with_name("offsite")
+    shutil.copytree(app.backups, offsite, ignore=shutil.ignore_patterns(".backupd"))
+    taken_on = typed("restore", "--point", "latest", "--dry-run", "--json").json["taken_at"][:10]
+
+    def type_all(block: CommandBlock) -> None:
+        for line in block.commands.replace("2026-12-31", taken_on).replace("14:00", "23:59").splitlines():
+            command = shlex.split(line)
+            said = typed(*command[1:], BACKUPD_REPLICAS__OFFSITE__URL=f"file:{offsite}")
+            assert said.code == 0, said
+
+    type_all(plan)
+    assert app.rows == NEW
+    type_all(others)
+    type_all(undo)
+    assert app.rows == OLD
+
+
+@pytest.mark.root
+def test_space_for_all_parts_is_required_before_the_first_is_unpacked(tmp_path: Path) -> None:
+    size_bytes = 2 << 20
+    with small_disk(tmp_path / "disk", "16M") as disk:
+        app = make_app(disk, tmp_path / "backups", size_bytes)
+        (disk / "filler").write_bytes(bytes(free_bytes(disk) - size_bytes * 3 // 2))
+        typed = Keyboard({"BACKUPD_CONFIG": str(app.config)})
+        for source in ("tasks", "notes"):
+            assert typed("restore", "--point", app.point, "--only", source, "--dry-run").code == 0
+        for more in ((), ("--dry-run",)):
+            refused = typed("restore", "--point", app.point, *more)
+            assert (refused.code, app.rows) == (1, OLD)
+            assert f"restoring {app.point} needs 4." in refused.err
+        assert typed("restore", "--point", app.point, "--only", "notes").code == 0
+        assert app.rows == [OLD[0], NEW[1]]
+
+
+@pytest.mark.root
+def test_databases_of_two_owners_are_restored_together_with_their_owners() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # where their owners can reach them
+        Path(name).chmod(0o755)
+        app = make_app(Path(name))
+        typed = Keyboard({"BACKUPD_CONFIG": str(app.config)})
+        owners = {app.tasks: 12345, app.notes: 54321}
+        for path, owner in owners.items():
+            os.chown(path, owner, owner)
+            os.chown(path.parent, owner, owner)
+        done = typed("restore", "--point", app.point, "--json")
+        assert done.code == 0, done
+        assert [part["owner"] for part in done.json["parts"]] == ["12345:12345", "54321:54321"]
+        assert {path: path.stat().st_uid for path in app.databases} == owners
+        assert typed("restore", "--undo").code == 0
+        assert {path: path.stat().st_uid for path in app.databases} == owners
+        assert app.rows == OLD

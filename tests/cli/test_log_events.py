@@ -1,5 +1,6 @@
 """docs/log-events.md explains every event, its level and its fields, and the last line of each run."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -18,16 +19,17 @@ from backupd.model import RetentionPolicy
 from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.system.file_lock import file_lock
-from backupd.tasks.backup import backup
+from backupd.tasks.backup import back_up_together, backup
 from backupd.tasks.clean import clean
 from backupd.tasks.context import TaskContext, local_inventory, rebuild_catalog
 from backupd.tasks.prune import prune, release_hold, unpin_generation
+from backupd.tasks.remove import remove_local
 from backupd.tasks.replica import once
 from backupd.tasks.replicate import replicate
 from backupd.tasks.requests import BackupRequest, Hook, Hooks, PinRequest, ReplicationRequest, RetentionRule
 from backupd.tasks.restore.to_path import restore_to_path
 from backupd.tasks.verify import verify
-from support.bank import make_bank
+from support.bank import make_bank, spend
 from support.command import log_lines
 from support.daemon import wait_until
 from support.drills import drilled
@@ -113,8 +115,24 @@ def of(lines: Iterable[dict[str, Any]], event: Event) -> list[dict[str, Any]]:
     return [line for line in lines if line["event.action"] == event]
 
 
+def leave_content(context: TaskContext) -> None:
+    """Store a content of an old file that no list names, and note that it is to be swept."""
+    data = b"of a file that is gone"
+    with context.store.staging() as staging, context.store.contents.adding(staging) as writer, writer.part() as part:
+        part.write(data)
+        part.finish(hashlib.sha256(data).digest(), packed=False)
+    (path,) = context.store.directory.glob("files/*/*")
+    os.utime(path, (0, 0))
+    context.sweeps.add("local")
+
+
 def test_tasks_of_store_log_documented_events(order: BackupRequest, context: TaskContext, tmp_path: Path) -> None:
     hooks = Hooks(Hook(("echo", "flushed")), Hook(("false",)))
+    make_bank(tmp_path / "other.db", rows=10)
+    other = BackupRequest("other", tmp_path / "other.db", reserve_bytes=0)
+    point = back_up_together([order, other], context, ("tasks", "other")).point
+    assert point is not None
+    spend(order.path)
     report = backup(replace(order, pin=PinRequest("made by hand", timedelta(days=30), "v1"), hooks=hooks), context)
     assert report.generation is not None
     assert unpin_generation(report.generation, "released by an operator", context)
@@ -137,6 +155,8 @@ def test_tasks_of_store_log_documented_events(order: BackupRequest, context: Tas
     replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     restore_to_path(inventory.manifests[report.generation], tmp_path / "restored.db", 1, context)
     drilled(context)
+    remove_local([point.id], context, force=False)
+    leave_content(context)
     prune("tasks", RetentionRule(RetentionPolicy(daily=1)), context)
     rebuild_catalog(context)
     (tmp_path / "copy").write_bytes(b"damaged")

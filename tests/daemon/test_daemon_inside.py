@@ -43,16 +43,20 @@ class FakeQueues:
     began: list[datetime] = field(default_factory=list)
     remembered: list[TaskResult] = field(default_factory=list)
 
-    def submit(self, request: TaskRequest) -> bool:
+    def submit(self, *requests: TaskRequest) -> tuple[TaskRequest, ...]:
+        for request in requests:
+            self.run(request)
+        return requests
+
+    def run(self, request: TaskRequest) -> None:
         now = self.context.clock()
         self.began.append(now)
         if self.outcome == "lost":
-            return True
+            return
         report = RunReport(request.task, request.source, now, RunDetails(), self.outcome)  # type: ignore[arg-type] - the test says what
         with open_catalog(self.context.catalog_path) as catalog:
             catalog.record_run(report, now, self.context.configuration())
         self.remembered.append(TaskResult(now, now, 1 if self.outcome == "failed" else 0))
-        return True
 
     def results(self, _request: TaskRequest) -> tuple[TaskResult, ...]:
         return tuple(self.remembered)

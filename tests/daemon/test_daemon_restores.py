@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from backupd.sqlite.database_files import DatabasePlace
+from backupd.sqlite.history import new_part_name, swap_journal_name
+from backupd.sqlite.swap import FileMark, SwapJournal, journal_written
 from support.bank import is_balanced, make_bank, spend, transfers
 from support.command import Backupd, log_lines
 from support.daemon import running_daemon, wait_until
@@ -46,3 +49,20 @@ def test_restore_waits_for_the_backup_of_the_daemon(backupd: Backupd, database: 
         assert daemon.stop() < 8
     assert backupd("restore", "--undo").code == 0
     assert transfers(database) == 1
+
+
+def test_killed_restore_is_undone_when_the_daemon_starts(backupd: Backupd, database: Path, backups: Path) -> None:
+    assert backupd("backup").code == 0  # so that none is due
+    part = database.with_name(new_part_name(database.name))
+    shutil.copy(database, part)
+    with DatabasePlace.open(database) as place:
+        new, old = FileMark.of(place, part.name), FileMark.of(place, database.name)
+        assert new is not None
+        kept = f"{database.name}.pre-restore-20261125T120000Z"
+        journal_written(place, SwapJournal(database.name, part.name, new, kept, old, (), ())).__enter__()
+    with running_daemon(backupd) as daemon:
+        daemon.wait_for(f"a restore of {database} was killed: undone")
+        wait_until(lambda: not database.with_name(swap_journal_name(database.name)).exists(), "no journal")
+        assert daemon.stop() < 8
+    assert not part.exists()
+    assert len([line for line in log_lines(backups) if line["event.action"] == "run.finished"]) == 1

@@ -236,12 +236,12 @@ class HeldQueues:
     observer: RunObserver | None = None
     stopped: bool = False
 
-    def submit(self, request: TaskRequest, observer: RunObserver) -> bool:
+    def submit(self, *requests: TaskRequest, observer: RunObserver) -> tuple[TaskRequest, ...]:
         if self.stopped:
-            return False
-        self.taken.append(request)
+            return ()
+        self.taken += requests
         self.observer = observer
-        return True
+        return requests
 
     def end(self, request: TaskRequest, exit_code: int = 0) -> None:
         assert self.observer is not None
@@ -382,7 +382,7 @@ def test_report_of_requested_run_reaches_observer(queue: TaskQueue, database: Pa
     heard = HeardRuns()
     queue.start()
     request = TaskRequest("backup", "tasks", "one", PinRequest("requested", None, "v2"))
-    queue.submit(request, heard)
+    queue.submit(request, observer=heard)
     wait_until(lambda: heard.results, "the end")
     (result,) = heard.results
     assert result.report is not None
@@ -390,7 +390,7 @@ def test_report_of_requested_run_reaches_observer(queue: TaskQueue, database: Pa
     assert heard.words == ["began", "ended"]
     assert queue.results(TaskRequest("backup", "tasks"))[-1].succeeded, "the daemon remembers it as a backup"
     database.unlink()
-    queue.submit(replace(request, run_id="two"), heard)
+    queue.submit(replace(request, run_id="two"), observer=heard)
     wait_until(lambda: len(heard.results) > 1, "the failure")
     report = heard.results[-1].report
     assert report is not None
@@ -403,7 +403,7 @@ def test_killed_run_has_a_report_too(queue: TaskQueue, database: Path) -> None:
     app.execute("BEGIN IMMEDIATE")
     heard = HeardRuns()
     queue.start()
-    queue.submit(TaskRequest("backup", "tasks", "one"), heard)
+    queue.submit(TaskRequest("backup", "tasks", "one"), observer=heard)
     wait_until(lambda: queue._process is not None, "its process")
     assert queue._process is not None
     queue._process.kill()
@@ -435,10 +435,10 @@ class HeardRuns:
 def test_stopped_queue_drops_what_waits(queue: TaskQueue, context: TaskContext) -> None:
     heard = HeardRuns()
     with context.exclusive_lock("test"):  # for which the run waits
-        queue.submit(TaskRequest("backup", "tasks", "one"), heard)
+        queue.submit(TaskRequest("backup", "tasks", "one"), observer=heard)
         queue.start()
         wait_until(lambda: heard.words, "its start")
-        queue.submit(TaskRequest("backup", "tasks", "two"), heard)
+        queue.submit(TaskRequest("backup", "tasks", "two"), observer=heard)
         queue.stop()
         wait_until(lambda: heard.results, "the end")
     assert heard.words == ["began", "dropped", "ended"]

@@ -26,7 +26,7 @@ _CHANGING = re.compile(
     r"|(?P<process>(?<=\"pid\": )\d+|(?<=\(process )\d+|(?<=\"inode\": )\d+)"
     r"|(?P<number>\b(?:\d+\.\d+|\d{7,}))"
 )
-_TEXTS = re.compile(r"\.(json|log|lock|restore|backupd-drill)$|/(lock|SHA256SUMS|SHA256SUMS\.new|identity)$")
+_TEXTS = re.compile(r"\.(json|log|lock|restore(-point)?|backupd-drill)$|/(lock|SHA256SUMS|SHA256SUMS\.new|identity)$")
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 
 

@@ -36,6 +36,7 @@ EXAMPLES = {
     "N": "1",
     "PREFIX": "ab",
     "DIGEST": "ab" * 32,
+    "STORE": "local",
 }
 CONFIG = """
 backups_dir = "{0}/backups"

@@ -20,7 +20,7 @@ from support.app import running_app
 from support.backup_runs import APP
 from support.bank import is_balanced, make_bank
 from support.cipher import WHOLE, encrypted
-from support.processes import children_of, die_in_a_transaction, is_gone, wait_until
+from support.processes import children_of, command_line, die_in_a_transaction, is_gone, wait_until
 from support.snapshots import SHORT_WAITS, Take
 from support.taking_turns import apart_ns, last_turn, make_turns, taking_turns, turns
 
@@ -172,7 +172,7 @@ def test_pin_is_released_when_disk_of_app_fills_up(tmp_path: Path) -> None:
 def test_pins_are_released_with_their_process(tmp_path: Path) -> None:
     paths = make_two(tmp_path, "delete", "wal", "wal")
     with pinned(tmp_path, paths) as found, running_app(paths[0]) as app:
-        (worker,) = [pid for pid in children_of(os.getpid()) if b"pinned_sources" in _command(pid)]
+        (worker,) = [pid for pid in children_of(os.getpid()) if b"pinned_sources" in command_line(pid)]
         assert copy(found[1]) is not None
         os.kill(worker, signal.SIGKILL)
         app.sql("UPDATE account SET balance = 0")
@@ -183,7 +183,7 @@ def test_pins_are_released_with_their_process(tmp_path: Path) -> None:
 def test_process_that_hangs_does_not_hold_writers_for_longer_than_they_accept(tmp_path: Path) -> None:
     paths = make_two(tmp_path, "delete", "wal")
     with pinned(tmp_path, paths, SHORT_WAITS._replace(writer_budget_s=1)) as found, running_app(paths[0]) as app:
-        (worker,) = [pid for pid in children_of(os.getpid()) if b"pinned_sources" in _command(pid)]
+        (worker,) = [pid for pid in children_of(os.getpid()) if b"pinned_sources" in command_line(pid)]
         os.kill(worker, signal.SIGSTOP)
         assert copy(found[0]) is None
         app.sql("UPDATE account SET balance = 0")
@@ -207,7 +207,7 @@ def test_databases_of_two_owners_are_pinned_by_their_owners(data: Path, tmp_path
     os.chown(data / "other.db", APP, APP)
     with pinned(tmp_path, [data / "tasks.db", data / "roots.db", data / "other.db"]) as found:
         assert None not in found
-        assert len([pid for pid in children_of(os.getpid()) if b"pinned_sources" in _command(pid)]) == 2
+        assert len([pid for pid in children_of(os.getpid()) if b"pinned_sources" in command_line(pid)]) == 2
         assert None not in [copy(one) for one in found]
     owners = {path.name: path.stat().st_uid for path in data.glob("*-shm")}
     assert owners == {"tasks.db-shm": APP, "roots.db-shm": 0, "other.db-shm": APP}
@@ -246,7 +246,3 @@ def test_instant_of_copy_made_under_a_lock_is_within_it(left_alone: Path, take: 
     began = time.time()
     made = take(left_alone)
     assert began <= made.since.timestamp() <= made.until.timestamp() <= time.time()
-
-
-def _command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()

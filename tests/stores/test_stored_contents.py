@@ -16,7 +16,6 @@ from backupd.archive.gzip_member import pack_member
 from backupd.errors import ContentMissing, CopyCorrupt
 from backupd.stores import content_writer
 from backupd.stores.content_writer import ContentWriter
-from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.system.small_file import UnexpectedFile
 
@@ -28,13 +27,6 @@ LARGE = bytes(range(256)) * 12_000  # several members
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
     made = DirectoryStore("here", tmp_path / "backups")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
-def replica(tmp_path: Path) -> DirectoryReplica:
-    made = DirectoryReplica("nas", tmp_path / "nas")
     made.prepare()
     return made
 
@@ -253,34 +245,3 @@ def test_disk_that_returns_other_bytes_is_noticed_before_content_has_its_name(st
         with pytest.raises(CopyCorrupt, match="reads back differently"):
             writer.commit()
     assert dict(store.contents.sizes()) == {}
-
-
-def test_replica_gets_what_it_lacks_and_no_more(store: DirectoryStore, replica: DirectoryReplica) -> None:
-    text, large = add(store, TEXT, LARGE)
-    (noise,) = add(store, NOISE, packed=False)
-    first = replica.contents.publish([text], store.contents)
-    assert first.sent_bytes == path_of(store, text).stat().st_size
-    second = replica.contents.publish([text, large, noise], store.contents)
-    assert second.sent_bytes == path_of(store, large).stat().st_size + len(NOISE)
-    assert replica.sent_bytes == first.sent_bytes + second.sent_bytes
-    assert replica.contents.sizes() == store.contents.sizes()
-    assert [read(replica, digest) for digest in (text, large, noise)] == [TEXT, LARGE, NOISE]
-
-
-def test_damaged_content_is_not_sent(store: DirectoryStore, replica: DirectoryReplica) -> None:
-    text, large = add(store, TEXT, LARGE)
-    path_of(store, large).write_bytes(pack_member(b"other", 1))
-    with pytest.raises(CopyCorrupt, match=large):
-        replica.contents.publish([text, large], store.contents)
-    assert bytes.fromhex(large) not in replica.contents.sizes()
-    path_of(store, large).unlink()
-    with pytest.raises(ContentMissing, match=large):
-        replica.contents.publish([large], store.contents)
-
-
-def test_content_of_another_size_at_replica_is_sent_again(store: DirectoryStore, replica: DirectoryReplica) -> None:
-    (text,) = add(store, TEXT)
-    replica.contents.publish([text], store.contents)
-    os.truncate(path_of(replica, text), 20)
-    replica.contents.publish([text], store.contents)
-    assert read(replica, text) == TEXT

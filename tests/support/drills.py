@@ -36,7 +36,8 @@ def drilled(context: TaskContext, *, max_age_s: float = DAY_S, **asked: Any) -> 
     """Drill the bank from the local store; keyword arguments are those of `AppCheck`."""
     app = AppCheck(**{"timeout_s": 60.0, **asked}) if asked else None
     order = DrillRequest("tasks", "local", max_age_s, workers=1, reserve_bytes=0, app=app)
-    return drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
+    (report,) = drill([order], lambda: nullcontext((context.store, local_inventory(context))), once, context)
+    return report
 
 
 def facts(report: RunReport[DrillDetails]) -> DrillReport:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from backupd.archive.manifest import decode_manifest, encode_manifest
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, generation_id
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, archive_name, generation_id
 from backupd.tasks.context import TaskContext
 
 
@@ -24,6 +24,18 @@ def backdated(backups: Path, generation: str, *, days: float, source: str | None
     copy = replace(manifest, id=key, source=name, taken_at=taken_at)
     (backups / f"{key}{ARCHIVE_SUFFIX}").write_bytes((backups / f"{generation}{ARCHIVE_SUFFIX}").read_bytes())
     (backups / f"{key}{MANIFEST_SUFFIX}").write_bytes(encode_manifest(copy))
+    return key
+
+
+def dated_back(backups: Path, generation: str, *, days: float) -> str:
+    """Let `generation`, of either kind, be one that was taken `days` earlier; returns its new id."""
+    path = backups / f"{generation}{MANIFEST_SUFFIX}"
+    manifest = decode_manifest(path.read_bytes(), generation)
+    taken_at = manifest.taken_at - timedelta(days=days)
+    key = generation_id(manifest.source, taken_at)
+    (backups / archive_name(generation, manifest.kind)).rename(backups / archive_name(key, manifest.kind))
+    (backups / f"{key}{MANIFEST_SUFFIX}").write_bytes(encode_manifest(replace(manifest, id=key, taken_at=taken_at)))
+    path.unlink()
     return key
 
 

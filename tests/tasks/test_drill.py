@@ -16,7 +16,8 @@ from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.drill import differences, drill
+from backupd.tasks.drill import drill
+from backupd.tasks.drill.database import differences
 from backupd.tasks.freshness import read_health_facts
 from backupd.tasks.inventory import take_inventory
 from backupd.tasks.replica import once
@@ -180,7 +181,7 @@ def test_lost_connection_is_reopened(context: TaskContext) -> None:
             raise ReplicaUnreachable("gone", "it is tried again")
         yield context.store, local_inventory(context)
 
-    report = drill(DrillRequest("tasks", "local", DAY_S, reserve_bytes=0), opened, retrying(2), context)
+    (report,) = drill([DrillRequest("tasks", "local", DAY_S, reserve_bytes=0)], opened, retrying(2), context)
     assert (report.outcome, len(tries)) == ("done", 2)
 
 
@@ -197,7 +198,7 @@ def test_replica_is_drilled_by_its_own_listing_and_left_unchanged(
         (context.store.directory / f"{newest}{suffix}").unlink()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")}
     order = DrillRequest("tasks", "nas", DAY_S, reserve_bytes=0)
-    report = drill(order, lambda: nullcontext((there, take_inventory(there, context.clock()))), once, context)
+    (report,) = drill([order], lambda: nullcontext((there, take_inventory(there, context.clock()))), once, context)
     assert (report.outcome, report.generation) == ("done", newest)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "nas").rglob("*")} == before
     assert complete_generations(tmp_path / "nas") == {newest}
@@ -206,7 +207,7 @@ def test_replica_is_drilled_by_its_own_listing_and_left_unchanged(
 def test_insufficient_space_is_reported_before_download(newest: str, context: TaskContext) -> None:
     order = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60)
     opened = nullcontext((context.store, local_inventory(context)))
-    report = drill(order, lambda: opened, once, context)
+    (report,) = drill([order], lambda: opened, once, context)
     assert (report.exit_code, set(report.stages)) == (1, {"connect"})
     assert f"a drill of {newest} needs" in str(report.error)
 

@@ -249,7 +249,7 @@ def test_place_on_another_file_system_needs_own_free_space(drills: TaskContext) 
         app = AppCheck(1, place_at=place)
         greedy = DrillRequest("tasks", "local", DAY_S, reserve_bytes=1 << 60, app=app)
         inventory = local_inventory(drills)
-        refused = drill(greedy, lambda: nullcontext((drills.store, inventory)), once, drills)
+        (refused,) = drill([greedy], lambda: nullcontext((drills.store, inventory)), once, drills)
         assert f"at {name}, where" in str(refused.error)
 
 

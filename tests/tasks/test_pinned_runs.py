@@ -13,7 +13,8 @@ from backupd.catalog import open_catalog
 from backupd.model import Pin, RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
-from backupd.tasks.prune import pin_generation, plan_pruning, prune
+from backupd.tasks.prune import pin_generation, prune
+from backupd.tasks.pruning_plan import PruningPlans
 from backupd.tasks.remove import remove_local
 from backupd.tasks.requests import BackupRequest, PinRequest, RetentionRule
 from support.bank import spend
@@ -59,7 +60,7 @@ def test_pin_ended_by_clock_ahead_holds_again_with_correct_clock(order: BackupRe
     ahead = replace(context, clock=lambda: now + 730 * DAY)
     both = replace(ONE, policy=replace(ONE.policy, last=2))
     assert backup(replace(order, retention=both), ahead).outcome == "published"
-    plan = plan_pruning("tasks", ONE, read_inventory(context), context)
+    plan = PruningPlans(ONE, read_inventory(context), context).of("tasks")
     assert any(reason.startswith("pinned until") for reason in plan.reasons()[pinned])
 
 

@@ -66,7 +66,7 @@ def test_two_databases_in_one_store_warn_and_are_pruned_separately(
     replicate(to_nas, lambda: nullcontext(DirectoryReplica("nas", tmp_path / "nas")), once, context)
     assert [stored.id for stored in DirectoryReplica("nas", tmp_path / "nas").list()] == kept
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "a" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
+    (drilled,) = drill([order], lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert (drilled.outcome, f"of which {kept[2]} is the newest" in str(drilled.error)) == ("failed", True)
     found = [finding for finding in check_local((BackupRequest("db", order.path),), context) if not finding.ok]
     assert [finding.check for finding in found] == ["backups of db"]
@@ -80,6 +80,6 @@ def test_moved_database_continues_as_one_source(
     assert (last[-1].outcome, last[-1].warnings) == ("published", ())
     assert [stored.id for stored in context.store.list()] == [report.generation for report in last[1:]]
     order = DrillRequest("db", "local", 1e9, 1, 0, path=tmp_path / "c" / "db.sqlite3")
-    drilled = drill(order, lambda: nullcontext((context.store, local_inventory(context))), once, context)
+    (drilled,) = drill([order], lambda: nullcontext((context.store, local_inventory(context))), once, context)
     assert drilled.outcome == "done", "restored elsewhere after a disaster"
     assert prune("db", TWO, context)[0].details.removed == ()

@@ -114,9 +114,8 @@ def test_second_store_is_refused_before_sending_or_removing(
     assert list(check_replica(LAST, connect(first), first.context))[-1].detail == "1 generation of this store"
     with connect(second)() as there:
         inventory = replica_inventory("there", there, second.context)
-        drilled = drill(
-            DrillRequest("tasks", "there", 1e6, 1, 0), lambda: nullcontext((there, inventory)), once, second.context
-        )
+        order = DrillRequest("tasks", "there", 1e6, 1, 0)
+        (drilled,) = drill([order], lambda: nullcontext((there, inventory)), once, second.context)
     assert foreign(drilled, first)
 
 
@@ -158,7 +157,7 @@ def test_two_stores_in_one_replica_both_send_with_warning_and_remove_nothing(
     with connect(first)() as there:
         inventory = replica_inventory("there", there, first.context)
         order = DrillRequest("tasks", "there", 1e8, 1, 0)
-        drilled = drill(order, lambda: nullcontext((there, inventory)), once, first.context)
+        (drilled,) = drill([order], lambda: nullcontext((there, inventory)), once, first.context)
     newest = next(
         m for g in inventory.generations if (m := inventory.manifests[g.id]).store == first.context.identity()
     )

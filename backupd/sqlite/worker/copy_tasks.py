@@ -20,12 +20,12 @@ _ANSWER_CHARACTERS = 1 << 16  # of an answer, which is compared with a short one
 
 
 def do_task(request: CopyRequest, _parent: ParentPipe) -> object:
-    """Do `request["verb"]` to the copy at `request["path"]`; only a query has a reply."""
-    verbs = {"recover": recover, "compact": compact, "query": query}
+    """Do `request["verb"]` to the copy at `request["path"]`; only `query` has a reply."""
+    verbs = {"recover": recover, "compact": compact, "query": query, "names": names}
     try:
         return verbs[request["verb"]](request)
     except apsw.Error as error:
-        raise _explain(error, request["verb"]) from error
+        raise _explain(error, request) from error
 
 
 def recover(request: CopyRequest) -> None:
@@ -49,20 +49,40 @@ def query(request: CopyRequest) -> dict[str, object]:
 
     The app may have the copy open: side files are created as its owner.
     """
-    held = request["held"]
-    owner = known_owner(f"{OPEN_FILES}{held}", os.fstat(held))
-    if looks_encrypted(held):
-        raise DrillFailed(
-            "the restored copy is encrypted: only its app can read it",
-            "use drill.command or drill.health_url instead of drill.query and drill.user_version",
-        )
-    connection = open_held(request["path"], held, apsw.SQLITE_OPEN_READONLY)
-    become_owner(*owner)
-    connection.set_busy_timeout(_BUSY_MS)
+    connection = _opened(request)
     version = connection.execute("PRAGMA user_version").get
     row = connection.execute(request["query"]).fetchone() if request["query"] else None
     connection.close()
     return QueryResult(int(version), None if row is None else _text(row[0]))._asdict()
+
+
+def names(request: CopyRequest) -> None:
+    """Write the first column of each row into the file `target_held`, with a zero byte after each. Raises DrillFailed.
+
+    It is read-only, and leaves out values that are NULL.
+    """
+    connection = _opened(request)
+    with open(request["target_held"], "wb", closefd=False) as target:
+        for value, *_ in connection.execute(request["query"] or ""):
+            if value is not None:
+                name = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
+                target.write(name + b"\0")
+    connection.close()
+
+
+def _opened(request: CopyRequest) -> apsw.Connection:
+    """Open the copy for a query, read-only. Raises DrillFailed where it is encrypted."""
+    held = request["held"]
+    owner = known_owner(f"{OPEN_FILES}{held}", os.fstat(held))
+    if looks_encrypted(held):
+        what = "the restored copy is encrypted: only its app can read it"
+        if request["verb"] == "names":
+            raise DrillFailed(what, f"remove files.{request['files']}.query")
+        raise DrillFailed(what, "use drill.command or drill.health_url instead of drill.query and drill.user_version")
+    connection = open_held(request["path"], held, apsw.SQLITE_OPEN_READONLY)
+    become_owner(*owner)
+    connection.set_busy_timeout(_BUSY_MS)
+    return connection
 
 
 def _text(value: object) -> str:
@@ -71,11 +91,17 @@ def _text(value: object) -> str:
     return "NULL" if value is None else str(value)[:_ANSWER_CHARACTERS]
 
 
-def _explain(error: apsw.Error, verb: str) -> BackupdError:
+def _explain(error: apsw.Error, request: CopyRequest) -> BackupdError:
+    verb = request["verb"]
     if verb == "query":
         return DrillFailed(
             f"the restored copy cannot be queried: {error}",
             "check drill.query: texts are in single quotes, also in views of the app",
+        )
+    if verb == "names":
+        return DrillFailed(
+            f"the copy cannot be queried: {error}",
+            f"check files.{request['files']}.query: texts are in single quotes, also in views of the app",
         )
     if isinstance(error, apsw.FullError):
         return NoSpace(f"no space to {verb} the copy", "free space, or move backups_dir")

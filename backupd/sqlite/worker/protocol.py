@@ -94,17 +94,18 @@ class IntegrityReply(TypedDict):
 
 
 class CopyRequest(TypedDict, total=False):
-    """Do `verb` to the copy at `path`: compact it into `target`, run the `query`.
+    """Do `verb` to the copy at `path`: compact it into `target`, run the `query`, or that of the set `files`.
 
-    Its descriptor is `held`; that of the empty file `target` is `target_held`.
+    Its descriptor is `held`; that of the empty file `target`, or of one for the names, is `target_held`.
     """
 
-    verb: Literal["recover", "compact", "query"]
+    verb: Literal["recover", "compact", "query", "names"]
     path: str
     held: int
     target: str
     target_held: int
     query: str | None
+    files: str
 
 
 class CheckpointRequest(TypedDict):

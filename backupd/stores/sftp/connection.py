@@ -21,7 +21,7 @@ from backupd.stores.sftp.auth import Credentials, log_in
 from backupd.stores.sftp.handshake import shake_hands
 from backupd.stores.sftp.host_keys import PinnedKeys
 from backupd.stores.sftp.paramiko_internals import NamingClient, ObservedTransport, ProtocolViolated
-from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, max_block_bytes
+from backupd.stores.sftp.protocol import PACKET_BYTES, WINDOW_BYTES, Limits, find_limits
 from backupd.system.resources import tune_malloc
 
 CHANNELS: Final = 4  # each has its own window at the server: more is in flight on a line with high latency
@@ -110,22 +110,31 @@ class SftpConnection:
         return self._min_response_s < _LOW_LATENCY_S
 
     @cached_property
-    def block_bytes(self) -> int:
-        """The largest block that the server reads and writes at once; measures the latency on the way."""
+    def _limits(self) -> Limits:
         for _ in range(_LATENCY_SAMPLES):
             with self._timed():
-                found = max_block_bytes(self.client)
+                found = find_limits(self.client)
             if not _LOW_LATENCY_S <= self._min_response_s < _HIGH_LATENCY_S:
                 break
         return found
 
-    def open_channels(self, wanted: int) -> None:
-        """Begin to open channels up to `wanted`, at most CHANNELS; with low latency, one is enough.
+    @property
+    def block_bytes(self) -> int:
+        """The largest block that the server reads and writes at once; the first use measures the latency on the way."""
+        return self._limits.block_bytes
+
+    @property
+    def open_files(self) -> int:
+        """How many files a channel may have open."""
+        return self._limits.open_files
+
+    def open_channels(self, wanted: int, *, near: bool = False) -> None:
+        """Begin to open channels up to `wanted`, at most CHANNELS; with low latency only if they are faster `near` too.
 
         They open in the background and at the same time: each takes several round trips.
         """
         self.block_bytes  # noqa: B018 - it measures the latency
-        wanted = 1 if self.has_low_latency else min(wanted, CHANNELS)
+        wanted = min(wanted, CHANNELS) if near or not self.has_low_latency else 1
         for _ in range(0 if self._channel_refused else wanted - len(self.clients) - len(self._opening)):
             thread = threading.Thread(target=self._add_client, name="sftp-channel", daemon=True)
             self._opening.append(thread)

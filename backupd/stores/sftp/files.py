@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from paramiko import SFTPAttributes, SFTPClient, SFTPFile, SSHException, sftp
 
-from backupd.errors import CopyCorrupt, ReplicaFailed
+from backupd.errors import CopyCorrupt, ReplicaFailed, StoreUnusable
 from backupd.stores.sftp.connection import SftpConnection, connection_errors
 from backupd.stores.sftp.paramiko_internals import EndReached, read_attributes, read_count
 from backupd.stores.sftp.protocol import (
     SAFE_BLOCK_BYTES,
+    SAFE_OPEN_FILES,
     PipelinedReader,
     RequestPipeline,
     WriteRefused,
@@ -22,7 +23,6 @@ from backupd.stores.sftp.protocol import (
 )
 
 PRIVATE_MODE: Final = 0o600
-_MAX_OPEN_FILES: Final = 8  # at the server: some allow few handles
 _MAX_ENTRIES: Final = 200_000  # in a directory
 _STATVFS_BYTES: Final = 11 * 8
 _MIN_ENTRY_BYTES: Final = 12  # of two empty names and no attributes
@@ -76,8 +76,8 @@ class _SmallFile:
 
 def read_small_files(client: SFTPClient, paths: Sequence[str], limit_bytes: int) -> Iterator[Callable[[], bytes]]:
     """Yield for each of `paths` a function that reads it as `read_small_file` does; call it before the next."""
-    for first in range(0, len(paths), _MAX_OPEN_FILES):
-        files = [_SmallFile(client, path, limit_bytes) for path in paths[first : first + _MAX_OPEN_FILES]]
+    for first in range(0, len(paths), SAFE_OPEN_FILES):
+        files = [_SmallFile(client, path, limit_bytes) for path in paths[first : first + SAFE_OPEN_FILES]]
         for file in files:
             file.open()
         for file in files:
@@ -141,6 +141,12 @@ def _watched_blocks(file: SFTPFile, begin: int, end: int, connection: SftpConnec
 def is_file(attributes: SFTPAttributes) -> bool:
     """Tell whether it is a regular file; it is assumed to be one where the server sends no file type."""
     return attributes.st_mode is None or stat.S_IFMT(attributes.st_mode) in (0, stat.S_IFREG)
+
+
+def refuse_link(path: str, found: SFTPAttributes, store: str) -> None:
+    """Raise StoreUnusable for a directory of a store that is a link."""
+    if stat.S_ISLNK(found.st_mode or 0):
+        raise StoreUnusable(f"{path} on {store} is a symbolic link, which may lead out of it", "remove it")
 
 
 def list_directory(client: SFTPClient, path: str) -> Iterator[SFTPAttributes]:

@@ -68,8 +68,8 @@ _REMEMBERED: Final = 4096  # requests; far more than are ever in flight
 _MAX_ANSWER_CHARS: Final = 80
 _MAX_PATH_CHARS: Final = 160
 _MAX_SSH_BYTES: Final = 260 << 10  # in a packet; connection.py tells servers that packets hold 256 KiB at most
-_MAX_SFTP_BYTES: Final = 512 << 10  # in a packet; OpenSSH and others send 256 KiB at most
-_MAX_HANDLE_BYTES: Final = 256  # draft-ietf-secsh-filexfer-02 §4
+MAX_SFTP_BYTES: Final = 512 << 10  # in a packet; OpenSSH and others send 256 KiB at most
+MAX_HANDLE_BYTES: Final = 256  # draft-ietf-secsh-filexfer-02 §4
 _MAX_BANNER_BYTES: Final = 64 << 10  # before the version, RFC 4253 §4.2
 _BYTES_OF_ATTRIBUTES: Final = (
     (SFTPAttributes.FLAG_SIZE, 8),
@@ -157,7 +157,7 @@ class NamingClient(SFTPClient):
 
     def __init__(self, channel: Channel) -> None:
         self._requests: dict[int, tuple[int, int, tuple[Any, ...]]] = {}  # the last ones, by number modulo _REMEMBERED
-        self._unanswered: set[int] = set()
+        self.unanswered: set[int] = set()
         self._paths: dict[bytes, str] = {}  # of open handles
         super().__init__(channel)
 
@@ -165,11 +165,11 @@ class NamingClient(SFTPClient):
         parent: Any = super()
         number: int = parent._async_request(fileobj, t, *args)  # noqa: SLF001 - see the module
         self._requests[number % _REMEMBERED] = number, t, args[:2]  # without the data of a write
-        self._unanswered.add(number)
+        self.unanswered.add(number)
         return number
 
     def _read_all(self, n: int) -> bytes:
-        if n > _MAX_SFTP_BYTES:
+        if n > MAX_SFTP_BYTES:
             raise ProtocolViolated(f"it sends a packet of {n} bytes")
         parent: Any = super()
         try:
@@ -198,9 +198,9 @@ class NamingClient(SFTPClient):
         kind, data = parent._read_packet()  # noqa: SLF001 - see the module
         if self._requests:  # else it is the version
             number = int.from_bytes(data[:_BYTES_OF_NUMBER], "big")
-            if number not in self._unanswered:
+            if number not in self.unanswered:
                 raise ProtocolViolated("it answers a request that was not made")
-            self._unanswered.remove(number)
+            self.unanswered.remove(number)
         if kind == sftp.CMD_HANDLE:
             self._note_handle(Message(data))
         elif kind == sftp.CMD_ATTRS:  # before paramiko reads them
@@ -210,7 +210,7 @@ class NamingClient(SFTPClient):
     def _note_handle(self, message: Message) -> None:
         _operation, path = self._described(message.get_int())
         handle = message.get_string()
-        if len(handle) > _MAX_HANDLE_BYTES:
+        if len(handle) > MAX_HANDLE_BYTES:
             raise ProtocolViolated(f"it sends a handle of {len(handle)} bytes")
         self._paths.pop(handle, None)
         self._paths[handle] = path
@@ -218,19 +218,14 @@ class NamingClient(SFTPClient):
             del self._paths[next(iter(self._paths))]
 
     def _convert_status(self, msg: Message) -> None:
-        number, code, said = int.from_bytes(msg.asbytes()[:_BYTES_OF_NUMBER], "big"), msg.get_int(), msg.get_string()
+        number, body = int.from_bytes(msg.asbytes()[:_BYTES_OF_NUMBER], "big"), msg.get_remainder()
+        code = _code_of(body)
         if code == sftp.SFTP_OK:
             return
         if code == sftp.SFTP_EOF and self._requests.get(number % _REMEMBERED, _UNKNOWN)[1] in _ENDING:
             raise EndReached("the server says that the file ends")
-        operation, path = self._described(number)
-        text = one_line(said[:_MAX_TEXT_BYTES].decode(errors="replace"))[:_MAX_ANSWER_CHARS]
-        what = f"cannot {operation} {path}: {text or f'status {code}'}"
-        if code in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_PERMISSION_DENIED):
-            raise OSError(errno.ENOENT if code == sftp.SFTP_NO_SUCH_FILE else errno.EACCES, what)
-        if code == sftp.SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
-            raise OperationUnsupported(what)
-        raise OSError(what)
+        if error := status_error(body, " ".join(self._described(number))):
+            raise error
 
     def _described(self, number: int) -> tuple[str, str]:
         """Return the operation that request `number` asked for, as a verb, and the path that it concerns."""
@@ -246,6 +241,33 @@ class NamingClient(SFTPClient):
         if not arguments:
             return operation, "the session"
         return operation, self._paths.get(arguments[0], "an open file") if has_handle else _shown(arguments[0])
+
+
+def _code_of(body: bytes) -> int:
+    return int.from_bytes(body[:_BYTES_OF_NUMBER], "big")
+
+
+def status_error(body: bytes, what: str) -> OSError | None:
+    """Return the error in the status `body`, what follows the number of its request; None for the status OK.
+
+    `what` the server was asked for is an operation and its path.
+    """
+    code, said = _code_of(body), Message(body[_BYTES_OF_NUMBER:]).get_string()
+    if code == sftp.SFTP_OK:
+        return None
+    text = one_line(said[:_MAX_TEXT_BYTES].decode(errors="replace"))[:_MAX_ANSWER_CHARS]
+    message = f"cannot {what}: {text or f'status {code}'}"
+    if code in (sftp.SFTP_NO_SUCH_FILE, sftp.SFTP_PERMISSION_DENIED):
+        return OSError(errno.ENOENT if code == sftp.SFTP_NO_SUCH_FILE else errno.EACCES, message)
+    if code == sftp.SFTP_OP_UNSUPPORTED or "unsupported" in text.lower():
+        return OperationUnsupported(message)
+    return OSError(message)
+
+
+def settle(client: SFTPClient) -> None:
+    """Wait for the answer to every request of `client`, such as to close a file. Raises SSHException, OSError."""
+    while isinstance(client, NamingClient) and client.unanswered:
+        receive_response(client)
 
 
 def _text(value: bytes | str) -> str:

@@ -7,7 +7,7 @@ goes unnoticed. So requests are sent here one by one (draft-ietf-secsh-filexfer-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from paramiko import Message, SFTPAttributes, SFTPClient, sftp
 
@@ -25,6 +25,7 @@ from backupd.stores.sftp.paramiko_internals import (
 # Every server accepts packets of 34,000 bytes (§3); OpenSSH announces larger ones (limits@openssh.com).
 SAFE_BLOCK_BYTES: Final = 32 << 10
 LARGEST_BLOCK_BYTES: Final = 255 << 10
+SAFE_OPEN_FILES: Final = 8  # at the server: some allow few handles
 # Fills four packets of 32 KiB, which OpenSSH accepts in a channel, less 64 bytes that paramiko leaves free in each and
 # the header of the request. Larger requests are copied more often on their way, smaller ones are more (measured).
 WRITE_BLOCK_BYTES: Final = 4 * ((32 << 10) - 64) - 100
@@ -241,16 +242,24 @@ def extended_request(client: SFTPClient, name: str, *arguments: Any) -> Message 
     return message if kind == sftp.CMD_EXTENDED_REPLY else Message()
 
 
-def max_block_bytes(client: SFTPClient) -> int:
-    """Return the largest block that the server reads and writes at once (PROTOCOL, limits@openssh.com)."""
+class Limits(NamedTuple):
+    """What a server allows: bytes in a read or a write, and open files on a channel."""
+
+    block_bytes: int
+    open_files: int
+
+
+def find_limits(client: SFTPClient) -> Limits:
+    """Return what the server allows (PROTOCOL, limits@openssh.com), or what every server does."""
     try:
         limits = extended_request(client, "limits@openssh.com")
     except OSError:
         limits = None
     if limits is None:
-        return SAFE_BLOCK_BYTES
-    _packet, read, write = (limits.get_int64() for _ in range(3))
-    return max(SAFE_BLOCK_BYTES, min(LARGEST_BLOCK_BYTES, read or LARGEST_BLOCK_BYTES, write or LARGEST_BLOCK_BYTES))
+        return Limits(SAFE_BLOCK_BYTES, SAFE_OPEN_FILES)
+    _packet, read, write, open_files = (limits.get_int64() for _ in range(4))
+    allowed = min(LARGEST_BLOCK_BYTES, read or LARGEST_BLOCK_BYTES, write or LARGEST_BLOCK_BYTES)
+    return Limits(max(SAFE_BLOCK_BYTES, allowed), open_files or SAFE_OPEN_FILES)
 
 
 def attributes_with(mode: int | None) -> Any:  # noqa: ANN401 - paramiko's class has no types

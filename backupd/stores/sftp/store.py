@@ -13,7 +13,6 @@ Listings and contents from the other host are untrusted: files with other names 
 import io
 import posixpath
 import secrets
-import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +35,8 @@ from backupd.model import (
 )
 from backupd.stores import contract
 from backupd.stores.sftp import files
-from backupd.stores.sftp.connection import SftpConnection
+from backupd.stores.sftp.connection import SftpConnection, connection_errors
+from backupd.stores.sftp.contents import SftpContents
 from backupd.stores.sftp.protocol import SAFE_BLOCK_BYTES, stat_many
 from backupd.stores.sftp.upload import VerifiedParts, compare, upload
 from backupd.system.small_file import open_regular
@@ -84,6 +84,11 @@ class SftpStore:
         """The directory of files in transfer from this sender."""
         return f"{self._hidden}/{self._sender()}"
 
+    @cached_property
+    def contents(self) -> SftpContents:
+        """The contents of files."""
+        return SftpContents(self.name, self._directory, lambda: self._parts, self._connection, self._verified)
+
     @property
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included, over all connections that share `VerifiedParts`."""
@@ -98,7 +103,7 @@ class SftpStore:
         """Tell whether `path` exists in the hidden directory there, whatever it is. Raises OSError."""
         hidden, found = stat_many(self._client, (self._hidden, f"{self._hidden}/{path}"))
         if hidden is not None:
-            self._refuse_link(self._hidden, hidden)
+            files.refuse_link(self._hidden, hidden, self.name)
         return found is not None
 
     @_limited
@@ -182,7 +187,12 @@ class SftpStore:
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""
         paths = [self._path(generation_id, suffix) for suffix in SUFFIXES.values()]
-        with self._connection.operation(), self._missing_errors(generation_id), self._refusal_errors(generation_id):
+        with (
+            connection_errors(self.name),
+            self._connection.operation(),
+            self._missing_errors(generation_id),
+            self._refusal_errors(generation_id),
+        ):
             found = zip(paths, stat_many(self._client, paths), strict=True)
             path, attributes = next(((path, one) for path, one in found if one), (paths[0], None))
             if attributes is None or not files.is_file(attributes):
@@ -307,12 +317,7 @@ class SftpStore:
             if found is None:
                 self._make_directory(directory)
             elif directory != self._directory:  # which may be a link; one below it could lead out of the store
-                self._refuse_link(directory, found)
-
-    def _refuse_link(self, directory: str, found: SFTPAttributes) -> None:
-        if stat.S_ISLNK(found.st_mode or 0):
-            what = f"{directory} on {self.name} is a symbolic link, which may lead out of it"
-            raise StoreUnusable(what, "remove it")
+                files.refuse_link(directory, found, self.name)
 
     def _make_directory(self, directory: str) -> None:
         """Make a private directory. Raises StoreUnusable when its parent is missing, OSError."""

@@ -149,25 +149,30 @@ def upload(local: Path, part: str, connection: SftpConnection, verified: Verifie
     ReplicaUnreachable, OSError.
     """
     with open(open_regular(local), "rb", buffering=0) as source:
-        size_bytes = os.fstat(source.fileno()).st_size
-        connection.open_channels(_channels_for(size_bytes))
-        found = _size(connection.client, part)
-        equal, method = (0, _READ_BACK)
-        if found:
-            equal, method = _compare_partial(source, part, connection, min(found, size_bytes), verified)
-        if found is not None and (found > equal or not equal):
-            equal = _truncate(connection.client, part, equal, size_bytes)
-        verified.limit(part, equal)
-        resumed = equal
-        if equal < size_bytes or not found:
-            with partial_removed_on_error(connection.client, part):
-                equal = _send(source, part, connection, equal, size_bytes, verified)
-            equal, method = compare(source, part, connection, equal, size_bytes, verified)
-            if equal < size_bytes:
-                raise CopyCorrupt(
-                    f"{part} reads back differently than written, from byte {equal} on",
-                    "test the disk and the memory of that host; the next replication sends it again",
-                )
+        return upload_open(source, part, connection, verified)
+
+
+def upload_open(source: BinaryIO, part: str, connection: SftpConnection, verified: VerifiedParts) -> Transfer:
+    """Make the remote file `part` equal to an open local file, as `upload` does."""
+    size_bytes = os.fstat(source.fileno()).st_size
+    connection.open_channels(_channels_for(size_bytes))
+    found = _size(connection.client, part)
+    equal, method = (0, _READ_BACK)
+    if found:
+        equal, method = _compare_partial(source, part, connection, min(found, size_bytes), verified)
+    if found is not None and (found > equal or not equal):
+        equal = _truncate(connection.client, part, equal, size_bytes)
+    verified.limit(part, equal)
+    resumed = equal
+    if equal < size_bytes or not found:
+        with partial_removed_on_error(connection.client, part):
+            equal = _send(source, part, connection, equal, size_bytes, verified)
+        equal, method = compare(source, part, connection, equal, size_bytes, verified)
+        if equal < size_bytes:
+            raise CopyCorrupt(
+                f"{part} reads back differently than written, from byte {equal} on",
+                "test the disk and the memory of that host; the next replication sends it again",
+            )
     return Transfer(size_bytes - resumed, resumed, method, verified.fallback_reason)
 
 

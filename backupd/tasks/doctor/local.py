@@ -26,8 +26,8 @@ from backupd.system.mounts import exposing_mount
 from backupd.system.os_errors import dangling_link, os_error_hint, os_error_text
 from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
-from backupd.tasks.capture import FILES_OF_A_BACKUP, bytes_needed, inspect_source
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
+from backupd.tasks.copying import FILES_OF_A_BACKUP, bytes_needed, inspect_source
 from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest

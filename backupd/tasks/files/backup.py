@@ -11,6 +11,7 @@ from backupd.tasks.files.publication import apply_files, decide_files, files_sta
 from backupd.tasks.hooks import hooks
 from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import FilesRequest
+from backupd.tasks.restore.recovery import recover_files_before_backup
 
 
 def back_up_files(request: FilesRequest, context: TaskContext) -> RunReport[BackupDetails]:
@@ -20,6 +21,8 @@ def back_up_files(request: FilesRequest, context: TaskContext) -> RunReport[Back
         run.start()
         if request.timezone_warning:
             run.note(request.timezone_warning)
+        if problem := recover_files_before_backup(request.path, context):  # a backup goes on where that fails
+            run.warn(problem)
         state = files_state(request.source, local_inventory(context), context)
         with (
             hooks(request.hooks, [run]),

@@ -16,7 +16,14 @@ from backupd.errors import RestoreFailed, TargetInUse, TargetRefused
 from backupd.model import Manifest
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.file_format import set_journal_mode
-from backupd.sqlite.history import RecordedRestore, RestoreRecord, kept_files, new_part_name, recorded_names
+from backupd.sqlite.history import (
+    PointRestore,
+    RecordedRestore,
+    RestoreRecord,
+    kept_files,
+    new_part_name,
+    recorded_names,
+)
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import SwapJournal, plan_swap, remove_part, swap, sweep_parts
 from backupd.sqlite.target import FileLease, Target, apply_ownership
@@ -86,6 +93,10 @@ class InspectedDatabase:
     def replaces(self) -> bool:
         """Whether a database is there."""
         return self.target.old is not None
+
+    def joined(self, together: PointRestore) -> "InspectedDatabase":
+        """Return it as a part of the restore of a point."""
+        return replace(self, request=replace(self.request, together=together))
 
     def planned(self) -> RestoreResult:
         """Return the result that the restore would have; owner and mode are tried on an unnamed file."""

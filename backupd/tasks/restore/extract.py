@@ -2,15 +2,17 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, Self
 
 from backupd.archive.archive import unpack
+from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
 from backupd.errors import CopyCorrupt, NoSpace, ReplicaUnreachable
-from backupd.model import Manifest
+from backupd.model import FilesManifest, Manifest
 from backupd.sqlite.inspection import Inspection, checking
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
@@ -25,37 +27,134 @@ _CHUNK_BYTES = 1 << 20
 _FETCHED = "fetched.sqlite3.gz"
 _HINT = "use another generation, or this one from another store (backupd list)"
 
-Connect = Callable[[], AbstractContextManager[Archives]]
-Reopen = Callable[[int, ExitStack], BinaryIO]  # opens the archive from that byte on; the stack closes the connection
+
+OpenContent = Callable[[], BinaryIO]
+
+
+class ContentsReader(Protocol):
+    """The contents of files to read; see `stores.contract.Contents`."""
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a content, unpacked, and not yet compared with its digest. Raises ContentMissing, OSError."""
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, OpenContent]]:
+        """Yield each with what opens it as `open` does, to be called before the next; small ones are read at once."""
+
+
+class FilesStore(Archives, Protocol):
+    """A store to read archives and the contents of files from."""
+
+    @property
+    def contents(self) -> ContentsReader:
+        """The contents of files, by their digest."""
+
+
+Connect = Callable[[], AbstractContextManager[FilesStore]]
+OpenAt = Callable[[FilesStore, int], BinaryIO]  # opens something in a store, from that byte on
 
 
 class ResumingArchives:
-    """The archives of `first`; when its connection is lost, `connect` opens another, as long as `retry` allows.
+    """What is in store `first`; when its connection is lost, `connect` opens another, as long as `retry` allows.
 
-    Reading resumes at the byte after the last one: every reader compares the digest of the whole archive at the end.
+    Reading resumes at the byte after the last one: every reader compares the digest of the whole at the end. The other
+    connections end with the block.
     """
 
-    def __init__(self, first: Archives, connect: Connect, retry: Retry) -> None:
+    def __init__(self, first: FilesStore, connect: Connect, retry: Retry) -> None:
         self.name = first.name
-        self._first, self._connect, self._retry = first, connect, retry
+        self.first, self.connect, self.retry = first, connect, retry
+        self._store: FilesStore | None = first
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    @property
+    def contents(self) -> ContentsReader:
+        """The contents of files, by their digest."""
+        return _ResumingContents(self)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing."""
-        with replica_errors(self.name):
-            stream = self._first.open(generation_id, begin)
+        return self.resuming(lambda store, at: store.open(generation_id, at), begin)
 
-        def reopen(at: int, stack: ExitStack) -> BinaryIO:
-            return stack.enter_context(stack.enter_context(self._connect()).open(generation_id, at))
+    def resuming(self, open_at: OpenAt, begin: int = 0) -> BinaryIO:
+        """Return a buffered stream of what `open_at` opens. Raises what that raises, ReplicaUnreachable."""
+        stream = _Resuming(self, open_at, begin)
+        self.retry(stream.require_open)
+        return io.BufferedReader(stream, _CHUNK_BYTES)
 
-        return io.BufferedReader(_Resuming(self.name, stream, begin, reopen, self._retry), _CHUNK_BYTES)
+    def connected(self) -> FilesStore:
+        """Return the store by a connection that is not known to be lost. Raises what connecting raises."""
+        if self._store is None:
+            self._stack.close()
+            self._store = self._stack.enter_context(self.connect())
+        return self._store
+
+    def lose(self, store: FilesStore | None) -> None:
+        """Let the next reader connect again, unless another one has done so since it got `store`."""
+        if self._store is store:
+            self._store = None
+
+
+@dataclass(frozen=True, slots=True)
+class _ResumingContents:
+    archives: ResumingArchives
+
+    def open(self, digest: str) -> BinaryIO:
+        return self._resuming(digest)
+
+    def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, OpenContent]]:
+        """Open one by one what was asked of a connection that is lost then, and the rest by the next connection."""
+        left, asked = iter(digests), dict[str, None]()
+
+        def asking() -> Iterator[str]:
+            for digest in left:
+                asked[digest] = None
+                yield digest
+
+        while True:
+            store = self.archives.retry(self.archives.connected)
+            try:
+                with replica_errors(self.archives.name):
+                    for digest, open_content in store.contents.opened(asking()):
+                        del asked[digest]
+                        yield digest, partial(self._resuming, digest, open_content)
+            except ReplicaUnreachable:
+                self.archives.lose(store)
+            else:
+                return
+            while asked:
+                digest, _ = asked.popitem()
+                yield digest, partial(self._resuming, digest)
+
+    def _resuming(self, digest: str, *first: OpenContent) -> BinaryIO:
+        ways = list(first)
+
+        def open_at(store: FilesStore, at: int) -> BinaryIO:
+            return ways.pop()() if ways else _skip(store.contents.open(digest), at)
+
+        return self.archives.resuming(open_at)
+
+
+def _skip(stream: BinaryIO, count: int) -> BinaryIO:
+    """Return the stream after its first `count` bytes: what is unpacked is read again from its beginning."""
+    with ExitStack() as stack:
+        stack.enter_context(stream)
+        while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
+            count -= len(chunk)
+        stack.pop_all()
+    return stream
 
 
 class _Resuming(io.RawIOBase):
-    def __init__(self, name: str, stream: BinaryIO, at: int, reopen: Reopen, retry: Retry) -> None:
-        self._name = name
-        self._stack = ExitStack()
-        self._stream: BinaryIO | None = self._stack.enter_context(stream)
-        self._at, self._reopen, self._retry = at, reopen, retry
+    def __init__(self, archives: ResumingArchives, open_at: OpenAt, at: int) -> None:
+        self._archives, self._open_at, self._at = archives, open_at, at
+        self._store: FilesStore | None = None
+        self._stream: BinaryIO | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -63,27 +162,34 @@ class _Resuming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer; it has no name before Python 3.12
         """Fill `buffer`; 0 at the end. Raises ReplicaUnreachable when the retries are used up, OSError."""
-        chunk = self._retry(lambda: self._read(len(buffer)))
+        chunk = self._archives.retry(lambda: self._read(len(buffer)))
         count = len(chunk)
         buffer[:count] = chunk
         self._at += count
         return count
 
+    def require_open(self) -> None:
+        """Open it, once. Raises ReplicaUnreachable, and what opening it raises."""
+        self._read(0)
+
     def close(self) -> None:
-        """Close the archive, and the connection that was opened for it."""
-        if not self.closed:
-            self._stack.close()
+        """Close what is open."""
+        if not self.closed and self._stream is not None:
+            self._stream.close()
         super().close()
 
     def _read(self, size_bytes: int) -> bytes:
         try:
-            with replica_errors(self._name):
+            with replica_errors(self._archives.name):
                 if self._stream is None:
-                    self._stream = self._reopen(self._at, self._stack)
+                    self._store = self._archives.connected()
+                    self._stream = self._open_at(self._store, self._at)
                 return self._stream.read(size_bytes)
         except ReplicaUnreachable:
-            self._stream = None
-            self._stack.close()
+            if self._stream is not None:
+                self._stream.close()  # before its connection
+                self._stream = None
+            self._archives.lose(self._store)
             raise
 
 
@@ -127,6 +233,30 @@ def _check(manifest: Manifest, target: HeldFile, sha256: str, context: TaskConte
     if inspection.verdict.level == "opaque" != manifest.verdict.level:
         raise CopyCorrupt("it cannot be read, but could be when its manifest was written", _HINT)
     return inspection
+
+
+def extract_list(manifest: FilesManifest, store: Archives, target: BinaryIO, workers: int) -> None:
+    """Unpack the list of a set of files into the empty file `target`, and verify it.
+
+    Raises CopyCorrupt, GenerationMissing, OSError.
+    """
+    limit = manifest.files.list_bytes
+    try:
+        with store.open(manifest.id) as archive:
+            sha256 = unpack(
+                archive, target, manifest.archive, limit_bytes=limit, workers=workers, advance=lambda _done: None
+            )
+    except CopyCorrupt as error:
+        raise CopyCorrupt(f"{manifest.id}: {error.message}", _HINT) from error
+    if sha256 != manifest.files.list_sha256:
+        raise CopyCorrupt(f"{manifest.id}: the list differs from its manifest in digest or size", _HINT)
+
+
+def listed_entries(listed: HeldFile, generation_id: str) -> Iterator[FileEntry]:
+    """Yield the entries of a list that `extract_list` has unpacked, from its beginning. Raises CopyCorrupt, OSError."""
+    os.lseek(listed.descriptor, 0, os.SEEK_SET)
+    with open(listed.descriptor, "rb", buffering=_CHUNK_BYTES, closefd=False) as lines:
+        yield from decode_entries(iter(lambda: lines.readline(MAX_LINE_BYTES), b""), generation_id)
 
 
 @dataclass(frozen=True, slots=True)

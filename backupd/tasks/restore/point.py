@@ -5,14 +5,14 @@
 A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 from backupd.errors import BackupdError, RestoreFailed, TargetInUse, TargetRefused, UsageError
-from backupd.model import POINT
+from backupd.model import POINT, AnyManifest, FilesManifest, Manifest
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import PointRestore
 from backupd.sqlite.source import real_path
@@ -21,16 +21,16 @@ from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.resources import require_space
 from backupd.system.signals import defer_signals
-from backupd.tasks.choice import require_database
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import RestoreRequest
 from backupd.tasks.restore.database import InspectedDatabase
+from backupd.tasks.restore.files import FilesRestoreRequest, InspectedFiles
 from backupd.tasks.restore.in_place import require_newest
 from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
 from backupd.tasks.restore.point_choice import ChoosePoint, ChosenPoint
-from backupd.tasks.restore.point_journal import PointJournal, write_copy
+from backupd.tasks.restore.point_journal import PointJournal, new_run, write_copy
 from backupd.tasks.restore.point_recovery import conclude
-from backupd.tasks.restore.recovery import database_exists, recover_restore
+from backupd.tasks.restore.recovery import database_exists, recover_files, recover_restore
 from backupd.tasks.run import RestoreRun
 
 
@@ -55,10 +55,13 @@ class PointResult:
 PointRestored = tuple[RunReport[RestoreDetails], PointResult | None]  # no result after an error
 
 
+AnyRestoreRequest = RestoreRequest | FilesRestoreRequest
+
+
 def restore_point(
-    choose: ChoosePoint, requests: Sequence[RestoreRequest], store: Archives, context: TaskContext
+    choose: ChoosePoint, requests: Sequence[AnyRestoreRequest], store: Archives, context: TaskContext
 ) -> PointRestored:
-    """Restore the parts that `choose` returns over the databases of their sources; errors are in the report.
+    """Restore the parts that `choose` returns over the databases and files of their sources; errors are in the report.
 
     All `requests` have the same options, and there is one for each source that may be chosen. `choose` is called under
     the lock of the store. The result is None after an error, and where with `if_missing` all databases exist by now.
@@ -69,15 +72,12 @@ def restore_point(
         for manifest in chosen.manifests:
             if manifest.source not in of_source:
                 raise _unknown(manifest.source, chosen)
-        databases = [require_database(manifest) for manifest in chosen.manifests]
-        found = [
-            InspectedDatabase.inspect(manifest, of_source[manifest.source], store, run, context)
-            for manifest in databases
-        ]
-        if len(found) < 2 or not any(part.replaces for part in found):  # noqa: PLR2004 - nothing to take back together
+        found = [_inspected(manifest, of_source[manifest.source], store, run, context) for manifest in chosen.manifests]
+        is_one_database = len(found) == 1 and isinstance(found[0], InspectedDatabase)
+        if is_one_database or not any(part.replaces for part in found):  # nothing to take back together
             return [*found]
-        together = PointRestore(chosen.point.id, secrets.token_hex(8), tuple(part.source for part in found))
-        return [replace(part, request=replace(part.request, together=together)) for part in found]
+        together = PointRestore(chosen.point.id, new_run(), tuple(part.source for part in found))
+        return [part.joined(together) for part in found]
 
     if requests[0].dry_run:
         run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
@@ -99,6 +99,19 @@ def restore_point(
     return run.report, result and replace(result, notes=run.report.notes)
 
 
+def _inspected(
+    manifest: AnyManifest, request: AnyRestoreRequest, store: Archives, run: RestoreRun, context: TaskContext
+) -> InspectedDatabase | InspectedFiles:
+    if isinstance(manifest, FilesManifest) and isinstance(request, FilesRestoreRequest):
+        return InspectedFiles.inspect(manifest, request, store, run, context)
+    if isinstance(manifest, Manifest) and isinstance(request, RestoreRequest):
+        return InspectedDatabase.inspect(manifest, request, store, run, context)
+    raise UsageError(
+        f"{manifest.id} is of {manifest.source}, which is another kind of source in the configuration",
+        "give the database and the set of files names of their own, or restore the other parts: --only NAME",
+    )
+
+
 def _unknown(source: str, chosen: ChosenPoint) -> UsageError:
     known = [part.source for part in chosen.point.parts if part.source != source]
     return UsageError(
@@ -113,11 +126,15 @@ def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool
     return PointResult(point.id, point.taken_at, point.spread_ms, dry_run, parts, undo)
 
 
-def missing_of(requests: Sequence[RestoreRequest]) -> list[RestoreRequest]:
-    """Return all requests where none of their databases exists, none where all do. Raises TargetRefused, OSError."""
-    missing = [one for one in requests if not database_exists(one.path, empty_is_data=one.empty_is_data)]
-    if missing and len(missing) < len(requests):
-        there = ", ".join(str(one.path) for one in requests if one not in missing)
+def missing_of(requests: Sequence[AnyRestoreRequest]) -> list[RestoreRequest]:
+    """Return all databases where none of them exists, none where all do. Raises TargetRefused, OSError.
+
+    Files come with their databases: an app that starts makes the directory, and what is in it is kept.
+    """
+    databases = [request for request in requests if isinstance(request, RestoreRequest)]
+    missing = [one for one in databases if not database_exists(one.path, empty_is_data=one.empty_is_data)]
+    if missing and len(missing) < len(databases):
+        there = ", ".join(str(one.path) for one in databases if one not in missing)
         gone = ", ".join(str(one.path) for one in missing)
         alone = " ".join(f"--only {one.source}" for one in missing)
         raise TargetRefused(
@@ -130,19 +147,37 @@ def missing_of(requests: Sequence[RestoreRequest]) -> list[RestoreRequest]:
 
 
 @contextmanager
-def locked_targets(requests: Sequence[RestoreRequest], run: RestoreRun, context: TaskContext) -> Iterator[None]:
+def locked_targets(requests: Sequence[AnyRestoreRequest], run: RestoreRun, context: TaskContext) -> Iterator[None]:
     """Hold the locks of the store and of all targets, where a killed run or restore is recovered first."""
     wait_s = context.lock_timeout_s if requests[0].if_missing else 0.0
-    directories = [real_path(request.path).parent for request in requests]
+    directories = locked_directories(requests)
     with context.exclusive_lock_if_writable("restore"), restore_locks(directories, wait_s):
         context.recover()
         run.start()
         run.warn_all(requests[0].warnings)
+        recover_targets(requests, directories, context)
         for request in requests:
-            recover_restore(request.path, context, held=directories, stopped=request.stopped)
-        for request in requests:
-            require_newest(request)
+            if isinstance(request, RestoreRequest):
+                require_newest(request)
         yield
+
+
+def locked_directories(requests: Sequence[AnyRestoreRequest]) -> list[Path]:
+    """Return the directories that are locked for a restore: those of the databases, and the sets of files themselves.
+
+    Raises SourceUnusable for a link of another owner.
+    """
+    return [
+        real_path(request.path) if isinstance(request, FilesRestoreRequest) else real_path(request.path).parent
+        for request in requests
+    ]
+
+
+def recover_targets(requests: Sequence[AnyRestoreRequest], held: Sequence[Path], context: TaskContext) -> None:
+    """Finish or undo killed restores at all targets, whose directories are `held`. Raises TargetRefused, OSError."""
+    for request in requests:
+        recover = recover_files if isinstance(request, FilesRestoreRequest) else recover_restore
+        recover(request.path, context, held=held, stopped=request.stopped)
 
 
 def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
@@ -169,12 +204,13 @@ def replace_all(
                 now = context.clock()
                 swaps = [part.plan(now) for part in prepared]
                 places = tuple(part.place for part in prepared)
-                journal = PointJournal(point, secrets.token_hex(8), places)
-                with defer_signals(), _concluded(journal, context, run, stopped=stopped):
+                journal = PointJournal(point, new_run(), places)
+                with defer_signals(), _concluded(journal, context, run, stopped=stopped) as committed:
                     for part, swap in zip(prepared, swaps, strict=True):
                         _write_copy(part, replace(journal, swap=swap))
                     for part, target in zip(prepared, targets, strict=True):
                         part.commit(leases[target.path] if target else None)
+                        committed.append(part)
         return tuple(part.result() for part in prepared)
 
 
@@ -184,13 +220,21 @@ def _write_copy(part: PreparedPart, journal: PointJournal) -> None:
 
 
 @contextmanager
-def _concluded(journal: PointJournal, context: TaskContext, run: RestoreRun, *, stopped: bool) -> Iterator[None]:
-    """Finish the restore when all parts are in place, and undo it where one failed. Raises what that one raised."""
+def _concluded(
+    journal: PointJournal, context: TaskContext, run: RestoreRun, *, stopped: bool
+) -> Iterator[list[PreparedPart]]:
+    """Finish the restore when all parts are in place, and undo it where one failed. Raises what that one raised.
+
+    Yields a list for the parts that are committed.
+    """
+    committed: list[PreparedPart] = []
     try:
-        yield
+        yield committed
     except BaseException as error:
         try:
-            _, notes = conclude(journal, context, stopped=stopped)
+            decision, notes = conclude(journal, context, stopped=stopped)
+            if decision == "forgotten" and committed:
+                raise _robbed(journal)
         except (BackupdError, OSError) as still:
             raise _mixed(error, still) from error
         for note in notes:
@@ -199,11 +243,24 @@ def _concluded(journal: PointJournal, context: TaskContext, run: RestoreRun, *, 
             raise TargetInUse(f"{error.message}; all other parts are as they were", error.hint) from error
         raise
     decision, notes = conclude(journal, context, stopped=stopped)
-    if decision != "finished":
+    if decision == "forgotten":
+        raise _robbed(journal)
+    if decision == "undone":
         raise RestoreFailed(
-            f"another process replaced a target at the moment of its restore, and all is as it was: {'; '.join(notes)}",
+            f"another process replaced a target at the moment of its restore, and the others are as they were: "
+            f"{'; '.join(notes)}",
             "find out which process writes there, stop it, and run the same command again",
         )
+
+
+def _robbed(journal: PointJournal) -> RestoreFailed:
+    """Return the error for a restore whose journal another process removed."""
+    places = ", ".join(str(place.directory / place.name) for place in journal.places)
+    return RestoreFailed(
+        f"another process removed one of {places} during the restore, which cannot be undone as a whole any more",
+        "find out which process writes there; then restore the point again, or take back each part alone "
+        "(backupd restore --undo --source NAME)",
+    )
 
 
 def _mixed(error: BaseException, still: BackupdError | OSError) -> BackupdError:

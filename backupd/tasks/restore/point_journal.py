@@ -12,8 +12,10 @@ Who can write to one directory can forge what lies there. So a copy tells only w
 others are; beside another target nothing is done but what the copy there tells, which has to be of the same restore.
 """
 
+import json
+import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -80,10 +82,15 @@ class PointJournal:
 _JOURNAL = TypeAdapter(PointJournal)
 
 
+def new_run() -> str:
+    """Return a name that tells one restore, or undo, of a point from all others."""
+    return f"run-{secrets.token_hex(4)}"
+
+
 def write_copy(directory: Directory, place: PartPlace, journal: PointJournal) -> None:
     """Write the copy at `place`, whose directory is open, durably. Raises OSError."""
     temporary = new_part_name(Path(place.path).name) if place.kind == "database" else f"{FILES_JOURNAL}.part"
-    directory.replace(place.name, _JOURNAL.dump_json(journal) + b"\n", temporary=temporary)
+    directory.replace(place.name, json.dumps(asdict(journal)).encode() + b"\n", temporary=temporary)
 
 
 def read_copy(directory: Directory, place: PartPlace) -> PointJournal | None:

@@ -20,6 +20,7 @@ from backupd.system.directory import Directory
 from backupd.system.small_file import UnexpectedFile
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import RestoreRecovered
+from backupd.tasks.restore.files_left import LeftFiles
 from backupd.tasks.restore.part import LeftPart
 from backupd.tasks.restore.point_journal import (
     Decision,
@@ -174,7 +175,8 @@ def _left(journal: PointJournal, context: TaskContext) -> Iterator[list[tuple[Di
 
 
 def _part(directory: Directory, place: PartPlace, copy: PointJournal, context: TaskContext) -> LeftPart:
-    assert copy.swap is not None  # noqa: S101 - a valid copy beside a database has one
+    if copy.swap is None:  # that of a set of files, as its validity says
+        return LeftFiles(directory, Path(place.path))
     return LeftDatabase(DatabasePlace(directory, Path(place.path).name), copy.swap, context.clock())
 
 

@@ -1,6 +1,5 @@
 """Take the restore of a point back, at all of its targets or at none."""
 
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,18 +12,29 @@ from backupd.sqlite.history import PointRestore, RecordedRestore, choose_undo, r
 from backupd.sqlite.source import real_path
 from backupd.sqlite.target import restore_locks
 from backupd.tasks.context import TaskContext
-from backupd.tasks.restore import RestoreRequest
 from backupd.tasks.restore.database import InspectedUndo
+from backupd.tasks.restore.files import FilesRestoreRequest, InspectedFilesUndo
+from backupd.tasks.restore.files_left import KeptFiles, choose_files_undo, kept_files
 from backupd.tasks.restore.in_place import without_elsewhere
 from backupd.tasks.restore.part import InspectedPart
-from backupd.tasks.restore.point import PointRestored, PointResult, locked_targets, replace_all
-from backupd.tasks.restore.recovery import recover_restore
+from backupd.tasks.restore.point import (
+    AnyRestoreRequest,
+    PointRestored,
+    PointResult,
+    locked_directories,
+    locked_targets,
+    recover_targets,
+    replace_all,
+)
+from backupd.tasks.restore.point_journal import new_run
 from backupd.tasks.run import RestoreRun
+
+Recorded = RecordedRestore | KeptFiles  # what a source has of the last restore
 
 
 def plan_point_undo(
-    requests: Sequence[RestoreRequest], context: TaskContext, *, redo: bool
-) -> tuple[RestoreRequest, ...]:
+    requests: Sequence[AnyRestoreRequest], context: TaskContext, *, redo: bool
+) -> tuple[AnyRestoreRequest, ...]:
     """Return the requests to take back the last restore of a point (with `redo`, the last undo of one), if any.
 
     A killed restore is recovered first, except in a dry run. Raises TargetRefused where that is not the last restore of
@@ -32,23 +42,27 @@ def plan_point_undo(
     """
     with without_elsewhere():
         if not requests[0].dry_run:
-            directories = [real_path(request.path).parent for request in requests]
+            directories = locked_directories(requests)
             with restore_locks(directories):
-                for request in requests:
-                    recover_restore(request.path, context, held=directories, stopped=request.stopped)
+                recover_targets(requests, directories, context)
         last = {request.source: _last(request, redo=redo) for request in requests}
         together = choose_together(last)
         chosen = [request for request in requests if together is not None and request.source in together.sources]
         for request in chosen:
-            entry = last[request.source]
-            with DatabasePlace.open(real_path(request.path)) as place:
-                if entry is not None:
+            if isinstance(entry := last[request.source], RecordedRestore):
+                with DatabasePlace.open(real_path(request.path)) as place:
                     require_undoable(entry, place)
-    undone = None if together is None else replace(together, run=secrets.token_hex(8))
-    return tuple(replace(request, takes_back=last[request.source], together=undone) for request in chosen)
+    undone = None if together is None else replace(together, run=new_run())
+    return tuple(_undoing(request, last[request.source], undone) for request in chosen)
 
 
-def choose_together(last: Mapping[str, RecordedRestore | None]) -> PointRestore | None:
+def _undoing(request: AnyRestoreRequest, entry: Recorded | None, together: PointRestore | None) -> AnyRestoreRequest:
+    if isinstance(request, FilesRestoreRequest):
+        return replace(request, takes_back=entry if isinstance(entry, KeptFiles) else None, together=together)
+    return replace(request, takes_back=entry if isinstance(entry, RecordedRestore) else None, together=together)
+
+
+def choose_together(last: Mapping[str, Recorded | None]) -> PointRestore | None:
     """Return which restore of a point the next undo takes back, by the `last` one of each source; None for none.
 
     Raises TargetRefused where one of its sources was restored or taken back since, or is not configured.
@@ -74,21 +88,32 @@ def choose_together(last: Mapping[str, RecordedRestore | None]) -> PointRestore 
     return together
 
 
-def _last(request: RestoreRequest, *, redo: bool) -> RecordedRestore | None:
+def _last(request: AnyRestoreRequest, *, redo: bool) -> Recorded | None:
     """Return the restore that the next undo of this source alone would take back, if any."""
+    if isinstance(request, FilesRestoreRequest):
+        with suppress(GenerationMissing):
+            return choose_files_undo(kept_files(request.path), redo=redo)
+        return None
     with suppress(GenerationMissing, FileNotFoundError), DatabasePlace.open(real_path(request.path)) as place:
         return choose_undo(restore_history(place), redo=redo)
     return None
 
 
-def undo_point(requests: Sequence[RestoreRequest], context: TaskContext) -> PointRestored:
+def _inspected(request: AnyRestoreRequest, run: RestoreRun, context: TaskContext) -> InspectedPart | None:
+    if request.takes_back is None:
+        return None
+    if isinstance(request, FilesRestoreRequest):
+        return InspectedFilesUndo.inspect(request, request.takes_back, run)
+    return InspectedUndo.inspect(request, request.takes_back, run, context)
+
+
+def undo_point(requests: Sequence[AnyRestoreRequest], context: TaskContext) -> PointRestored:
     """Take back what `plan_point_undo` has planned: all of it or nothing; errors are in the report."""
     together = requests[0].together
     assert together is not None  # noqa: S101 - it was planned
 
     def inspected(run: RestoreRun) -> list[InspectedPart]:
-        found = [(request, request.takes_back) for request in requests]
-        return [InspectedUndo.inspect(request, entry, run, context) for request, entry in found if entry is not None]
+        return [part for request in requests if (part := _inspected(request, run, context)) is not None]
 
     if requests[0].dry_run:
         run = context.new_run("restore", POINT, RestoreDetails())

@@ -7,15 +7,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from backupd.errors import TargetInUse, TargetRefused
+from backupd.errors import RestoreFailed, TargetInUse, TargetRefused
+from backupd.files.restoration import RUNNING, restorations
 from backupd.sqlite.database_files import DatabasePlace, side_files
 from backupd.sqlite.history import finish_online_restore, pending_online_restore, point_journal_name, took_effect
 from backupd.sqlite.source import real_path
 from backupd.sqlite.swap import pending_swap, recover_swap
-from backupd.sqlite.target import restore_lock
+from backupd.sqlite.target import restore_lock, restore_locks
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import RestoreRecovered
+from backupd.tasks.restore.files_left import opened_set, running, turn_back
+from backupd.tasks.restore.point_journal import FILES_JOURNAL
 from backupd.tasks.restore.point_recovery import recover_point
 
 _EMPTY_BYTES: Final = 1  # SQLite also takes a file of one byte for a new database
@@ -83,6 +86,46 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     except (TargetRefused, TargetInUse) as error:
         return f"{error.message}: {error.hint}"
     except PermissionError:  # the backup fails for the same reason, and reports it
+        return ""
+    except OSError as error:
+        return f"a killed restore of {path} could not be recovered: {error}"
+    return ""
+
+
+def recover_files(path: Path, context: TaskContext, *, held: Iterable[Path] = (), stopped: bool = False) -> None:
+    """Finish or undo a killed restore of the set of files at `path`, and log it.
+
+    One of several targets is finished or undone at all of them. Call it under the lock of the directory; this process
+    may hold that of the directories `held` as well. Raises TargetRefused; LockHeld and TargetInUse where another target
+    is in use; OSError.
+    """
+    target = real_path(path)
+    recover_point("files", target, context, held=(*held, target), stopped=stopped)
+    with suppress(FileNotFoundError), opened_set(target) as root:
+        for restoration in running(root):
+            state = restoration.state()
+            if state is not None and (state.phase == "moving" or (state.phase == "reached" and not state.turned_back)):
+                restoration.move()
+                told = f"finished; what it replaced is in {restoration.keep()}"
+            else:
+                told = turn_back(restoration) or "undone: nothing has changed"
+            context.emit(RestoreRecovered(f"a restore of the files in {target} was killed: {told}", target))
+
+
+def recover_files_before_backup(path: Path, context: TaskContext) -> str:
+    """Recover a killed restore of a set of files; returns the problem where that fails, and the backup goes on.
+
+    Raises LockHeld while another restore puts files in place.
+    """
+    try:
+        with opened_set(path) as root:
+            pending = bool(restorations(root, RUNNING)) or root.stat(FILES_JOURNAL) is not None
+        if pending:
+            with restore_locks([real_path(path)]):
+                recover_files(path, context)
+    except (TargetRefused, TargetInUse, RestoreFailed) as error:
+        return f"{error.message}: {error.hint}"
+    except (FileNotFoundError, PermissionError):  # the backup fails for the same reason, and reports it
         return ""
     except OSError as error:
         return f"a killed restore of {path} could not be recovered: {error}"

@@ -1,0 +1,22 @@
+"""What a backup of a set of files leaves out, which a restore of it leaves alone."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from backupd.system.path_patterns import excluded
+
+OWN_PREFIX, KEPT = b".backupd", b".pre-restore-"
+
+
+def left_alone(exclude: Sequence[str], left_out: Iterable[str]) -> Callable[[bytes, bool], bool]:
+    """Return what tells whether a path, of a directory or not, is left out: by pattern, name or `left_out`."""
+    of_files, of_directories = excluded(exclude, directories=False), excluded(exclude, directories=True)
+    paths = frozenset(os.fsencode(path) for path in left_out)
+
+    def is_left_alone(path: bytes, is_directory: bool) -> bool:  # noqa: FBT001 - one of two kinds
+        name = path.rpartition(b"/")[2]
+        matches = of_directories if is_directory else of_files
+        is_own = name.startswith(OWN_PREFIX) or KEPT in name
+        return is_own or path in paths or (matches is not None and bool(matches(path)))
+
+    return is_left_alone

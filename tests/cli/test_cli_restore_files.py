@@ -1,0 +1,144 @@
+"""`backupd restore --point` with a set of files: database and files come back as one, and go back as one."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from keyboard import Keyboard
+
+from backupd.log import null_log
+from backupd.masking import Mask
+from backupd.stores.local import DirectoryStore
+from backupd.tasks.context import TaskContext
+from backupd.tasks.files.backup import back_up_files
+from backupd.tasks.requests import FilesRequest
+from support.bank import make_bank, spend, transfers
+from support.directories import kept_databases
+from support.points import publish_point
+from support.put_back import facts
+
+
+@dataclass(frozen=True)
+class App:
+    """An app of a database and its uploads, with a restore point of both; both were written to since."""
+
+    root: Path
+    point: str
+    typed: Keyboard
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "data" / "uploads"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "data" / "tasks.db"
+
+    @property
+    def kept(self) -> list[Path]:
+        return sorted(self.uploads.glob(".backupd-kept-*"))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    data, config = tmp_path / "data", tmp_path / "backupd.toml"
+    data.mkdir()
+    make_bank(data / "tasks.db", rows=50)
+    (data / "uploads" / "2026").mkdir(parents=True)
+    (data / "uploads" / "2026" / "cat.jpg").write_bytes(b"cat" * 9999)
+    (data / "uploads" / "dog.jpg").write_bytes(os.urandom(2_000_000))
+    (data / "uploads" / "latest").symlink_to("dog.jpg")
+    config.write_text(
+        f'backups_dir = "{tmp_path}/backups"\n[sources.tasks]\npath = "{data}/tasks.db"\n'
+        f'[files.uploads]\npath = "{data}/uploads"\nexclude = ["*.tmp"]\n[space]\nreserve = "0"\n'
+    )
+    typed = Keyboard({"BACKUPD_CONFIG": str(config)})
+    database = typed("backup", "--source", "tasks", "--json").json["generation"]
+    context = TaskContext(DirectoryStore("local", tmp_path / "backups"), null_log(Mask([])))
+    report = back_up_files(FilesRequest("uploads", data / "uploads", exclude=("*.tmp",), reserve_bytes=0), context)
+    assert report.generation is not None, report
+    return App(tmp_path, publish_point(tmp_path / "backups", [database, report.generation]), typed)
+
+
+def change(app: App) -> None:
+    spend(app.database, 2)
+    (app.uploads / "2026" / "cat.jpg").unlink()
+    (app.uploads / "dog.jpg").write_bytes(b"dog")
+    (app.uploads / "new.jpg").write_bytes(b"new")
+    (app.uploads / "half.tmp").write_bytes(b"half")
+
+
+def test_point_puts_database_and_files_back_and_undo_takes_both_back(app: App) -> None:
+    before = facts(app.uploads)
+    change(app)
+    changed, rows = facts(app.uploads, inodes=True), transfers(app.database)
+    done = app.typed("restore", "--point", "latest", "--json")
+    assert done.code == 0, done
+    assert [part["source"] for part in done.json["parts"]] == ["tasks", "uploads"]
+    assert done.json["parts"][1]["kept"] == str(*app.kept)
+    now = facts(app.uploads)
+    assert {name: now[name] for name in before} == before
+    assert set(now) - set(before) == {b"new.jpg", b"half.tmp"}
+    assert transfers(app.database) == 0
+    assert app.typed("restore", "--undo").code == 0
+    assert (facts(app.uploads, inodes=True), transfers(app.database)) == (changed, rows)
+    assert app.typed("restore", "--redo").code == 0
+    assert facts(app.uploads)[b"dog.jpg"] == before[b"dog.jpg"]
+    assert transfers(app.database) == 0
+
+
+def test_exact_removes_what_is_not_in_the_copy_but_not_what_is_excluded(app: App) -> None:
+    before = facts(app.uploads)
+    change(app)
+    done = app.typed("restore", "--point", app.point, "--exact")
+    assert done.code == 0, done
+    assert "1 missing, 1 differing, 1 not in the copy: 2 files" in done.out
+    assert set(facts(app.uploads)) == {*before, b"half.tmp"}
+    (kept,) = app.kept
+    assert (kept / "old" / "new.jpg").read_bytes() == b"new"
+
+
+def test_dry_run_shows_the_changes_and_makes_none(app: App) -> None:
+    change(app)
+    before = facts(app.uploads, inodes=True)
+    done = app.typed("restore", "--point", "latest", "--dry-run", "--json")
+    files = done.json["parts"][1]
+    assert (files["missing"], files["differing"], files["unchanged"]) == (1, 1, 1)
+    assert facts(app.uploads, inodes=True) == before
+    assert app.kept == []
+
+
+def test_only_files_leaves_the_database_alone(app: App) -> None:
+    before = facts(app.uploads)
+    change(app)
+    rows = transfers(app.database)
+    assert app.typed("restore", "--point", "latest", "--only", "uploads").code == 0
+    assert facts(app.uploads)[b"dog.jpg"] == before[b"dog.jpg"]
+    assert transfers(app.database) == rows
+    assert app.typed("restore", "--undo").code == 0
+    assert (app.uploads / "dog.jpg").read_bytes() == b"dog"
+
+
+def test_damaged_content_restores_nothing(app: App) -> None:
+    change(app)
+    for path in (app.root / "backups" / "files").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1_000_000:
+            path.write_bytes(b"\0" + path.read_bytes()[1:])
+    before, rows = facts(app.uploads, inodes=True), transfers(app.database)
+    done = app.typed("restore", "--point", "latest")
+    assert done.code == 1
+    assert "'dog.jpg'" in done.err
+    assert (facts(app.uploads, inodes=True), transfers(app.database)) == (before, rows)
+    assert kept_databases(app.database) == ()
+    assert app.kept == []
+
+
+def test_empty_machine_gets_database_and_files(app: App) -> None:
+    before = facts(app.uploads)
+    (app.root / "data").rename(app.root / "gone")
+    (app.root / "data").mkdir()
+    done = app.typed("restore", "--point", "latest", "--if-missing")
+    assert done.code == 0, done
+    assert facts(app.uploads) == before
+    assert transfers(app.database) == 0
