@@ -34,6 +34,7 @@ from backupd.tasks.requests import (
     Hook,
     Hooks,
     Packing,
+    PinRequest,
     RetentionRule,
     ShrinkGuard,
 )
@@ -170,6 +171,13 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         search_warning=member.warning if member else "",
         hooks=hooks(config),
     )
+
+
+def request_of(config: Config, name: str, pin: PinRequest | None) -> BackupRequest | FilesRequest:
+    """Return the request to back up `name`, a source or a set of files, and to pin its generation."""
+    if name in config.files:
+        return replace(files_request(config, name), pin=pin)
+    return replace(backup_request(config, name), pin=pin)
 
 
 def hooks(config: Config) -> Hooks:
@@ -331,7 +339,7 @@ def priority(config: Config) -> Priority:
 def limits(config: Config) -> tuple[Limit, ...]:
     """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
     subjects: Mapping[Task, Iterable[str]] = {
-        "backup": config.sources,
+        "backup": (*config.sources, *config.files),
         "replicate": config.replicas,
         "drill": [drill_store(config)] if drills(config) else [],
     }
@@ -374,8 +382,8 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             source,
             _schedule(config, task, source),
             store if task == "drill" else "",
-            config.sources[source].path if task == "backup" else None,
+            config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
-        for source in subjects.get(task, config.sources)
+        for source in subjects.get(task, (*config.sources, *config.files))
     )

@@ -1,11 +1,10 @@
 """`backupd backup`."""
 
 import sys
-from dataclasses import replace
 
 import click
 
-from backupd.bootstrap.tasks import backup_request, sources
+from backupd.bootstrap.tasks import request_of, sources_and_files
 from backupd.cli.backup_elsewhere import REMOTE_TIMEOUT_S, back_up_elsewhere
 from backupd.cli.common import command, label_option, open_context, source_option, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
@@ -13,7 +12,7 @@ from backupd.config import Config
 from backupd.config.environment import REMOTE_TOKEN
 from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
-from backupd.report import BackupDetails, RunReport, report_facts
+from backupd.report import BackupDetails, RunReport, files_text, report_facts
 from backupd.tasks.backup import back_up_together
 from backupd.tasks.requests import REQUESTED_STAYS, requested_pin
 
@@ -72,11 +71,11 @@ def backup_command(
     if timeout_s is not None:
         raise UsageError("--timeout is for --remote", "leave it out: sources.NAME.timeout_s limits a backup here")
     pin = requested_pin("made by hand", label or "", pinned)
-    wanted = sources(config, names)
+    wanted = sources_and_files(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
-        requests = [replace(backup_request(config, name), pin=pin) for name in wanted]
-        backups = back_up_together(requests, context, tuple(config.sources))
+        requests = [request_of(config, name, pin) for name in wanted]
+        backups = back_up_together(requests, context, (*config.sources, *config.files))
     reports, point = backups.reports, backups.point
     if as_json:
         facts = [report_facts(report) for report in reports]
@@ -97,6 +96,8 @@ def _print(report: RunReport[BackupDetails]) -> None:
     echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
     echo(f"  archive  {details.archive_path}")
     echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
+    if details.files is not None:
+        echo(f"  files    {files_text(details)}")
     echo(f"  time     {human_duration(report.duration_s)}" + (f" ({stages})" if stages else ""))
     echo(f"  store    {details.kept} kept, {len(details.removed)} removed")
     print_notes(report.notes)

@@ -70,7 +70,7 @@ def serve(config: Config) -> NoReturn:
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log, queues.idle)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
-    requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
+    requested = RequestedBackups((*config.sources, *config.files), queues, daemon.owns, context)
     server = _server(config, StatusService(scope, daemon.alive), requested, context)
     options = notification_options(config)
     notifier = Notifier(
@@ -84,7 +84,7 @@ def serve(config: Config) -> NoReturn:
     signals.take_over()
     server.start()
     notifier.start()
-    what = f"backupd {__version__} backs up {', '.join(config.sources)}"
+    what = f"backupd {__version__} backs up {', '.join((*config.sources, *config.files))}"
     user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
     if as_root := runs_as_root(os.environ):

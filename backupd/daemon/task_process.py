@@ -12,10 +12,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 
-from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
+from backupd.bootstrap.tasks import build_context, deferred_log, priority, request_of, retention_rule
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest, fields_of, named
 from backupd.errors import BackupdError, UnexpectedError
@@ -70,8 +69,9 @@ def _run(requests: Sequence[TaskRequest], config: Config, context: TaskContext, 
     if request.task == "backup":
         from backupd.tasks.backup import back_up_together
 
-        wanted = [replace(backup_request(config, one.source), pin=one.pin) for one in requests]
-        reports: Sequence[AnyReport] = back_up_together(wanted, context, tuple(config.sources)).reports
+        wanted = [request_of(config, one.source, one.pin) for one in requests]
+        configured = (*config.sources, *config.files)
+        reports: Sequence[AnyReport] = back_up_together(wanted, context, configured).reports
     else:
         reports = [_run_task(request, config, context)]
     _deliver(reports, report_to)

@@ -86,17 +86,17 @@ class PinnedCopy:
 
 @contextmanager
 def pinned_copies(
-    sources: Sequence[SourceToCopy], staging: Directory, context: TaskContext
+    sources: Sequence[SourceToCopy], staging: Directory, context: TaskContext, *, fewest: int = 2
 ) -> Iterator[Mapping[str, PinnedCopy]]:
     """Pin the sources together for the block, and copy those first whose writers wait; yields the pinned ones by name.
 
-    What cannot be pinned, for whatever reason, is copied alone.
+    What cannot be pinned, for whatever reason, is copied alone; so are all where there are less than `fewest`.
     """
     taken_at, wanted = context.clock(), [_pinnable(one, context) for one in sources]
-    if sum(one is not None for one in wanted) <= 1:
+    if sum(one is not None for one in wanted) < fewest:
         yield {}
         return
-    with staging.make(_PINNED, durable=False) as directory, pinned_together(wanted, directory) as pins:
+    with staging.make(_PINNED, durable=False) as directory, pinned_together(wanted, directory, fewest) as pins:
         copies = {
             one.request.source: PinnedCopy(one, pinnable.source, taken_at, pin)
             for one, pinnable, pin in zip(sources, wanted, pins, strict=True)
