@@ -7,7 +7,7 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.sqlite.source import real_path
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
+from backupd.system.directory import Directory
 from backupd.system.links import first_not_of_root, foreign_link, others_write
-from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
+from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner, rights_of_owner
 from backupd.tasks.restore import RestoreRequest
 
 PUID = "PUID"
@@ -303,15 +304,37 @@ def _become(identity: Identity) -> None:
 def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: Config) -> list[RestoreRequest]:
     """Give empty directories that databases are restored to, to the owners of these; then become the owner if possible.
 
-    All of them come first, since only root may do it; the store may be unreadable afterwards. A dry run changes nothing
-    and only says what would be given. Raises ConfigError.
+    Missing ones below the directory of an app are made. All of them come first, since only root may do it; the store
+    may be unreadable afterwards. A dry run changes nothing and only says what would be given. Raises ConfigError.
     """
     become_root_again()  # opening the store may have changed the user
+    found = list(found)
+    for request, manifest in found:
+        _make_directory(request, manifest, config)
     requests = [_give_directory(request, manifest, config) for request, manifest in found]
     if not any(request.dry_run for request in requests):
         drop_privileges(config, os.environ)  # also where another restore has just given the directory away
         become_owner_of_backups(config, os.environ)
     return requests
+
+
+def _make_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> None:
+    """Make the missing directories between that of an app, `request.below`, and the database. Raises OSError."""
+    top, directory = request.below, request.path.parent
+    if top is None or request.dry_run or directory == top or directory.exists() or not top.is_dir():
+        return
+    _give_directory(replace(request, path=top / request.path.name), manifest, config)  # while it is empty
+    with ExitStack() as stack:
+        at = stack.enter_context(Directory.open(top))
+        owner, new = at.owner(), list[Directory]()
+        with rights_of_owner(top.stat(), readable=os.access(top, os.W_OK | os.X_OK)):
+            for name in directory.relative_to(top).parts:
+                is_new = at.stat(name) is None
+                at = stack.enter_context(at.make(name, manifest.origin.directory_mode & 0o777))
+                new += [at] if is_new else []
+        uid, gid = (-1 if one is None else one for one in owner)
+        for made in new if os.geteuid() == 0 else ():  # the owner alone could not give its group
+            os.fchown(made.descriptor, uid, gid)
 
 
 def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:

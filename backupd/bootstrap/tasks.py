@@ -219,7 +219,9 @@ def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool
             f"the configuration ({config.origin}) has no source {source!r}; it has: {', '.join(config.sources)}",
             "add it to [sources], or restore to a new file (--to PATH)",
         )
-    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
+    member = config.member(source)
+    below = member.search.directory if member else None
+    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run, below=below)
 
 
 def files_restore_request(

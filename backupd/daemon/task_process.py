@@ -108,11 +108,14 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
 
 def _recover_restores(config: Config, context: TaskContext) -> None:
     """Finish or undo the restores that were killed before the daemon started; the doctor finds what that leaves."""
-    from backupd.tasks.restore.recovery import recover_before_backup
+    from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
 
     for source in config.sources.values():
         with suppress(BackupdError):  # such as a restore that is running
             recover_before_backup(source.path, context)
+    for files in config.files.values():
+        with suppress(BackupdError):
+            recover_files_before_backup(files.path, context)
 
 
 def _doctor(config: Config, context: TaskContext) -> int:

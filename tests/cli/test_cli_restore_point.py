@@ -12,7 +12,9 @@ from keyboard import Keyboard
 
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import restore_history
+from backupd.sqlite.swap import FileMark, SwapJournal
 from backupd.system.resources import free_bytes
+from backupd.tasks.restore.point_journal import PartPlace, PointJournal, new_run, write_copy
 from support.app import running_app
 from support.bank import spend, transfers
 from support.command import log_lines
@@ -52,6 +54,20 @@ def test_point_replaces_all_databases_and_undo_puts_all_back(app: PointedApp, ty
     assert app.rows == NEW
     for path in app.databases:
         assert all(".pre-restore-" in name for name in beside(path))
+
+
+def test_point_of_backup_of_all_is_restored(app: PointedApp, typed: Keyboard) -> None:
+    before = app.rows
+    assert typed("backup").code == 0
+    for path in app.databases:
+        spend(path, 5)
+    listed = typed("list", "--points", "--json").json
+    done = typed("restore", "--point", "latest", "--json")
+    assert done.code == 0, done
+    assert done.json["point"] == listed[0]["id"] != app.point
+    assert app.rows == before
+    assert typed("restore", "--point", app.point).code == 0
+    assert app.rows == NEW
 
 
 def test_restore_of_point_is_told_and_logged(app: PointedApp, typed: Keyboard) -> None:
@@ -198,6 +214,23 @@ def test_if_missing_refuses_where_only_some_databases_exist(app: PointedApp, typ
     assert f"{app.tasks} does, and {app.notes} does not" in refused.err
     assert typed("restore", "--point", "latest", "--if-missing", "--only", "notes").code == 0
     assert transfers(app.notes) == NEW[1]
+
+
+def test_if_missing_recovers_restore_that_was_killed_at_its_end(app: PointedApp, typed: Keyboard) -> None:
+    for path in app.databases:
+        path.unlink()
+    assert typed("restore", "--point", "latest", "--if-missing").code == 0
+    places = tuple(PartPlace("database", str(path), path.parent.stat().st_ino) for path in app.databases)
+    with DatabasePlace.open(app.notes) as place:  # its copy of the journal was not removed yet
+        mark = FileMark.of(place, place.name)
+        assert mark is not None
+        swap = SwapJournal(
+            place.name, ".notes.db.00000000.part", mark, "notes.db.pre-restore-20261125T120000Z", None, (), ()
+        )
+        write_copy(place.directory, places[1], PointJournal(app.point, new_run(), places, swap))
+    again = typed("restore", "--point", "latest", "--if-missing", "--json")
+    assert (again.code, again.json["outcome"], app.rows) == (0, "there", NEW), again
+    assert [beside(path) for path in app.databases] == [set(), set()]
 
 
 def test_if_missing_without_point_is_refused_unless_store_is_empty(app: PointedApp, typed: Keyboard) -> None:

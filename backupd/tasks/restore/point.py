@@ -30,7 +30,7 @@ from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
 from backupd.tasks.restore.point_choice import ChoosePoint, ChosenPoint
 from backupd.tasks.restore.point_journal import PointJournal, new_run, write_copy
 from backupd.tasks.restore.point_recovery import conclude
-from backupd.tasks.restore.recovery import database_exists, recover_files, recover_restore
+from backupd.tasks.restore.recovery import database_exists, recover_files, recover_restore, restore_left
 from backupd.tasks.run import RestoreRun
 
 
@@ -127,16 +127,18 @@ def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool
 
 
 def missing_of(requests: Sequence[AnyRestoreRequest]) -> list[RestoreRequest]:
-    """Return all databases where none of them exists, none where all do. Raises TargetRefused, OSError.
+    """Return the databases that do not exist, none where all do. Raises TargetRefused where only some do; OSError.
 
+    Where a restore was killed, that is known once it is recovered: until then such a database is missing.
     Files come with their databases: an app that starts makes the directory, and what is in it is kept.
     """
     databases = [request for request in requests if isinstance(request, RestoreRequest)]
     missing = [one for one in databases if not database_exists(one.path, empty_is_data=one.empty_is_data)]
-    if missing and len(missing) < len(databases):
-        there = ", ".join(str(one.path) for one in databases if one not in missing)
-        gone = ", ".join(str(one.path) for one in missing)
-        alone = " ".join(f"--only {one.source}" for one in missing)
+    there = ", ".join(str(one.path) for one in databases if one not in missing)
+    certain = [one for one in missing if not restore_left(one.path)]
+    gone = ", ".join(str(one.path) for one in certain)
+    if there and gone:
+        alone = " ".join(f"--only {one.source}" for one in certain)
         raise TargetRefused(
             f"only some databases exist: {there} {'do' if ', ' in there else 'does'}, and {gone} "
             f"{'do' if ', ' in gone else 'does'} not: a restore of the missing ones alone would mix two instants",
