@@ -27,6 +27,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import (
+    AnyBackupRequest,
     AppCheck,
     BackupRequest,
     DrillRequest,
@@ -34,7 +35,6 @@ from backupd.tasks.requests import (
     Hook,
     Hooks,
     Packing,
-    PinRequest,
     RetentionRule,
     ShrinkGuard,
 )
@@ -134,6 +134,20 @@ def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]
     return sources(config, names) if names else (*config.sources, *config.files)
 
 
+def subjects_of_backups(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the sources and sets of files in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
+    known = (*config.sources, *config.files)
+    if unknown := [name for name in names if name not in known]:
+        what = f"the configuration ({config.origin}) has: {', '.join(known)}"
+        raise UsageError(f"unknown source {unknown[0]!r}", what)
+    return tuple(dict.fromkeys(names)) or known
+
+
+def request_of_backup(config: Config, name: str) -> AnyBackupRequest:
+    """Return the request to back up the source or the set of files `name`."""
+    return files_request(config, name) if name in config.files else backup_request(config, name)
+
+
 def one_source(name: str | None, config: Config) -> str:
     """Return the source that is meant: `name`, else the only one. Raises UsageError."""
     names = sources(config, (name,) if name else ())
@@ -171,13 +185,6 @@ def backup_request(config: Config, name: str) -> BackupRequest:
         search_warning=member.warning if member else "",
         hooks=hooks(config),
     )
-
-
-def request_of(config: Config, name: str, pin: PinRequest | None) -> BackupRequest | FilesRequest:
-    """Return the request to back up `name`, a source or a set of files, and to pin its generation."""
-    if name in config.files:
-        return replace(files_request(config, name), pin=pin)
-    return replace(backup_request(config, name), pin=pin)
 
 
 def hooks(config: Config) -> Hooks:
@@ -341,7 +348,7 @@ def priority(config: Config) -> Priority:
 def limits(config: Config) -> tuple[Limit, ...]:
     """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
     subjects: Mapping[Task, Iterable[str]] = {
-        "backup": (*config.sources, *config.files),
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
         "drill": [drill_store(config)] if drills(config) else [],
     }
@@ -375,6 +382,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     store = drill_store(config)
     subjects: Mapping[Task, Iterable[str]] = {
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
         "drill": (*config.sources, *config.files) if drills(config) else (),
     }
@@ -387,5 +395,5 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
-        for source in subjects.get(task, (*config.sources, *config.files))
+        for source in subjects.get(task, config.sources)
     )

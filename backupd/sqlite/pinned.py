@@ -6,7 +6,7 @@ pin later than the others by the time that it takes to start.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,11 +114,16 @@ class _Worker:
 
 @contextmanager
 def pinned_together(
-    wanted: Sequence[Pinnable | None], staging: Directory, fewest: int = 2
+    wanted: Sequence[Pinnable | None],
+    staging: Directory,
+    fewest: int = 2,
+    before_pins: Callable[[], None] | None = None,
 ) -> Iterator[list[PinnedSource | None]]:
     """Pin the sources together for the block, with their copies in the empty directory `staging`.
 
-    None for one that cannot be pinned, and for all where there is nothing to pin it with: these are copied alone.
+    All is open, and the pins take no time any more, when `before_pins` is called.
+
+    None for one that cannot be pinned, and for all where there are not even the `fewest`: these are copied alone.
     """
     pinned: list[PinnedSource | None] = [None] * len(wanted)
     with ExitStack() as stack:
@@ -133,6 +138,8 @@ def pinned_together(
         for worker, _ in workers:
             with suppress(BackupdError):
                 worker.reply()  # all sources are open
+        if before_pins is not None:
+            before_pins()
         for worker, _ in workers:
             worker.command(None, 0.0, time.monotonic() + _WAIT_S)
         for worker, numbers in workers:
@@ -142,7 +149,7 @@ def pinned_together(
 
 
 def _by_owner(wanted: Sequence[Pinnable | None], fewest: int) -> list[list[int]]:
-    """Return the numbers of what one process each can pin: the largest groups of one owner; at least `fewest`, or none.
+    """Return the numbers of what one process each can pin, the largest groups of one owner; nothing below `fewest`.
 
     Of sources that are one file under several names, the first.
     """

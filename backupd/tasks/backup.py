@@ -1,14 +1,15 @@
 """Verified backups of one source, or of several together: the same steps by schedule and by hand.
 
-    lock, recover → hook → hold files → pin all → hold new files → copy → check ∥ pack ∥ digest → decide → publish
-    → store contents → publish lists → index → hook → prune → report
+    lock, recover → hook → hold files → pin databases → look at the files again
+    → of each database: copy → check ∥ pack ∥ digest → decide → publish; of each set of files: store → list → publish
+    → index of the restore point → hook → prune → report
 
 Every step may be killed: a generation exists once its manifest is in place, a restore point once its index is, and
 nothing old is removed before that.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -22,21 +23,19 @@ from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, UnusableSource, capturing
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.copying import PinnedCopy, SourceToCopy, pinned_copies
-from backupd.tasks.files.order import FilesOrder
-from backupd.tasks.files.publication import files_state
+from backupd.tasks.files.backup import SetsOfRun
 from backupd.tasks.hooks import hooks
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.point import publish_point_if_whole
 from backupd.tasks.prune import apply_retention, pin_if_possible
 from backupd.tasks.publication import SourceState, apply_publication, decide_publication, source_state
-from backupd.tasks.requests import BackupRequest, FilesRequest
+from backupd.tasks.requests import AnyBackupRequest, BackupRequest, FilesRequest
 from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
 from backupd.tasks.run import BackupRun
 
-Request: TypeAlias = BackupRequest | FilesRequest
-
 _LARGE_WAL_BYTES: Final = 256 << 20
 _MAX_CHECK_NOTES: Final = 3
+_Order: TypeAlias = tuple[AnyBackupRequest, BackupRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,15 @@ class Backups:
     point: RestorePoint | None = None
 
 
-def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
-    """Back up one source now. What fails is in the report, with what to do about it."""
+def backup(request: AnyBackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
+    """Back up one source now: a database or a set of files. What fails is in the report, with what to do about it."""
     return back_up_together((request,), context).reports[0]
 
 
-def back_up_together(requests: Sequence[Request], context: TaskContext, configured: Collection[str] = ()) -> Backups:
-    """Back up databases and sets of files now, as of one instant as nearly as can be; one that fails ends no other.
+def back_up_together(
+    requests: Sequence[AnyBackupRequest], context: TaskContext, configured: Collection[str] = ()
+) -> Backups:
+    """Back up sources now, as of one instant as nearly as can be; one that fails ends no other.
 
     A run for all sources that are `configured` makes a restore point, if there are two or more. What fails is in the
     reports.
@@ -72,96 +73,64 @@ def back_up_together(requests: Sequence[Request], context: TaskContext, configur
     return Backups(tuple(run.report for run in runs), point)
 
 
-def _back_up(
-    orders: Sequence[tuple[Request, BackupRun]], configured: Collection[str], context: TaskContext
-) -> RestorePoint | None:
+def _back_up(orders: Sequence[_Order], configured: Collection[str], context: TaskContext) -> RestorePoint | None:
     """Take each source through all steps; return the restore point that holds the copies."""
     runs = [run for _, run in orders]
     if len(runs) > 1:
         for run in runs:
             run.rest()
     for request, run in orders:
-        with _turn(run, context):
+        with run.turn(context.working):
             _begin(request, run, context)
     inventory = local_inventory(context)
-    databases = [(request, run) for request, run in _not_failed(orders) if isinstance(request, BackupRequest)]
-    states = {request.source: source_state(request.source, inventory, context) for request, _ in databases}
-    sources = [SourceToCopy(request, states[request.source].previous, run) for request, run in databases]
-    sets = [
-        FilesOrder(request, run, files_state(request.source, inventory, context))
-        for request, run in _not_failed(orders)
-        if isinstance(request, FilesRequest)
-    ]
     point = None
     with hooks(orders[0][0].hooks, runs), context.store.staging() as staging:
-        parts = _publish_all(sources, states, sets, staging, context)
+        parts = _publish_all(_not_failed(orders), inventory, staging, context)
         if set(configured) == {request.source for request, _ in orders}:
             point, problem = publish_point_if_whole(parts, configured, inventory.points, context)
             for run in runs if problem else ():
                 run.note(problem)
     for request, run in _not_failed(orders):
-        with _turn(run, context):
+        with run.turn(context.working):
             _finish(request, run, inventory, context)
     return point
 
 
 def _publish_all(
-    sources: Sequence[SourceToCopy],
-    states: Mapping[str, SourceState],
-    sets: Sequence[FilesOrder],
-    staging: Directory,
-    context: TaskContext,
+    orders: Sequence[_Order], inventory: Inventory, staging: Directory, context: TaskContext
 ) -> list[PointPart]:
-    """Hold and pin all, then publish each; return the parts of a restore point."""
-    parts = list[PointPart]()
-    with ExitStack() as held:
-        for files in sets:
-            with _turn(files.run, context):
-                files.hold(staging, held, context)
-        with pinned_copies(sources, staging, context, fewest=1 if sets else 2) as pinned:
-            for files in filter(_is_going, sets):
-                with _turn(files.run, context):
-                    files.rescan()
+    """Copy and publish all databases and sets of files; return the parts of a restore point."""
+    parts, states = list[PointPart](), dict[str, SourceState]()
+    sources = list[SourceToCopy]()
+    for request, run in orders:
+        if isinstance(request, BackupRequest):
+            states[request.source] = state = source_state(request.source, inventory, context)
+            sources.append(SourceToCopy(request, state.previous, run))
+    with ExitStack() as stack:
+        sets = SetsOfRun(staging, stack, context)
+        sets.hold([(request, run) for request, run in orders if isinstance(request, FilesRequest)])
+        with pinned_copies(sources, staging, context, sets.rescan if len(sets) else None) as pinned:
             # Those that are copied alone come last: they may take long, and each pin costs its app something.
             for one in sorted(sources, key=lambda one: one.request.source not in pinned):
-                with _turn(one.run, context):
+                with one.run.turn(context.working):
                     name = one.request.source
                     parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
-        databases = tuple(parts)
-        for files in filter(_is_going, sets):
-            with _turn(files.run, context):
-                files.rescan_after(databases)
-                parts += files.publish(context)
-    return parts
+        return parts + sets.publish(inventory, parts)
 
 
-@contextmanager
-def _turn(run: BackupRun, context: TaskContext) -> Iterator[None]:
-    """Let what fails in the block fail this run alone, and count its time for it, where others share its process."""
-    if not run.rests:
-        yield
-        return
-    with run.turn(), context.working([run]):
-        yield
-
-
-def _not_failed(orders: Sequence[tuple[Request, BackupRun]]) -> list[tuple[Request, BackupRun]]:
+def _not_failed(orders: Sequence[_Order]) -> list[_Order]:
     return [(request, run) for request, run in orders if run.report.outcome != "failed"]
 
 
-def _is_going(files: FilesOrder) -> bool:
-    return files.is_going
-
-
-def _begin(request: Request, run: BackupRun, context: TaskContext) -> None:
+def _begin(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     if request.timezone_warning:
         run.note(request.timezone_warning)
-    if isinstance(request, FilesRequest):
-        problem = recover_files_before_backup(request.path, context)
-    else:
+    if isinstance(request, BackupRequest):
         if request.search_warning:
             run.warn(request.search_warning)
         problem = recover_before_backup(request.path, context)
+    else:
+        problem = recover_files_before_backup(request.path, context)
     if problem:  # a backup goes on where that fails
         run.warn(problem)
 
@@ -170,7 +139,7 @@ def _publish(
     one: SourceToCopy,
     state: SourceState,
     pinned: PinnedCopy | None,
-    sets: Sequence[FilesOrder],
+    sets: SetsOfRun,
     staging: Directory,
     context: TaskContext,
 ) -> list[PointPart]:
@@ -181,9 +150,6 @@ def _publish(
     request, run = one.request, one.run
     with capturing(one, pinned, staging, context) as capture:
         decision = decide_publication(request, capture, state, context.clock())
-        if isinstance(capture, Capture) and decision.action != "quarantine":
-            for files in sets:
-                files.read_references(request.source, capture.snapshot.file)
         apply_publication(decision, request, capture, state, run, context)
         if isinstance(capture, UnusableSource):
             return []
@@ -191,11 +157,12 @@ def _publish(
         generation, sha256 = run.details.generation, run.details.archive_sha256
         if generation is None or sha256 is None:
             return []
+        sets.ask(request.source, capture.snapshot.file)
         since, until = capture.snapshot.since, capture.snapshot.until
         return [PointPart(request.source, "database", generation, sha256, since, until)]
 
 
-def _finish(request: Request, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
+def _finish(request: AnyBackupRequest, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
     """Pin the generation of a run where that is wanted, and prune older ones."""
     is_database = isinstance(request, BackupRequest)
     if is_database and (shared := shared_source_warning(inventory, request.source, request.path)):
@@ -227,7 +194,7 @@ def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -
         run.note(note)
 
 
-def _prune(request: Request, run: BackupRun, context: TaskContext) -> None:
+def _prune(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Prune older generations; the new one stays published where that fails."""
     if request.retention is None:
         return
@@ -239,7 +206,7 @@ def _prune(request: Request, run: BackupRun, context: TaskContext) -> None:
         run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
 
 
-def _warn_of_failed_replications(request: Request, run: BackupRun, context: TaskContext) -> None:
+def _warn_of_failed_replications(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Degrade a backup that has no copy elsewhere, so that an operator who runs it by hand sees that."""
     if not request.replicas:
         return

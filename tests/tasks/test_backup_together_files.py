@@ -106,7 +106,7 @@ def test_set_of_files_can_be_backed_up_alone_and_makes_no_point(place: Path) -> 
     assert not [*(place / "backups").glob("*.point.json")]
     shown = backupd(place)("backup", "--source", "uploads", "--no-pin").out
     assert "files    1 file" in shown
-    assert "note     files.uploads.query was not run: tasks was not copied in the same run" in shown
+    assert "note     files.uploads.query is checked when its database is backed up in the same run" in shown
 
 
 def test_no_row_of_a_point_lacks_its_file_while_the_app_writes_on(place: Path) -> None:

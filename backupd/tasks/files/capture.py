@@ -79,8 +79,8 @@ class HeldSet:
             self._held.rescan()
 
     @property
-    def held_at(self) -> datetime:
-        """Up to when all is held."""
+    def held_until(self) -> datetime:
+        """Up to when all is held that the set had."""
         return between((self._held.since_ns, self._held.until_ns))[1]
 
     def capture(
