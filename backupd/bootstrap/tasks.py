@@ -262,13 +262,10 @@ def drilled_sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
 
     Databases come first. Raises UsageError for an unknown one.
     """
-    known = (*config.sources, *config.files)
-    wanted = set(sources(config, tuple(name for name in names if name not in config.files)) if names else known)
-    wanted |= {name for name in names if name in config.files}
-    wanted |= {
-        files_request(config, name).database for name in wanted & config.files.keys() if config.files[name].query
-    }
-    return tuple(name for name in known if name in wanted)
+    wanted = {*sources_and_files(config, names)}
+    queried = [name for name in config.files if name in wanted and config.files[name].query]
+    wanted |= {files_request(config, name).database for name in queried}
+    return tuple(name for name in (*config.sources, *config.files) if name in wanted)
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
