@@ -6,8 +6,9 @@ Side files of SQLite and the backups beside the database then belong to the user
 import os
 import pwd
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from backupd.sqlite.permissions import apply_permissions, plan_permissions
 from backupd.sqlite.source import real_path
 from backupd.stores.contract import HIDDEN
 from backupd.stores.ownership import transfer_ownership
+from backupd.system.directory import Directory
 from backupd.system.links import first_not_of_root, foreign_link, others_write
-from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner
+from backupd.system.owners import NAMESPACE_HINT, host_id, known_owner, rights_of_owner
 from backupd.tasks.restore import RestoreRequest
 
 PUID = "PUID"
@@ -32,10 +34,7 @@ _DOUBT = (
     f"set {PUID} to the number of the app's user (see `docker exec APP id -u`), or to 0 to run as root on purpose; or "
     "correct the owner of these files"
 )
-_CHOICES = (
-    "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root; or name "
-    "those that are not needed in exclude of their section"
-)
+_CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +135,26 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
     current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
     # Only root looks for the owners: a mount that hangs would block other users needlessly.
     asks = current[0] == 0 and PUID in environ
-    owners = owners_of(source.path for source in config.sources.values()) if asks else ()
+    owners = _owners(config) if asks else ()
     identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
     return None if identity and (identity.uid, identity.gid) == current else identity
+
+
+def _owners(config: Config) -> tuple[Owner, ...]:
+    """Return the owners of the databases, of a directory the most frequent one alone, of those that have generations.
+
+    Anybody who can write there could put a database of his own beside them; then that one fails, and no other.
+    """
+    single = (source.path for name, source in config.sources.items() if config.member(name) is None)
+    found = list(owners_of(single))
+    members = config.source_sets.members.values() if config.source_sets else ()
+    for search in dict.fromkeys(member.search for member in members):
+        of_search = [member for member in members if member.search == search]
+        known = [member for member in of_search if member.known] or of_search
+        owners = owners_of(member.path for member in known)
+        (most, _number), *_others = Counter(owner.uid for owner in owners).most_common(1) or [(None, 0)]
+        found += [owner for owner in owners if owner.uid == most]
+    return tuple(found)
 
 
 def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:
@@ -303,15 +319,37 @@ def _become(identity: Identity) -> None:
 def give_directories(found: Iterable[tuple[RestoreRequest, Manifest]], config: Config) -> list[RestoreRequest]:
     """Give empty directories that databases are restored to, to the owners of these; then become the owner if possible.
 
-    All of them come first, since only root may do it; the store may be unreadable afterwards. A dry run changes nothing
-    and only says what would be given. Raises ConfigError.
+    Missing ones below the directory of an app are made. All of them come first, since only root may do it; the store
+    may be unreadable afterwards. A dry run changes nothing and only says what would be given. Raises ConfigError.
     """
     become_root_again()  # opening the store may have changed the user
+    found = list(found)
+    for request, manifest in found:
+        _make_directory(request, manifest, config)
     requests = [_give_directory(request, manifest, config) for request, manifest in found]
     if not any(request.dry_run for request in requests):
         drop_privileges(config, os.environ)  # also where another restore has just given the directory away
         become_owner_of_backups(config, os.environ)
     return requests
+
+
+def _make_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> None:
+    """Make the missing directories between that of an app, `request.below`, and the database. Raises OSError."""
+    top, directory = request.below, request.path.parent
+    if top is None or request.dry_run or directory == top or directory.exists() or not top.is_dir():
+        return
+    _give_directory(replace(request, path=top / request.path.name), manifest, config)  # while it is empty
+    with ExitStack() as stack:
+        at = stack.enter_context(Directory.open(top))
+        owner, new = at.owner(), list[Directory]()
+        with rights_of_owner(top.stat(), readable=os.access(top, os.W_OK | os.X_OK)):
+            for name in directory.relative_to(top).parts:
+                is_new = at.stat(name) is None
+                at = stack.enter_context(at.make(name, manifest.origin.directory_mode & 0o777))
+                new += [at] if is_new else []
+        uid, gid = (-1 if one is None else one for one in owner)
+        for made in new if os.geteuid() == 0 else ():  # the owner alone could not give its group
+            os.fchown(made.descriptor, uid, gid)
 
 
 def _give_directory(request: RestoreRequest, manifest: Manifest, config: Config) -> RestoreRequest:

@@ -23,6 +23,7 @@ from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.state import OWN_IDENTITY
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor import Finding
+from backupd.tasks.doctor.files import check_restored_files
 from backupd.tasks.doctor.hooks import check_hooks
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
@@ -141,7 +142,9 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         what = f"no database was found for {', '.join(unknown)}"
         yield Finding("configuration", ok=True, detail=what, hint=_UNKNOWN, warning=True)
     requests = tuple(backup_request(config, name) for name in config.sources)
-    yield from check_local(requests, context, [section.path for section in config.files.values()])
+    sets = [section.path for section in config.files.values()]
+    yield from check_local(requests, context, sets)
+    yield from check_restored_files(sets, context)
     yield from check_hooks(hooks(config))
     for name in config.replicas:
         yield from check_replica(

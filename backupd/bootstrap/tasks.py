@@ -27,6 +27,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import (
+    AnyBackupRequest,
     AppCheck,
     BackupRequest,
     DrillRequest,
@@ -133,6 +134,20 @@ def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]
     return sources(config, names) if names else (*config.sources, *config.files)
 
 
+def subjects_of_backups(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the sources and sets of files in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
+    known = (*config.sources, *config.files)
+    if unknown := [name for name in names if name not in known]:
+        what = f"the configuration ({config.origin}) has: {', '.join(known)}"
+        raise UsageError(f"unknown source {unknown[0]!r}", what)
+    return tuple(dict.fromkeys(names)) or known
+
+
+def request_of_backup(config: Config, name: str) -> AnyBackupRequest:
+    """Return the request to back up the source or the set of files `name`."""
+    return files_request(config, name) if name in config.files else backup_request(config, name)
+
+
 def one_source(name: str | None, config: Config) -> str:
     """Return the source that is meant: `name`, else the only one. Raises UsageError."""
     names = sources(config, (name,) if name else ())
@@ -211,7 +226,9 @@ def restore_request(config: Config, source: str, *, stopped: bool, dry_run: bool
             f"the configuration ({config.origin}) has no source {source!r}; it has: {', '.join(config.sources)}",
             "add it to [sources], or restore to a new file (--to PATH)",
         )
-    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run)
+    member = config.member(source)
+    below = member.search.directory if member else None
+    return RestoreRequest(source, config.sources[source].path, workers(config), stopped, dry_run, below=below)
 
 
 def files_restore_request(
@@ -262,10 +279,10 @@ def drilled_sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
 
     Databases come first. Raises UsageError for an unknown one.
     """
-    wanted = {*sources_and_files(config, names)}
+    wanted = {*subjects_of_backups(config, names)}
     queried = [name for name in config.files if name in wanted and config.files[name].query]
     wanted |= {files_request(config, name).database for name in queried}
-    return tuple(name for name in (*config.sources, *config.files) if name in wanted)
+    return tuple(name for name in subjects_of_backups(config) if name in wanted)
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
@@ -328,7 +345,7 @@ def priority(config: Config) -> Priority:
 def limits(config: Config) -> tuple[Limit, ...]:
     """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
     subjects: Mapping[Task, Iterable[str]] = {
-        "backup": config.sources,
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
         "drill": [drill_store(config)] if drills(config) else [],
     }
@@ -362,8 +379,9 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     store = drill_store(config)
     subjects: Mapping[Task, Iterable[str]] = {
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
-        "drill": (*config.sources, *config.files) if drills(config) else (),
+        "drill": subjects_of_backups(config) if drills(config) else (),
     }
     return tuple(
         Planned(
@@ -371,7 +389,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             source,
             _schedule(config, task, source),
             store if task == "drill" else "",
-            config.sources[source].path if task == "backup" else None,
+            config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
         for source in subjects.get(task, config.sources)

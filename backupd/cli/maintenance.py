@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from backupd.bootstrap.tasks import sources
+from backupd.bootstrap.tasks import sources_and_files
 from backupd.cli import COMMANDS
 from backupd.cli.common import command, dry_run_option, open_context, require_mounted, source_option
 from backupd.cli.output import echo, print_json, print_table
@@ -27,7 +27,7 @@ from backupd.tasks.context import TaskContext, rebuild_catalog
 @dry_run_option
 @source_option
 def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dry_run: bool, as_json: bool) -> None:
-    """Databases that restores kept are removed with their side files.
+    """Databases and files that restores kept are removed, databases with their side files.
 
     What the next restore --undo needs stays for 30 days, whatever --older-than says. Copies in quarantine stay while
     pruning of their source is on hold. No generation is removed: prune and remove do that.
@@ -36,10 +36,12 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
         span = parse_span(older_than)
     except ValueError as error:
         raise UsageError(f"--older-than: {error}", f"write it like {SPAN_EXAMPLE}") from None
-    databases = {name: config.sources[name].path for name in sources(config, names)}
+    chosen = sources_and_files(config, names)
+    databases = {name: config.sources[name].path for name in chosen if name in config.sources}
+    files = {name: config.files[name].path for name in chosen if name in config.files}
     context = open_context(config, writing=not dry_run)
     require_mounted(context)
-    decisions = clean(databases, span, context, everything=not names, dry_run=dry_run)
+    decisions = clean(databases, span, context, files=files, everything=not names, dry_run=dry_run)
     if as_json:
         print_json([_facts(decision) for decision in decisions])
     else:

@@ -16,7 +16,7 @@ import click
 
 from backupd.bootstrap.tasks import one_source, restore_request, sources, workers
 from backupd.cli import common, complete, output
-from backupd.cli.restore_missing import Wanted, missing_request, print_outcomes, restore_missing
+from backupd.cli.restore_missing import Wanted, knowing_copies, missing_request, print_outcomes, restore_missing
 from backupd.cli.restore_plan import Options, RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
 from backupd.cli.restore_point import WantedPoint, restore_missing_point, restore_wanted_point
 from backupd.cli.restore_undo import restore, undo_one, undo_whole
@@ -137,6 +137,8 @@ def restore_command(
     chosen = Wanted(wanted, before, store)
     how = Options(adopt, online, accept_older, allow_none, stopped, yes, dry_run, as_json, exact)
     with output.shown_progress(quiet=as_json) as progress:
+        names = {*only, *filter(None, [source])}
+        config = config if back else knowing_copies(store, names, config, progress, if_missing=if_missing)
         if point is not None:
             whole = WantedPoint(point, before, tuple(dict.fromkeys(only)), store)
             (restore_missing_point if if_missing else restore_wanted_point)(whole, how, config, progress)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -226,9 +226,31 @@ def _print(outcome: Outcome, config: Config) -> None:
             output.print_restored(outcome.result, config.schedule.timezone, as_json=False)
 
 
+def knowing_copies(
+    store: str | None, wanted: Collection[str], config: Config, progress: Progress, *, if_missing: bool
+) -> Config:
+    """Return `config` with the lost databases of a directory that have copies, as on a new machine.
+
+    Where a directory has none now, or a source is `wanted` that is not known, they are looked for in `store`; with
+    `if_missing` in all stores, until no directory is without any.
+    """
+    names = (store,) if store or not if_missing else (*config.replicas,)
+    for name in names:
+        sets = config.source_sets
+        if name in (None, LOCAL_STORE) or sets is None or not (sets.empty() or {*wanted} - config.sources.keys()):
+            break
+        context = common.open_context_for_restore(config, progress, reading=True)
+        with common.opened(str(name), config, context) as (_, inventory):
+            newest = (inventory.last_database(source) for source in {one.source for one in inventory.generations})
+            config = config.with_source_sets(sets.knowing(one for one in newest if one is not None))
+    return config
+
+
 def missing_request(source: str, config: Config, *, stopped: bool, dry_run: bool) -> RestoreRequest:
     """Return the request to restore the database of `source` if it is missing. Raises UsageError."""
     request = restore_request(config, source, stopped=stopped, dry_run=dry_run)
-    settings = config.sources[source]
+    settings, member = config.sources[source], config.member(source)
+    if member is not None and member.path == member.search.path:  # a directory without any database
+        request = replace(request, path=member.search.directory / (member.search.pattern or "*"))
     is_missing = not Path(settings.path).exists()  # then no process has it open, on this host or another
     return replace(request, if_missing=True, empty_is_data=settings.allow_empty, stopped=stopped or is_missing)

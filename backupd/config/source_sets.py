@@ -10,27 +10,22 @@ not change when databases come and go, and one that is gone stays a source, whos
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from backupd.archive.manifest import decode_manifest
 from backupd.config import kinds
-from backupd.errors import ConfigError, ManifestInvalid
-from backupd.formatting import counted
-from backupd.model import MANIFEST_MAX_BYTES, MANIFEST_SUFFIX, POINT, Manifest, is_generation_id, source_of
+from backupd.config.known_databases import Named, known_databases
+from backupd.errors import ConfigError
+from backupd.formatting import counted, printable
+from backupd.model import POINT, Manifest
 from backupd.sqlite.discovery import MAX_DATABASES, Search, is_directory
-from backupd.system.directory import Directory
 from backupd.system.mounts import RESPONDS_S, responding_stat
-from backupd.system.owners import rights_of_owner
 from backupd.system.path_patterns import split_pattern
 
-_MOST_SOURCES: Final = 1000
-_MOST_TRIED: Final = 3  # manifests of one source, until one can be read
 _LONGEST_NAME: Final = 100
 _DIGITS: Final = 6
 _UNNAMED: Final = "app"
@@ -48,6 +43,7 @@ class Member(NamedTuple):
     path: Path
     search: Search
     warning: str = ""  # why databases of its set may be missing
+    known: bool = False  # whether it has generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,7 @@ class SourceSet:
     found: frozenset[str] = frozenset()  # relative paths
     real: str = ""  # the directory without links, empty where it could not be searched yet
     too_many_names: bool = False
+    odd: frozenset[str] = frozenset()  # relative paths that no key can have
 
     @property
     def has_too_many(self) -> bool:
@@ -73,7 +70,10 @@ class SourceSet:
     @property
     def warning(self) -> str:
         """Why databases may be missing, empty where none is."""
-        return self.search.too_many_names if self.too_many_names else ""
+        too_many = self.search.too_many_names if self.too_many_names else ""
+        first = printable(min(self.odd, default=""))
+        odd = f"{counted(len(self.odd), 'database')} with a name that cannot be used, such as {first}: rename it"
+        return "; ".join(filter(None, (too_many, odd if self.odd else "")))
 
     def databases(self, kept: Collection[str]) -> dict[str, str]:
         """Return the relative path of each by its path: those found, and those of the paths `kept` that it covers."""
@@ -86,17 +86,11 @@ class SourceSet:
         contents = self.search.contents() if is_directory(self.search.directory) else None
         if contents is None:
             return self
-        found = frozenset(contents.databases)
+        odd = frozenset(at for at in contents.databases if not kinds.is_path(str(self.search.directory / at)))
+        found = frozenset(contents.databases) - odd
         if not contents.complete:
             found |= {at for at in self.found - found if not _is_gone(self.search.directory / at)}
-        return replace(self, found=found, real=contents.real, too_many_names=contents.too_many)
-
-
-class Named(NamedTuple):
-    """A database that has generations, by its path without links, and the name of its source."""
-
-    path: str
-    source: str
+        return replace(self, found=found, real=contents.real, too_many_names=contents.too_many, odd=odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +114,7 @@ class SourceSets:
         tables, files = _tables(table, "sources"), _tables(table, "files")
         places = {name: place for name, one in tables.items() if (place := _Place.of(one, backups)) is not None}
         store = backups or _beside({place.parent for place in places.values()})
-        known = _named_before(store) if store is not None and any(at.kind != "file" for at in places.values()) else ()
+        known = known_databases(store) if store is not None and any(at.kind != "file" for at in places.values()) else ()
         of_sets = {name: place for name, place in places.items() if place.is_set(known)}
         drill = _tables(table).get("drill", {})
         paths = (store, drill.get("place_at"), *(one.get("path") for one in files.values()))
@@ -138,7 +132,7 @@ class SourceSets:
         backups: Path | None,
         tables: Mapping[str, Table],
         reserved: frozenset[str],
-        known: Collection["Named"],
+        known: Collection[Named],
     ) -> Self:
         """Return the sets with the names of what they have found, see `name_members`."""
         of_sets = {one.search.name for one in sets}
@@ -151,7 +145,18 @@ class SourceSets:
         sets = tuple(one.again() for one in self.sets)
         if sets == self.sets or self.backups is None:
             return self
-        return self.named(sets, self.backups, self.tables, self.reserved, _named_before(self.backups))
+        return self.named(sets, self.backups, self.tables, self.reserved, known_databases(self.backups))
+
+    def knowing(self, copies: Iterable[Manifest]) -> Self:
+        """Return the sets with databases that have copies elsewhere as well, the newest first: on a new machine."""
+        if self.backups is None:
+            return self
+        known = (*known_databases(self.backups), *(Named(one.origin.path, one.source) for one in copies))
+        return self.named(self.sets, self.backups, self.tables, self.reserved, known)
+
+    def empty(self) -> bool:
+        """Return whether a set has no database at all."""
+        return any(one.path == one.search.path for one in self.members.values())
 
     def sources(self) -> dict[str, Table]:
         """Return the section of each source: of members what their set has, and on top what their own section has."""
@@ -169,6 +174,11 @@ class SourceSets:
             if name in members or "path" in section:
                 found |= members.get(name, {name: section})
         return found
+
+    def sources_are_those_of(self, other: "SourceSets") -> bool:
+        """Return whether names and databases are those of `other`, and so is what may be missing."""
+        mine, its = ({name: (at.path, at.warning) for name, at in one.members.items()} for one in (self, other))
+        return mine == its
 
     def databases(self) -> frozenset[Path]:
         """Return the paths of the databases that were found, or have generations."""
@@ -232,7 +242,7 @@ class _Place(NamedTuple):
         """The directory beside whose databases the backups are by default."""
         return self.directory if self.kind == "set" else self.directory.parent
 
-    def is_set(self, known: Collection["Named"]) -> bool:
+    def is_set(self, known: Collection[Named]) -> bool:
         """Whether it is a directory or a pattern; a missing one is, below which databases were."""
         return self.kind == "set" or any(_below(str(self.directory), one.path) for one in known)
 
@@ -261,8 +271,9 @@ def name_members(
 ) -> dict[str, Member]:
     """Name each database of `sets`; those that have generations keep their name (`known`, the newest first).
 
-    The only one of a set has the name that the operator chose, or that of its file; of several, each has that of its
-    relative path, the first where two would have one name, and the others a digest as well. None has one of `taken`.
+    Else the only one of a set has the name that the operator chose, or that of its file; of several, each has that of
+    its relative path, the first where two would have one name, and the others a digest as well. None has one of
+    `taken`.
     Databases at the paths `single` have a section of their own.
     """
     names, seen = _Names(taken), set[str]()
@@ -274,16 +285,16 @@ def name_members(
         if not databases or one.has_too_many:
             waiting.append((one.search.name, Member(one.search.path, one.search), ""))
         for path, at in sorted(databases.items()):
-            member = Member(one.search.directory / at, one.search, one.warning)
+            member = Member(one.search.directory / at, one.search, one.warning, path in kept)
             if path in seen or str(member.path) in single:
                 continue
             seen.add(path)
-            if alone and one.named:
-                names.give(one.search.name, member, at)
-            elif names.is_free(kept.get(path, "")):
+            if names.is_free(kept.get(path, "")):
                 names.give(kept[path], member, at)
+            elif alone:
+                waiting.append((one.search.name if one.named else _stem_of(at), member, at))
             else:
-                waiting.append((_stem_of(at) if alone else _name_of(at), member, at))
+                waiting.append((_name_of(at), member, at))
     for name, member, at in waiting:
         names.give(name, member, at)
     return names.given
@@ -351,40 +362,3 @@ def _exclude(section: Table) -> tuple[str, ...]:
         return TypeAdapter[tuple[str, ...]](kinds.Patterns).validate_python(section.get("exclude", ()))
     except ValidationError:
         return ()
-
-
-def _named_before(backups: Path) -> tuple[Named, ...]:
-    """Return the databases that have generations in the directory `backups`, that of the newest one first."""
-    with (
-        suppress(OSError),
-        rights_of_owner(backups.stat(), readable=os.access(backups, os.R_OK)),
-        Directory.open(backups) as store,
-    ):
-        found = [_newest(store, ids) for ids in _ids_by_source(store)]
-        return tuple(one for one in found if one is not None)
-    return ()
-
-
-def _ids_by_source(store: Directory) -> Iterator[list[str]]:
-    """Yield the ids of each source, newest first; that source first of which the newest of all is."""
-    names = (name.removesuffix(MANIFEST_SUFFIX) for name in store.names() if name.endswith(MANIFEST_SUFFIX))
-    found: dict[str, list[str]] = {}
-    for one in sorted(filter(is_generation_id, names), key=lambda one: one[len(source_of(one)) :], reverse=True):
-        found.setdefault(source_of(one), []).append(one)
-    yield from [*found.values()][:_MOST_SOURCES]
-
-
-def _newest(store: Directory, ids: list[str]) -> Named | None:
-    """Return the database of the newest generation whose manifest can be read."""
-    for generation_id in ids[:_MOST_TRIED]:
-        with suppress(OSError, ManifestInvalid):
-            manifest = decode_manifest(
-                store.read(f"{generation_id}{MANIFEST_SUFFIX}", MANIFEST_MAX_BYTES), generation_id
-            )
-            path = manifest.origin.path
-            return (
-                Named(path, manifest.source)
-                if isinstance(manifest, Manifest) and path == os.path.normpath(path)
-                else None
-            )
-    return None

@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
 from backupd.bootstrap.notifications import notification_options, page_name
-from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule, subjects_of_backups
 from backupd.config import Config, SourceSets
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -70,7 +70,7 @@ def serve(config: Config) -> NoReturn:
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log, queues.idle)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
-    requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
+    requested = RequestedBackups(subjects_of_backups(config), queues, daemon.owns, context)
     server = _server(config, StatusService(scope, daemon.alive), requested, context)
     options = notification_options(config)
     notifier = Notifier(
@@ -84,7 +84,7 @@ def serve(config: Config) -> NoReturn:
     signals.take_over()
     server.start()
     notifier.start()
-    what = f"backupd {__version__} backs up {', '.join(config.sources)}"
+    what = f"backupd {__version__} backs up {', '.join(subjects_of_backups(config))}"
     user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
     if as_root := runs_as_root(os.environ):
@@ -154,8 +154,10 @@ class OwnerHandover:
             return False
         found, self._search = self._search.result(), None
         self.config = self.config.with_source_sets(found)
+        if found.sources_are_those_of(sets):
+            return False
         self.reason = change_of(sets, found)
-        return found.members != sets.members
+        return True
 
 
 def change_of(before: SourceSets, now: SourceSets) -> str:
@@ -165,7 +167,9 @@ def change_of(before: SourceSets, now: SourceSets) -> str:
         return f"the database {next(iter(came))} was found"
     if came:
         return f"{len(came)} databases were found: {', '.join(map(str, sorted(came)[:_MOST_NAMED]))}"
-    return f"without a backup, and gone: {', '.join(map(str, sorted(left)[:_MOST_NAMED]))}"
+    if left:
+        return f"without a backup, and gone: {', '.join(map(str, sorted(left)[:_MOST_NAMED]))}"
+    return "the search for databases has ended otherwise than before"
 
 
 def _server(config: Config, status: StatusService, requested: RequestedBackups, context: TaskContext) -> HttpServer:

@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
+from backupd.bootstrap.tasks import (
+    build_context,
+    deferred_log,
+    priority,
+    request_of_backup,
+    retention_rule,
+    subjects_of_backups,
+)
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest, fields_of, named
 from backupd.errors import BackupdError, UnexpectedError
@@ -70,8 +77,8 @@ def _run(requests: Sequence[TaskRequest], config: Config, context: TaskContext, 
     if request.task == "backup":
         from backupd.tasks.backup import back_up_together
 
-        wanted = [replace(backup_request(config, one.source), pin=one.pin) for one in requests]
-        reports: Sequence[AnyReport] = back_up_together(wanted, context, tuple(config.sources)).reports
+        wanted = [replace(request_of_backup(config, one.source), pin=one.pin) for one in requests]
+        reports: Sequence[AnyReport] = back_up_together(wanted, context, subjects_of_backups(config)).reports
     elif request.task == "drill":
         reports = _drill([one.source for one in requests], config, context)
     else:
@@ -114,11 +121,14 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
 
 def _recover_restores(config: Config, context: TaskContext) -> None:
     """Finish or undo the restores that were killed before the daemon started; the doctor finds what that leaves."""
-    from backupd.tasks.restore.recovery import recover_before_backup
+    from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
 
     for source in config.sources.values():
         with suppress(BackupdError):  # such as a restore that is running
             recover_before_backup(source.path, context)
+    for files in config.files.values():
+        with suppress(BackupdError):
+            recover_files_before_backup(files.path, context)
 
 
 def _doctor(config: Config, context: TaskContext) -> int:

@@ -1,4 +1,4 @@
-"""Remove old leftovers: databases that restores replaced, and damaged copies."""
+"""Remove old leftovers: databases and files that restores replaced, and damaged copies."""
 
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext, suppress
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from backupd.errors import GenerationMissing
@@ -13,12 +14,13 @@ from backupd.formatting import human_bytes, human_duration
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.source import real_path
-from backupd.sqlite.target import restore_lock
+from backupd.sqlite.target import restore_lock, restore_locks
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import LeftoverRemoved
-from backupd.tasks.restore.recovery import recover_restore
+from backupd.tasks.restore import files_left
+from backupd.tasks.restore.recovery import recover_files, recover_restore
 
-Kind = Literal["replaced database", "record of a restore", "damaged copy"]
+Kind = Literal["replaced database", "replaced files", "record of a restore", "damaged copy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class CleanDecision:
 def decide_replaced(
     kept: tuple[Leftover, ...], next_undone: Collection[Path], older_than: timedelta, now: datetime
 ) -> tuple[CleanDecision, ...]:
-    """Decide about the databases that restores to one database have replaced, oldest first.
+    """Decide about what restores to one database or set of files have replaced, oldest first.
 
     Those in `next_undone`, which the next `restore --undo` or `--redo` puts back, stay for KEPT_FOR at least. One stays
     for as long as an older one does, since undos go back from the newest to the oldest without a gap.
@@ -84,22 +86,25 @@ def clean(
     older_than: timedelta,
     context: TaskContext,
     *,
+    files: Mapping[str, Path] = MappingProxyType({}),
     everything: bool = True,
     dry_run: bool = False,
 ) -> tuple[CleanDecision, ...]:
-    """Remove old leftovers of the sources in `databases` (path by name); with `dry_run` nothing is changed.
+    """Remove old leftovers of the `databases` and sets of `files` (paths by name); with `dry_run` nothing is changed.
 
     With `everything` damaged copies of sources that are no longer configured go too. Holds the lock of the store, and
-    the restore lock of each database, where a killed restore is recovered first. Raises LockHeld, TargetRefused,
+    the restore lock of each of them, where a killed restore is recovered first. Raises LockHeld, TargetRefused,
     OSError.
     """
     with nullcontext() if dry_run else context.exclusive_lock("clean"):
         if not dry_run:
             context.recover()
         replaced = (_clean_replaced(*source, older_than, context, dry_run=dry_run) for source in databases.items())
+        replaced_files = (_clean_files(*source, older_than, context, dry_run=dry_run) for source in files.items())
         return (
             *chain.from_iterable(replaced),
-            *_clean_damaged(None if everything else databases, older_than, context, dry_run=dry_run),
+            *chain.from_iterable(replaced_files),
+            *_clean_damaged(None if everything else {*databases, *files}, older_than, context, dry_run=dry_run),
         )
 
 
@@ -118,6 +123,28 @@ def _clean_replaced(
         for decision, one in zip(decisions, kept, strict=True):
             if decision.removed and not dry_run:
                 remove_kept(one, place)
+                _log_removed(decision.leftover, context)
+    return decisions
+
+
+def _clean_files(
+    source: str, path: Path, older_than: timedelta, context: TaskContext, *, dry_run: bool
+) -> tuple[CleanDecision, ...]:
+    if not path.is_dir():
+        return ()
+    with nullcontext() if dry_run else restore_locks([real_path(path)]):
+        if not dry_run:
+            recover_files(path, context)
+        kept = files_left.kept_files(path, sized=True)
+        found = tuple(Leftover("replaced files", source, one.path, one.kept_at, one.size_bytes) for one in kept)
+        next_undone = set[Path]()
+        for redo in (False, True):
+            with suppress(GenerationMissing):
+                next_undone.add(files_left.choose_files_undo(kept, redo=redo).path)
+        decisions = decide_replaced(found, next_undone, older_than, context.clock())
+        for decision, one in zip(decisions, kept, strict=True):
+            if decision.removed and not dry_run:
+                files_left.remove_kept(one)
                 _log_removed(decision.leftover, context)
     return decisions
 

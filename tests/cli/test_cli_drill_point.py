@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from backupd.bootstrap.tasks import build_context, files_request
-from backupd.config import load_config
-from backupd.tasks.files.backup import back_up_files
 from support.bank import make_bank
-from support.points import publish_point
 
 
 @pytest.fixture
@@ -32,14 +28,8 @@ def config(tmp_path: Path) -> Path:
         f"[sources.tasks]\npath = '{tmp_path}/tasks.db'\n[sources.notes]\npath = '{tmp_path}/notes.db'\n"
         f"[files.uploads]\npath = '{uploads}'\nwith = 'tasks'\nquery = 'SELECT path FROM attachments'\n"
     )
-    environ = {"BACKUPD_CONFIG": str(path)}
-    typed = Keyboard(environ)
-    databases = [typed("backup", "--source", name, "--json").json["generation"] for name in ("tasks", "notes")]
-    settings = load_config(path, {})
-    context = build_context(settings)
-    files = back_up_files(files_request(settings, "uploads"), context)
-    context.log.close()
-    publish_point(tmp_path / "backups", [*databases, str(files.generation)], attempt=2)
+    done = Keyboard({"BACKUPD_CONFIG": str(path)})("backup")
+    assert done.code == 0, done
     return path
 
 

@@ -1,5 +1,6 @@
 """`backupd restore --point` with a set of files: database and files come back as one, and go back as one."""
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from keyboard import Keyboard
 from backupd.log import null_log
 from backupd.masking import Mask
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.files.backup import back_up_files
 from backupd.tasks.requests import FilesRequest
 from support.bank import make_bank, spend, transfers
 from support.directories import kept_databases
@@ -55,10 +56,16 @@ def app(tmp_path: Path) -> App:
     )
     typed = Keyboard({"BACKUPD_CONFIG": str(config)})
     database = typed("backup", "--source", "tasks", "--json").json["generation"]
-    context = TaskContext(DirectoryStore("local", tmp_path / "backups"), null_log(Mask([])))
-    report = back_up_files(FilesRequest("uploads", data / "uploads", exclude=("*.tmp",), reserve_bytes=0), context)
+    generation = back_up(tmp_path)
+    return App(tmp_path, publish_point(tmp_path / "backups", [database, generation]), typed)
+
+
+def back_up(root: Path) -> str:
+    """Back up the uploads; return the generation."""
+    request = FilesRequest("uploads", root / "data" / "uploads", exclude=("*.tmp",), reserve_bytes=0)
+    report = backup(request, TaskContext(DirectoryStore("local", root / "backups"), null_log(Mask([]))))
     assert report.generation is not None, report
-    return App(tmp_path, publish_point(tmp_path / "backups", [database, report.generation]), typed)
+    return report.generation
 
 
 def change(app: App) -> None:
@@ -142,3 +149,25 @@ def test_empty_machine_gets_database_and_files(app: App) -> None:
     assert done.code == 0, done
     assert facts(app.uploads) == before
     assert transfers(app.database) == 0
+
+
+def test_clean_removes_what_restores_replaced_once_it_is_old(app: App) -> None:
+    change(app)
+    for _ in range(2):
+        assert app.typed("restore", "--point", "latest").code == 0
+        (app.uploads / "dog.jpg").write_bytes(b"dog")
+    older, newer = app.kept
+    doctor = app.typed("doctor", "--json")
+    assert sum("is what a restore replaced" in finding["detail"] for finding in doctor.json) == 4
+    assert app.typed("clean", "--source", "uploads").code == 0
+    assert app.kept == [older, newer]
+    cleaned = app.typed("clean", "--source", "uploads", "--older-than", "0d", "--json")
+    assert [(one["path"], one["action"]) for one in cleaned.json] == [(str(older), "remove"), (str(newer), "keep")]
+    assert app.kept == [newer]
+
+
+def test_backup_leaves_out_what_restores_kept(app: App) -> None:
+    change(app)
+    assert app.typed("restore", "--point", "latest").code == 0
+    listed = app.root / "backups" / f"{back_up(app.root)}.files.gz"
+    assert b".backupd" not in gzip.decompress(listed.read_bytes())

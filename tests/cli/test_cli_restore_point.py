@@ -8,14 +8,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from keyboard import Keyboard
+from keyboard import Keyboard, on_terminal
 
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import restore_history
+from backupd.sqlite.swap import FileMark, SwapJournal
 from backupd.system.resources import free_bytes
+from backupd.tasks.restore.point_journal import PartPlace, PointJournal, new_run, write_copy
 from support.app import running_app
 from support.bank import spend, transfers
-from support.command import log_lines
+from support.command import Backupd, log_lines
 from support.directories import beside, kept_databases, sha256, small_disk
 from support.documents import CommandBlock, blocks_run_by
 from support.generations import flip_byte
@@ -54,6 +56,20 @@ def test_point_replaces_all_databases_and_undo_puts_all_back(app: PointedApp, ty
         assert all(".pre-restore-" in name for name in beside(path))
 
 
+def test_point_of_backup_of_all_is_restored(app: PointedApp, typed: Keyboard) -> None:
+    before = app.rows
+    assert typed("backup").code == 0
+    for path in app.databases:
+        spend(path, 5)
+    listed = typed("list", "--points", "--json").json
+    done = typed("restore", "--point", "latest", "--json")
+    assert done.code == 0, done
+    assert done.json["point"] == listed[0]["id"] != app.point
+    assert app.rows == before
+    assert typed("restore", "--point", app.point).code == 0
+    assert app.rows == NEW
+
+
 def test_restore_of_point_is_told_and_logged(app: PointedApp, typed: Keyboard) -> None:
     said = typed("restore", "--point", app.point)
     assert said.code == 0, said.err
@@ -76,9 +92,22 @@ def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: PointedApp, ty
     assert f"would restore 2 parts of {app.point}, all or none" in planned.out
     assert f"tasks: {app.generations[0]} to {app.tasks}" in planned.out
     assert f"notes: {app.generations[1]} to {app.notes}" in planned.out
+    state = app.notes.stat()
+    assert f"owner    {state.st_uid}:{state.st_gid}, mode {state.st_mode & 0o777:04o}" in planned.out
+    assert planned.out.count("is replaced (") == planned.out.count("    taken    ") == 2
     facts = typed("restore", "--point", "latest", "--dry-run", "--json").json
     assert (facts["dry_run"], [part["kept"] for part in facts["parts"]]) == (True, [None, None])
     assert ([beside(path) for path in app.databases], app.digests) == (names, before)
+
+
+@pytest.mark.parametrize("answer", ["no", "yes"])
+def test_terminal_shows_plan_and_asks_once_for_all(app: PointedApp, tmp_path: Path, answer: str) -> None:
+    backupd = Backupd({"BACKUPD_CONFIG": str(app.config)}, tmp_path)
+    code, said = on_terminal(backupd, "restore", "--point", "latest", typing=f"{answer}\n")
+    assert said.count("Restore it? Type yes to continue:") == 1
+    assert f"would restore 2 parts of {app.point}, all or none" in said
+    assert (code, app.rows) == ((0, NEW) if answer == "yes" else (1, OLD)), said
+    assert ("another point: backupd list --points" in said) == (answer == "no")
 
 
 def test_only_restores_one_part_and_is_taken_back_alone(app: PointedApp, typed: Keyboard) -> None:
@@ -198,6 +227,23 @@ def test_if_missing_refuses_where_only_some_databases_exist(app: PointedApp, typ
     assert f"{app.tasks} does, and {app.notes} does not" in refused.err
     assert typed("restore", "--point", "latest", "--if-missing", "--only", "notes").code == 0
     assert transfers(app.notes) == NEW[1]
+
+
+def test_if_missing_recovers_restore_that_was_killed_at_its_end(app: PointedApp, typed: Keyboard) -> None:
+    for path in app.databases:
+        path.unlink()
+    assert typed("restore", "--point", "latest", "--if-missing").code == 0
+    places = tuple(PartPlace("database", str(path), path.parent.stat().st_ino) for path in app.databases)
+    with DatabasePlace.open(app.notes) as place:  # its copy of the journal was not removed yet
+        mark = FileMark.of(place, place.name)
+        assert mark is not None
+        swap = SwapJournal(
+            place.name, ".notes.db.00000000.part", mark, "notes.db.pre-restore-20261125T120000Z", None, (), ()
+        )
+        write_copy(place.directory, places[1], PointJournal(app.point, new_run(), places, swap))
+    again = typed("restore", "--point", "latest", "--if-missing", "--json")
+    assert (again.code, again.json["outcome"], app.rows) == (0, "there", NEW), again
+    assert [beside(path) for path in app.databases] == [set(), set()]
 
 
 def test_if_missing_without_point_is_refused_unless_store_is_empty(app: PointedApp, typed: Keyboard) -> None:

@@ -1,6 +1,7 @@
 """Directories and patterns of databases: which are found, how they are named, and what is set for one of them."""
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from backupd.config import Config, load_config
-from backupd.config.source_sets import Member, Named, SourceSet, name_members
+from backupd.config.known_databases import Named
+from backupd.config.source_sets import Member, SourceSet, name_members
 from backupd.errors import ConfigError
 from backupd.model import is_source_name
 from backupd.sqlite import discovery
@@ -107,9 +109,9 @@ def test_one_with_generations_keeps_its_name_whatever_comes_beside_it() -> None:
     }
 
 
-def test_only_one_with_generations_of_another_name_has_that_of_its_section_as_ever() -> None:
-    assert names(found("tasks.db"), {"tasks.db": "old"}) == {"app": "tasks.db"}
-    assert names(found("tasks.db", named=False), {"tasks.db": "old"}) == {"old": "tasks.db"}
+def test_one_with_generations_keeps_its_name_when_all_others_are_gone() -> None:
+    assert names(found("jobs/a.db"), {"jobs/a.db": "jobs-a"}) == {"jobs-a": "jobs/a.db"}
+    assert names(found("jobs/a.db", named=False), {"jobs/a.db": "jobs-a"}) == {"jobs-a": "jobs/a.db"}
 
 
 def test_name_of_a_single_source_is_not_taken_even_from_generations() -> None:
@@ -122,9 +124,9 @@ def test_name_of_a_single_source_is_not_taken_even_from_generations() -> None:
 def test_vanished_one_with_generations_stays_unless_excluded_or_outside_of_pattern() -> None:
     known = {"gone.db": "gone", "there.db": "there"}
     assert names(found("there.db"), known) == {"gone": "gone.db", "there": "there.db"}
-    assert names(found("there.db", exclude=("gone.db",)), known) == {"app": "there.db"}
-    assert names(found("there.db", pattern="t*"), known) == {"app": "there.db"}
-    assert names(found(), {"gone.db": "gone"}, "x") == {"app": "gone.db"}
+    assert names(found("there.db", exclude=("gone.db",)), known) == {"there": "there.db"}
+    assert names(found("there.db", pattern="t*"), known) == {"there": "there.db"}
+    assert names(found(), {"gone.db": "gone"}, "x") == {"gone": "gone.db"}
 
 
 def test_set_that_has_found_nothing_is_a_source_itself() -> None:
@@ -205,6 +207,10 @@ def test_names_of_databases_that_are_not_there_yet_are_no_errors_and_reported(ba
     doctor = backupd("doctor", **environ).out
     assert "no database was found for pings.backup_jobs, files.uploads.with" in doctor
     assert "drill.source: unknown source 'jobs'; known sources: tasks" in doctor
+    del environ["BACKUPD_FILES__UPLOADS__WITH"]
+    make_database(database.with_name("notes.db"))
+    several = {**environ, "BACKUPD_FILES__UPLOADS__QUERY": "SELECT path FROM files"}
+    assert "no database was found for pings.backup_jobs, files.uploads.with" in backupd("doctor", **several).out
     assert backupd("config", "check", **environ, BACKUPD_PINGS__BAKUP_JOBS="http://127.0.0.1:1/x").code == 78
     single = {**environ, "BACKUPD_DATABASE": str(database)}
     assert backupd("config", "check", **single).code == 78
@@ -241,6 +247,23 @@ def test_exclude_that_is_no_pattern_is_refused(load: Load, tmp_path: Path) -> No
     make_database(tmp_path / "data" / "a.db")
     with pytest.raises(ConfigError, match=r"config.toml:4: sources.app.exclude.0: '../x' is not a pattern"):
         load('[sources.app]\npath = "data"\nexclude = ["../x"]\n')
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"${x}.db", b"user:secret@x.db", b"x.db ", b"a\nb.db"])
+def test_planted_name_that_cannot_be_configured_costs_no_other_database(
+    backupd: Backupd, database: Path, name: bytes
+) -> None:
+    with closing(sqlite3.connect(database.parent / "new")) as app:
+        app.execute("CREATE TABLE task(id)")
+    (database.parent / "new").rename(database.parent / os.fsdecode(name))
+    answer = backupd("backup", BACKUPD_DATABASE=str(database.parent))
+    assert "tasks: " in answer.out, answer
+    if name == b"a\nb.db":
+        assert answer.code == 0
+        assert "a-b: published" in answer.out
+    else:
+        assert answer.code == 3
+        assert "1 database with a name that cannot be used, such as " in answer.err
 
 
 def test_path_with_wildcards_that_exists_is_that_file(load: Load, tmp_path: Path) -> None:
@@ -280,6 +303,38 @@ def test_directory_with_too_many_names_is_backed_up_as_far_as_seen_with_a_warnin
     assert "more than 10000 files and directories" in backupd("doctor", **there).out
     narrower = {"BACKUPD_DATABASE": f"{database.parent}/*.db"}
     assert backupd("backup", **narrower).code == 0
+
+
+def test_later_search_finds_new_ones_and_drops_those_without_generations(tmp_path: Path) -> None:
+    for name in ("a.db", "b.db"):
+        make_database(tmp_path / "data" / name)
+    sets = load_config(None, {"BACKUPD_DATABASE": f"{tmp_path}/data"}, tmp_path).source_sets
+    assert sets is not None
+    assert sets.again() is sets
+    (tmp_path / "data" / "b.db").unlink()
+    make_database(tmp_path / "data" / "x" / "c.db")
+    assert [*sets.again().members] == ["a", "x-c"]
+    assert sets.again().databases() == {tmp_path / "data" / "a.db", tmp_path / "data" / "x" / "c.db"}
+
+
+def test_search_that_could_not_look_everywhere_drops_only_what_is_gone(tmp_path: Path) -> None:
+    for name in ("a.db", "b.db", "1/c.db"):
+        make_database(tmp_path / "data" / name)
+    sets = load_config(None, {"BACKUPD_DATABASE": f"{tmp_path}/data"}, tmp_path).source_sets
+    assert sets is not None
+    (tmp_path / "data" / "2/3/4/5/6/7").mkdir(parents=True)  # deeper than a search goes
+    (tmp_path / "data" / "1").rename(tmp_path / "data" / ".1")
+    (tmp_path / "data" / "a.db").write_bytes(b"")
+    assert [*sets.again().members] == ["a", "b"]
+
+
+def test_directory_that_cannot_be_searched_now_keeps_its_databases(tmp_path: Path) -> None:
+    make_database(tmp_path / "data" / "a.db")
+    make_database(tmp_path / "data" / "b.db")
+    sets = load_config(None, {"BACKUPD_DATABASE": f"{tmp_path}/data"}, tmp_path).source_sets
+    assert sets is not None
+    (tmp_path / "data").rename(tmp_path / "away")
+    assert sets.again() is sets
 
 
 def test_mapping_of_names_is_shown(backupd: Backupd, database: Path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from hypothesis import strategies as st
 
 from backupd.archive.file_list import FileEntry
 from backupd.errors import CopyCorrupt
-from backupd.files.restoration import KEPT, Goal, Restoration, restorations
-from backupd.system.directory import Directory
-from support.put_back import MemoryContents, entries_of, facts, put_back, ready
+from backupd.files.restoration import KEPT
+from support.put_back import MemoryContents, entries_of, facts, go_back, put_back, ready
 
 NOW = datetime(2026, 11, 30, 4, tzinfo=UTC)
 OLD_TIME_NS = 1_600_000_000_123_456_789
@@ -87,9 +85,9 @@ def test_undo_and_redo_swap_both_states(root: Path) -> None:
     damage(root)
     bad = facts(root, inodes=True)
     put_back(root, entries, contents, NOW, exact=True)
-    again(root, "reverted")
+    go_back(root)
     assert facts(root, inodes=True) == bad
-    again(root, "restored")
+    go_back(root, "restored")
     assert facts(root) == good
 
 
@@ -99,7 +97,7 @@ def test_undo_keeps_what_the_app_has_changed_since(root: Path) -> None:
     (root / "2026" / "dog.jpg").write_bytes(b"older dog")
     put_back(root, entries, contents, NOW)
     (root / "2026" / "dog.jpg").write_bytes(b"newer dog")
-    again(root, "reverted")
+    go_back(root)
     assert (root / "2026" / "dog.jpg").read_bytes() == b"older dog"
     (kept,) = root.glob(f"{KEPT}*")
     assert (kept / "new" / "2026" / "dog.jpg").read_bytes() == b"newer dog"
@@ -216,18 +214,5 @@ def test_any_tree_becomes_any_other_and_back(tmp_path: Path, wanted: dict, found
     before = facts(root, inodes=True)
     put_back(root, entries, contents, NOW, exact=True)
     assert facts(root) == facts(work / "wanted")
-    again(root, "reverted")
+    go_back(root)
     assert facts(root, inodes=True) == before
-
-
-def again(root: Path, goal: Goal) -> None:
-    """Undo the only restore, or redo it."""
-    with Directory.open(root) as directory:
-        (name,) = restorations(directory, KEPT)
-        with Restoration.open(directory, name) as restoration:
-            restoration.run_again()
-            state = restoration.state()
-            assert state is not None
-            restoration.make_ready(replace(state, goal=goal, first=False))
-            restoration.move()
-            restoration.keep()

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from backupd.archive.file_list import FileEntry, encode_entry
 from backupd.errors import ContentMissing
 from backupd.files.comparison import OWN_PREFIX, Changes, Comparison, Stays
-from backupd.files.restoration import Restoration, State
+from backupd.files.restoration import KEPT, Goal, Restoration, State, restorations
 from backupd.files.staging import Staging, damage_error
 from backupd.files.steps import Move
 from backupd.model import NoProgress
@@ -137,3 +137,16 @@ def put_back(
         restoration.keep()
         changes: Changes = restoration.changes  # type: ignore[attr-defined]
         return changes
+
+
+def go_back(root: Path, goal: Goal = "reverted") -> None:
+    """Undo the only restore, or redo it."""
+    with Directory.open(root) as directory:
+        (name,) = restorations(directory, KEPT)
+        with Restoration.open(directory, name) as restoration:
+            restoration.run_again()
+            state = restoration.state()
+            assert state is not None
+            restoration.make_ready(replace(state, goal=goal, first=False))
+            restoration.move()
+            restoration.keep()

@@ -33,6 +33,7 @@ _AUDITED = frozenset(
 )
 _READ = frozenset({"open", "os.getxattr", "os.listxattr", "os.setxattr"})
 _CALLED = frozenset({"fsync", "ftruncate", "pwrite", "truncate", "write"})
+_BY_CTYPES = frozenset({"_renameat2", "sync_at_once"})  # the functions that make those system calls
 _WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -58,9 +59,17 @@ def count_steps(journal: int, request: Mapping[str, Any]) -> None:
     def profile(frame: Any, event: str, function: Any) -> None:
         if event == "c_call" and function.__name__ in _CALLED and not isinstance(function.__self__, BytesIO):
             step(f"{function.__name__} in {frame.f_code.co_name}")
-        elif event == "call" and frame.f_code.co_name == "_async_request":
-            kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
-            name = asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]
-            step(f"sftp {name}")
+        elif event == "call" and (called := _called(frame)):
+            step(called)
 
     sys.addaudithook(audit)  # noqa: TID251 - in a fork, which is one run
+
+
+def _called(frame: Any) -> str:
+    """Return what a call of a function in Python is as a step, empty where it is none."""
+    if frame.f_code.co_name in _BY_CTYPES:
+        return f"{frame.f_code.co_name} {' '.join(map(str, frame.f_locals.values()))}"
+    if frame.f_code.co_name == "_async_request":
+        kind, (first, *_) = frame.f_locals["t"], frame.f_locals["args"]
+        return f"sftp {asbytes(first).decode() if kind == CMD_EXTENDED else CMD_NAMES[kind]}"
+    return ""

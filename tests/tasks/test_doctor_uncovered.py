@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.sqlite.discovery import Search
 from backupd.tasks.doctor.local import find_uncovered
 
 
@@ -50,6 +51,46 @@ def test_other_databases_and_files_are_counted_and_named(data: Path) -> None:
 
 def test_database_that_is_a_source_itself_is_not_named(data: Path) -> None:
     assert findings(data, make_database(data / "other" / "notes.db")) == []
+
+
+@pytest.mark.parametrize("name", ["rsa_key.pem", "master.key", ".env", "config/secret_key_base"])
+def test_key_beside_a_database_is_named_and_is_no_other_file(data: Path, name: str) -> None:
+    (data / name).parent.mkdir(exist_ok=True)
+    (data / name).write_bytes(b"x")
+    (data / ".hidden").write_bytes(b"x")
+    assert findings(data) == [f"{name} in {data} may be a key of the app, and has no backup"]
+
+
+def test_certificates_deep_in_a_tree_are_other_files(data: Path) -> None:
+    (data / "gems" / "openssl").mkdir(parents=True)
+    (data / "gems" / "openssl" / "ca.pem").write_bytes(b"x")
+    assert findings(data) == [f"1 other file in {data}, 1 B: gems/ 1"]
+
+
+def test_all_that_has_no_backup_is_a_warning_and_names_the_largest_directories(data: Path) -> None:
+    for directory, files in (("a", 1), ("b", 3), ("c", 2), ("d", 1), ("", 2)):
+        (data / directory).mkdir(exist_ok=True)
+        for number in range(files):
+            (data / directory / f"{number}.jpg").write_bytes(b"x")
+    (found,) = find_uncovered([data / "tasks.db"], data / "backups")
+    assert found.detail == f"9 other files in {data}, 9 B: b/ 3, c/ 2, a/ 1"
+    assert (found.ok, found.warning) == (True, True)
+    assert f"[files.NAME] path = {data}/b" in found.hint
+
+
+def test_what_a_search_excludes_or_files_cover_has_no_finding(data: Path) -> None:
+    make_database(data / "storage" / "main.db")
+    make_database(data / "tmp" / "x.db")
+    (data / "uploads").mkdir()
+    (data / "uploads" / "1.jpg").write_bytes(b"x")
+    search = Search("app", data, exclude=("tmp/", "tasks.db"))
+
+    def details(*covered: Path) -> list[str]:
+        found = find_uncovered([data / "storage" / "main.db"], data / "backups", [search], covered)
+        return [finding.detail for finding in found]
+
+    assert details(data / "uploads") == []
+    assert details() == [f"1 other file in {data}, 1 B: uploads/ 1"]
 
 
 def test_links_pipes_and_unreadable_directories_are_skipped(data: Path, tmp_path: Path) -> None:

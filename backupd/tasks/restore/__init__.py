@@ -28,6 +28,7 @@ class RestoreRequest:
     takes_back: RecordedRestore | None = None  # the restore that this one undoes
     warnings: tuple[str, ...] = ()  # each degrades the restore: what an operator has accepted
     together: PointRestore | None = None  # the restore of a point that this one is a part of
+    below: Path | None = None  # the directory of the app below which missing ones are made
 
     @property
     def kind(self) -> Kind:

@@ -23,6 +23,7 @@ class KeptFiles:
     record: RestoreRecord
     kept_at: datetime  # the time in its name
     restored_at: datetime  # or undone, or restored again
+    size_bytes: int = 0  # where it was asked for
 
 
 class LeftFiles:
@@ -91,16 +92,27 @@ def discard_unused(restoration: Restoration) -> None:
             turn_back(restoration)
 
 
-def kept_files(path: Path) -> tuple[KeptFiles, ...]:
-    """Return what restores of the set of files at `path` have replaced, oldest first. Raises TargetRefused, OSError."""
+def kept_files(path: Path, *, sized: bool = False) -> tuple[KeptFiles, ...]:
+    """Return what restores of the set of files at `path` have replaced, oldest first; with their sizes if `sized`.
+
+    Raises TargetRefused, OSError.
+    """
     found: list[KeptFiles] = []
     with suppress(FileNotFoundError), opened_set(path) as root:
         for name in restorations(root, KEPT):
             with Restoration.open(root, name) as restoration:
                 if (state := restoration.state()) is not None:
                     at = datetime.fromtimestamp(state.changed_at, UTC)
-                    found.append(KeptFiles(Path(restoration.path), _record(state), restoration.time, at))
+                    size_bytes = restoration.size_bytes() if sized else 0
+                    kept = KeptFiles(Path(restoration.path), _record(state), restoration.time, at, size_bytes)
+                    found.append(kept)
     return tuple(found)
+
+
+def remove_kept(kept: KeptFiles) -> None:
+    """Remove what a restore has replaced, durably. Raises TargetRefused, OSError."""
+    with opened_set(kept.path.parent) as root, Restoration.open(root, kept.path.name) as restoration:
+        restoration.remove()
 
 
 def _record(state: State) -> RestoreRecord:

@@ -23,14 +23,14 @@ from backupd.system.resources import require_space
 from backupd.system.signals import defer_signals
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import RestoreRequest
-from backupd.tasks.restore.database import InspectedDatabase
+from backupd.tasks.restore.database import InspectedDatabase, require_unused
 from backupd.tasks.restore.files import FilesRestoreRequest, InspectedFiles
 from backupd.tasks.restore.in_place import require_newest
 from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
 from backupd.tasks.restore.point_choice import ChoosePoint, ChosenPoint
 from backupd.tasks.restore.point_journal import PointJournal, new_run, write_copy
 from backupd.tasks.restore.point_recovery import conclude
-from backupd.tasks.restore.recovery import database_exists, recover_files, recover_restore
+from backupd.tasks.restore.recovery import database_exists, recover_files, recover_restore, restore_left
 from backupd.tasks.run import RestoreRun
 
 
@@ -83,7 +83,7 @@ def restore_point(
         run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
         run.warn_all(requests[0].warnings)
         parts = inspected(run, chosen)
-        _require_space(parts, chosen.point.id)
+        require_possible(parts, chosen.point.id, stopped=requests[0].stopped)
         return run.report, _result(chosen, tuple(part.planned() for part in parts), dry_run=True)
     result = None
     with context.run("restore", POINT, RestoreDetails()) as run, locked_targets(requests, run, context):
@@ -127,16 +127,18 @@ def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool
 
 
 def missing_of(requests: Sequence[AnyRestoreRequest]) -> list[RestoreRequest]:
-    """Return all databases where none of them exists, none where all do. Raises TargetRefused, OSError.
+    """Return the databases that do not exist, none where all do. Raises TargetRefused where only some do; OSError.
 
+    Where a restore was killed, that is known once it is recovered: until then such a database is missing.
     Files come with their databases: an app that starts makes the directory, and what is in it is kept.
     """
     databases = [request for request in requests if isinstance(request, RestoreRequest)]
     missing = [one for one in databases if not database_exists(one.path, empty_is_data=one.empty_is_data)]
-    if missing and len(missing) < len(databases):
-        there = ", ".join(str(one.path) for one in databases if one not in missing)
-        gone = ", ".join(str(one.path) for one in missing)
-        alone = " ".join(f"--only {one.source}" for one in missing)
+    there = ", ".join(str(one.path) for one in databases if one not in missing)
+    certain = [one for one in missing if not restore_left(one.path)]
+    gone = ", ".join(str(one.path) for one in certain)
+    if there and gone:
+        alone = " ".join(f"--only {one.source}" for one in certain)
         raise TargetRefused(
             f"only some databases exist: {there} {'do' if ', ' in there else 'does'}, and {gone} "
             f"{'do' if ', ' in gone else 'does'} not: a restore of the missing ones alone would mix two instants",
@@ -180,8 +182,11 @@ def recover_targets(requests: Sequence[AnyRestoreRequest], held: Sequence[Path],
         recover(request.path, context, held=held, stopped=request.stopped)
 
 
-def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
-    """Require the space that all parts need together on each file system. Raises NoSpace."""
+def require_possible(parts: Sequence[InspectedPart], what: str, *, stopped: bool) -> None:
+    """Require the space that all parts need together on each file system, and that no process uses their databases.
+
+    Raises NoSpace, TargetInUse, TargetRefused.
+    """
     on_disk: dict[int, list[InspectedPart]] = {}
     for part in parts:
         on_disk.setdefault(part.directory.stat().st_dev, []).append(part)
@@ -189,13 +194,14 @@ def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
         needed_bytes = sum(part.needed_bytes for part in group)
         needed_files = sum(part.needed_files for part in group)
         require_space(group[0].directory, needed_bytes, 0, f"restoring {what}", files=needed_files)
+    require_unused(parts, stopped=stopped)
 
 
 def replace_all(
     parts: Sequence[InspectedPart], point: str, run: RestoreRun, context: TaskContext, *, stopped: bool
 ) -> tuple[PartResult, ...]:
     """Prepare all parts, then put all of them in place. Raises BackupdError, OSError, with everything unchanged."""
-    _require_space(parts, point)
+    require_possible(parts, point, stopped=stopped)
     with ExitStack() as stack:
         prepared = [stack.enter_context(part.prepared()) for part in parts]
         with run.stage("swap"):

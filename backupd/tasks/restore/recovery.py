@@ -72,15 +72,19 @@ def restore_pending(place: DatabasePlace) -> bool:
     )
 
 
+def restore_left(path: Path) -> bool:
+    """Return whether a restore of the database that `path` leads to was killed, or is running. Raises TargetRefused."""
+    with _opened(real_path(path)) as place:
+        return place is not None and restore_pending(place)
+
+
 def recover_before_backup(path: Path, context: TaskContext) -> str:
     """Recover a killed restore before a backup; returns the problem where that fails, and the backup goes on.
 
     Raises LockHeld while another restore puts a database in place.
     """
     try:
-        with _opened(real_path(path)) as place:
-            pending = place is not None and restore_pending(place)
-        if pending:
+        if restore_left(path):
             with restore_lock(path):
                 recover_restore(path, context)
     except (TargetRefused, TargetInUse) as error:
