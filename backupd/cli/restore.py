@@ -139,6 +139,8 @@ def restore_command(
     with output.shown_progress(quiet=as_json) as progress:
         names = {*only, *filter(None, [source])}
         config = config if back else knowing_copies(store, names, config, progress, if_missing=if_missing)
+        if if_missing and point == LATEST and not only and len(config.sources) + len(config.files) == 1:
+            point = None  # a single source has no restore points: its newest generation is all there is
         if point is not None:
             whole = WantedPoint(point, before, tuple(dict.fromkeys(only)), store)
             (restore_missing_point if if_missing else restore_wanted_point)(whole, how, config, progress)
