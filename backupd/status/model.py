@@ -224,12 +224,12 @@ class History:
     status: Status
     timezone: str
     histories: tuple[SourceHistory, ...]
-    points: tuple[PointFigures, ...]  # the newest of them
     drills: tuple[DrillFigures, ...]
     replicas: tuple[ReplicaFigures, ...]
     disk: DiskUse | None
     log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()  # what could not be read; its part is empty
+    points: tuple[PointFigures, ...] = ()  # the newest restore points
     exposed: bool = False  # whether an app can delete the backups along with its database, and no replica has copies
     instance: Instance = Instance()
 

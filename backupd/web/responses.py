@@ -133,7 +133,7 @@ def status_facts(history: History) -> dict[str, Any]:
         "proofs": [freshness_facts(freshness, health.checked_at) for freshness in health.freshness],
         "tasks": [asdict(task) | {"stages": task.stages or {}} for task in status.tasks],
         "next_runs": [asdict(run) for run in status.next_runs],
-        "points": [asdict(point) for point in history.points],
+        "restore_points": [asdict(point) for point in history.points],
         "sources": [_source(source, figures.get(source.source)) for source in history.histories],
         "drills": [asdict(drill) for drill in history.drills],
         "replicas": [asdict(replica) for replica in history.replicas],

@@ -160,7 +160,11 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "point.spread": Phrase("at most {spread} apart", "separados como máximo {spread}"),
     "point.damaged": Phrase("a part is damaged or missing", "una parte está dañada o falta"),
     "parts": Phrase("parts", "partes"),
-    "files": Phrase("files", "archivos"),
+    "files": Phrase("Files", "Archivos"),
+    "files.how": Phrase(
+        "They come back with the restore point that they are part of:",
+        "Vuelven con el punto de restauración del que forman parte:",
+    ),
     "files.figures": Phrase(
         "{count} files, {size}; last change saved at {at}.",
         "{count} archivos, {size}; último cambio guardado: {at}.",
