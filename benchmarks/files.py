@@ -1,7 +1,7 @@
-"""Files beside `find` and `tar | pigz`: `python -m benchmarks.files [--files 20000] [--mib 2048] [--runs 3] [--work DIR]`.
+"""Files beside `find` and `tar | pigz`: `python -m benchmarks.files [--files 20000] [--mib 2048] [--runs 3]`.
 
-Two files of five are noise, as photos are, the others text. What backupd does is more than `tar`: each content is unpacked again
-and compared, made durable, and read back from the disk.
+Two files of five are noise, as photos are, the others text. What backupd does is more than `tar`: each content is
+unpacked again and compared, made durable, and read back from the disk.
 """
 
 import argparse
@@ -75,14 +75,15 @@ def compare(root: Path, files: int, mib: int, runs: int) -> list[str]:
         (root / "uploads" / str(number % (files // 100)) / f"new-{number}.bin").write_bytes(os.urandom(1000))
     changed = run(_BACKUP, environ)
     peak = peak_anonymous_bytes(_BACKUP, environ)
-    find_s, tar_s = middle(found).wall_s, middle(beside).wall_s
+    find_s, tar_s, look = middle(found).wall_s, middle(beside).wall_s, middle(looked).wall_s
+    made = middle(first)
     return [
         f"| `find -printf` | {find_s:.2f} s | |",
-        f"| nothing changed: looking at the files | {middle(looked).wall_s:.2f} s | {middle(looked).wall_s / find_s:.2f} |",
+        f"| nothing changed: looking at the files | {look:.2f} s | {look / find_s:.2f} |",
         f"| nothing changed: the whole command | {middle(again).wall_s:.2f} s | |",
         f"| {_CHANGED} new files: the whole command | {changed.wall_s:.2f} s | |",
         f"| `tar \\| pigz -6` | {tar_s:.1f} s, {middle(beside).cpu_s:.1f} s of CPU | |",
-        f"| first backup | {middle(first).wall_s:.1f} s, {middle(first).cpu_s:.1f} s of CPU | {middle(first).wall_s / tar_s:.2f} |",
+        f"| first backup | {made.wall_s:.1f} s, {made.cpu_s:.1f} s of CPU | {made.wall_s / tar_s:.2f} |",
         f"| memory of the whole process tree, nothing changed | {peak >> 20} MiB | |",
     ]
 
