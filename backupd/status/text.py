@@ -64,9 +64,11 @@ def _drills(status: Status) -> Iterator[str]:
     for task in status.tasks:
         drill = task.drill
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
+            files = f"{counted(drill.files, 'file')}, " if drill.files is not None else ""
+            part = f" of {drill.point}" if drill.point else ""
             yield (
                 f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
-                f"with data {human_duration(drill.age_s)} old ({task.generation})"
+                f"{files}with data {human_duration(drill.age_s)} old ({task.generation}{part})"
             )
 
 
