@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,3 +172,15 @@ def test_backup_leaves_out_what_restores_kept(app: App) -> None:
     assert app.typed("restore", "--point", "latest").code == 0
     listed = app.root / "backups" / f"{back_up(app.root)}.files.gz"
     assert b".backupd" not in gzip.decompress(listed.read_bytes())
+
+
+def test_point_comes_back_from_a_replica(app: App) -> None:
+    offsite = app.root / "offsite"
+    shutil.copytree(app.root / "backups", offsite, ignore=shutil.ignore_patterns(".backupd", "backup.log"))
+    config = app.root / "backupd.toml"
+    config.write_text(f'{config.read_text()}[replicas.offsite]\nurl = "file://{offsite}"\n')
+    before = facts(app.uploads)
+    change(app)
+    done = app.typed("restore", "--point", "latest", "--from", "offsite", "--exact")
+    assert done.code == 0, done
+    assert set(facts(app.uploads).items()) >= set(before.items())
