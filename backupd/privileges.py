@@ -6,6 +6,7 @@ Side files of SQLite and the backups beside the database then belong to the user
 import os
 import pwd
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -33,10 +34,7 @@ _DOUBT = (
     f"set {PUID} to the number of the app's user (see `docker exec APP id -u`), or to 0 to run as root on purpose; or "
     "correct the owner of these files"
 )
-_CHOICES = (
-    "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root; or name "
-    "those that are not needed in exclude of their section"
-)
+_CHOICES = "set PUID and PGID to numbers that fit all of them (see `stat -c %u:%g FILE`), or PUID=0 to stay root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +135,26 @@ def identity_for(config: Config, environ: Mapping[str, str]) -> Identity | None:
     current = (os.getuid(), os.getgid())  # also while `become_owner_of_backups` lasts
     # Only root looks for the owners: a mount that hangs would block other users needlessly.
     asks = current[0] == 0 and PUID in environ
-    owners = owners_of(source.path for source in config.sources.values()) if asks else ()
+    owners = _owners(config) if asks else ()
     identity = decide_identity(environ, current[0], frozenset({current[1], *os.getgroups()}), owners, _group_of)
     return None if identity and (identity.uid, identity.gid) == current else identity
+
+
+def _owners(config: Config) -> tuple[Owner, ...]:
+    """Return the owners of the databases, of a directory the most frequent one alone, of those that have generations.
+
+    Anybody who can write there could put a database of his own beside them; then that one fails, and no other.
+    """
+    single = (source.path for name, source in config.sources.items() if config.member(name) is None)
+    found = list(owners_of(single))
+    members = config.source_sets.members.values() if config.source_sets else ()
+    for search in dict.fromkeys(member.search for member in members):
+        of_search = [member for member in members if member.search == search]
+        known = [member for member in of_search if member.known] or of_search
+        owners = owners_of(member.path for member in known)
+        (most, _number), *_others = Counter(owner.uid for owner in owners).most_common(1) or [(None, 0)]
+        found += [owner for owner in owners if owner.uid == most]
+    return tuple(found)
 
 
 def owners_of(databases: Iterable[Path]) -> tuple[Owner, ...]:

@@ -31,7 +31,7 @@ def notification_options(config: Config) -> NotificationOptions:
         scope=next(iter(config.sources)),
         name=message_name(config),
         zone=zone,
-        subjects=frozenset((*config.sources, *config.replicas, LOCAL_STORE)),
+        subjects=frozenset((*config.sources, *config.files, *config.replicas, LOCAL_STORE)),
         limits=limits(config),
         channels=channels(config),
         digest=Schedule.parse(config.notify.digest, zone) if config.notify.digest else None,

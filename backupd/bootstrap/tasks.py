@@ -27,6 +27,7 @@ from backupd.stores.local import DirectoryStore
 from backupd.system.resources import Priority
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import (
+    AnyBackupRequest,
     AppCheck,
     BackupRequest,
     DrillRequest,
@@ -131,6 +132,20 @@ def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]
     if names and {*names} & {*config.files}:
         return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
     return sources(config, names) if names else (*config.sources, *config.files)
+
+
+def subjects_of_backups(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the sources and sets of files in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
+    known = (*config.sources, *config.files)
+    if unknown := [name for name in names if name not in known]:
+        what = f"the configuration ({config.origin}) has: {', '.join(known)}"
+        raise UsageError(f"unknown source {unknown[0]!r}", what)
+    return tuple(dict.fromkeys(names)) or known
+
+
+def request_of_backup(config: Config, name: str) -> AnyBackupRequest:
+    """Return the request to back up the source or the set of files `name`."""
+    return files_request(config, name) if name in config.files else backup_request(config, name)
 
 
 def one_source(name: str | None, config: Config) -> str:
@@ -333,7 +348,7 @@ def priority(config: Config) -> Priority:
 def limits(config: Config) -> tuple[Limit, ...]:
     """Return the maximum age of each backup, off-site copy and drill: as set, else from its schedule."""
     subjects: Mapping[Task, Iterable[str]] = {
-        "backup": config.sources,
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
         "drill": [drill_store(config)] if drills(config) else [],
     }
@@ -367,6 +382,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
     store = drill_store(config)
     subjects: Mapping[Task, Iterable[str]] = {
+        "backup": subjects_of_backups(config),
         "replicate": config.replicas,
         "drill": (*config.sources, *config.files) if drills(config) else (),
     }
@@ -376,7 +392,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             source,
             _schedule(config, task, source),
             store if task == "drill" else "",
-            config.sources[source].path if task == "backup" else None,
+            config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
         for source in subjects.get(task, config.sources)

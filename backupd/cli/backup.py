@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import click
 
-from backupd.bootstrap.tasks import backup_request, sources
+from backupd.bootstrap.tasks import request_of_backup, subjects_of_backups
 from backupd.cli.backup_elsewhere import REMOTE_TIMEOUT_S, back_up_elsewhere
 from backupd.cli.common import command, label_option, open_context, source_option, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, shown_progress, stages_text
@@ -72,11 +72,11 @@ def backup_command(
     if timeout_s is not None:
         raise UsageError("--timeout is for --remote", "leave it out: sources.NAME.timeout_s limits a backup here")
     pin = requested_pin("made by hand", label or "", pinned)
-    wanted = sources(config, names)
+    wanted = subjects_of_backups(config, names)
     with shown_progress(quiet=as_json) as progress:
         context = open_context(config, progress)
-        requests = [replace(backup_request(config, name), pin=pin) for name in wanted]
-        backups = back_up_together(requests, context, tuple(config.sources))
+        requests = [replace(request_of_backup(config, name), pin=pin) for name in wanted]
+        backups = back_up_together(requests, context, subjects_of_backups(config))
     reports, point = backups.reports, backups.point
     if as_json:
         facts = [report_facts(report) for report in reports]

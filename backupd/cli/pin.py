@@ -13,7 +13,7 @@ from backupd.tasks.requests import PinRequest, read_label
 
 
 @command("pin", 'backupd pin tasks-20261123-0400 --label "before the migration to v2"', {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations_and_points)
 @label_option
 @store_option()
 def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: str, *, as_json: bool) -> None:
@@ -37,7 +37,7 @@ def pin_command(config: Config, ids: tuple[str, ...], label: str | None, store: 
 
 
 @command("unpin", "backupd unpin tasks-20261123-0400", {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations_and_points)
 def unpin_command(config: Config, ids: tuple[str, ...], *, as_json: bool) -> None:
     """From then on the retention policy decides about them."""
     released = unpin_all(ids, open_context(config))

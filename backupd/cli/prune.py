@@ -71,14 +71,14 @@ def _facts(decision: _Decision) -> dict[str, object]:
 
 
 @common.command("remove", "backupd remove tasks-20261123-0400", {75: ""})
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete.generations_and_points)
 @click.option("--force", is_flag=True, help="Also pinned and held ones, and the last verified one of its source.")
 @common.store_option("remove them from")
 def remove_command(config: Config, ids: tuple[str, ...], store: str, *, force: bool, as_json: bool) -> None:
-    """Keep pinned generations, and the last verified one of each source in that store, unless --force is given.
+    """Keep what is pinned, the last verified one of each source, and parts of restore points, unless --force is given.
 
-    Copies in other stores stay: to remove a generation everywhere, remove it from the local store first, then from each
-    replica.
+    A restore point is removed without its parts. Copies in other stores stay: to remove a generation everywhere, remove
+    it from the local store first, then from each replica.
     """
     common.require_store(store, config)
     context = common.open_context(config)

@@ -1,6 +1,7 @@
 """What a restore over a database will do: `--dry-run` shows it, and an operator at a terminal confirms it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -16,7 +17,9 @@ from backupd.sqlite.history import KEPT, KEPT_FOR
 from backupd.sqlite.target import STOPPED_FLAG, Target
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.restore import RestoreRequest
+from backupd.tasks.restore.database import planned_result
 
+_ANOTHER = "another generation: backupd list, then backupd restore ID, or --at TIME, or --from STORE"
 _NAMES_NO_WAY = frozenset({"config_file", "source"})  # where there are several sources, one has to be named
 
 
@@ -62,6 +65,10 @@ class RestorePlan:
         """Yield the plan of a part of a restore point."""
         manifest, request = self.manifest, self.request
         yield f"  {request.source}: {manifest.id} to {request.path} ({human_bytes(manifest.snapshot.size_bytes)})"
+        yield f"    taken    {output.time_text(manifest.taken_at, self.zone)}"
+        with suppress(TargetRefused):  # the next line says why
+            planned = planned_result(manifest, request, Target.inspect(request.path))
+            yield f"    owner    {planned.owner or 'you'}, mode {planned.mode}"
         for line in self._target_lines():
             if not line.startswith("  undo"):
                 yield f"  {line}"
@@ -130,11 +137,8 @@ def accept_shown(warning: str) -> bool:
     return True
 
 
-def confirm(plan: Plan, now: datetime) -> None:
-    """Show `plan`, and ask whether to carry it out. Raises NotConfirmed."""
+def confirm(plan: Plan, now: datetime, another: str = _ANOTHER) -> None:
+    """Show `plan`, and ask whether to carry it out; `another` is how to get another one. Raises NotConfirmed."""
     print_plan(plan, now, err=True)
     if not common.confirmed("Restore it?"):
-        raise NotConfirmed(
-            "not restored: nothing was changed",
-            "another generation: backupd list, then backupd restore ID, or --at TIME, or --from STORE",
-        )
+        raise NotConfirmed("not restored: nothing was changed", another)

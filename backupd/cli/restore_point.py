@@ -34,6 +34,10 @@ from backupd.tasks.restore.point_choice import (
     require_newest_point,
 )
 
+_ANOTHER = (
+    "another point: backupd list --points, then --point ID, or --at TIME, or --from STORE; one part: --only SOURCE"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class WantedPoint:
@@ -84,7 +88,7 @@ def restore_wanted_point(wanted: WantedPoint, options: Options, config: Config, 
             requests = _given(chosen, _requests(chosen, config, options, dry_run=True), config)
             plan = PointPlan(chosen, requests, inventory, place, config.schedule.timezone)
             if asking:
-                confirm(plan, context.clock())
+                confirm(plan, context.clock(), _ANOTHER)
                 wanted = replace(wanted, id=chosen.point.id, at=None)  # another may be the newest by now
             else:
                 print_plan(plan, context.clock())

@@ -88,6 +88,15 @@ def _path_text(value: object) -> object:
     return value
 
 
+def is_path(text: str) -> bool:
+    """Return whether `text` may be the path of a key: others cannot be stored or shown."""
+    try:
+        _path_text(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _path_problem(text: str) -> str:
     """Return why `text` is not a path and what to write instead, empty where it may be one."""
     if holds_password(text):

@@ -255,8 +255,13 @@ class Config(sections.Table):
         """The keys that name a source which is none now: of a database that is not there, or misspelled."""
         known = (*self.sources, *self.files)
         pings = unknown_ping_names(self.pings, known, self.replicas)
-        files = (name for name, section in self.files.items() if section.with_ not in (None, *self.sources))
-        return (*(f"pings.{name}" for name in pings), *(f"files.{name}.with" for name in files))
+        optional = len(self.sources) == 1
+        files = (
+            f"files.{name}.with"
+            for name, section in self.files.items()
+            if section.with_ not in self.sources and (section.with_ or (section.query and not optional))
+        )
+        return (*(f"pings.{name}" for name in pings), *files)
 
     def member(self, source: str) -> Member | None:
         """Return how a source was found, None for a single file."""

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from backupd.config import kinds
 from backupd.config.known_databases import Named, known_databases
 from backupd.errors import ConfigError
-from backupd.formatting import counted
+from backupd.formatting import counted, printable
 from backupd.model import POINT, Manifest
 from backupd.sqlite.discovery import MAX_DATABASES, Search, is_directory
 from backupd.system.mounts import RESPONDS_S, responding_stat
@@ -43,6 +43,7 @@ class Member(NamedTuple):
     path: Path
     search: Search
     warning: str = ""  # why databases of its set may be missing
+    known: bool = False  # whether it has generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class SourceSet:
     found: frozenset[str] = frozenset()  # relative paths
     real: str = ""  # the directory without links, empty where it could not be searched yet
     too_many_names: bool = False
+    odd: frozenset[str] = frozenset()  # relative paths that no key can have
 
     @property
     def has_too_many(self) -> bool:
@@ -68,7 +70,10 @@ class SourceSet:
     @property
     def warning(self) -> str:
         """Why databases may be missing, empty where none is."""
-        return self.search.too_many_names if self.too_many_names else ""
+        too_many = self.search.too_many_names if self.too_many_names else ""
+        first = printable(min(self.odd, default=""))
+        odd = f"{counted(len(self.odd), 'database')} with a name that cannot be used, such as {first}: rename it"
+        return "; ".join(filter(None, (too_many, odd if self.odd else "")))
 
     def databases(self, kept: Collection[str]) -> dict[str, str]:
         """Return the relative path of each by its path: those found, and those of the paths `kept` that it covers."""
@@ -81,10 +86,11 @@ class SourceSet:
         contents = self.search.contents() if is_directory(self.search.directory) else None
         if contents is None:
             return self
-        found = frozenset(contents.databases)
+        odd = frozenset(at for at in contents.databases if not kinds.is_path(str(self.search.directory / at)))
+        found = frozenset(contents.databases) - odd
         if not contents.complete:
             found |= {at for at in self.found - found if not _is_gone(self.search.directory / at)}
-        return replace(self, found=found, real=contents.real, too_many_names=contents.too_many)
+        return replace(self, found=found, real=contents.real, too_many_names=contents.too_many, odd=odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +280,7 @@ def name_members(
         if not databases or one.has_too_many:
             waiting.append((one.search.name, Member(one.search.path, one.search), ""))
         for path, at in sorted(databases.items()):
-            member = Member(one.search.directory / at, one.search, one.warning)
+            member = Member(one.search.directory / at, one.search, one.warning, path in kept)
             if path in seen or str(member.path) in single:
                 continue
             seen.add(path)

@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 from backupd import __version__
 from backupd.bootstrap.launch import relaunch_with
 from backupd.bootstrap.notifications import notification_options, page_name
-from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule
+from backupd.bootstrap.tasks import daemon_context, limits, planned_tasks, retention_rule, subjects_of_backups
 from backupd.config import Config, SourceSets
 from backupd.daemon.daemon import Daemon
 from backupd.daemon.notifier import Notifier
@@ -70,7 +70,7 @@ def serve(config: Config) -> NoReturn:
     queues = TaskQueues(*(TaskQueue(config, context.log, context.clock) for _ in range(2)))
     handover = OwnerHandover(config, context.log, queues.idle)
     daemon = Daemon(scope.planned, queues, context, handover.ready, on_end=run_ended.set)
-    requested = RequestedBackups(tuple(config.sources), queues, daemon.owns, context)
+    requested = RequestedBackups(subjects_of_backups(config), queues, daemon.owns, context)
     server = _server(config, StatusService(scope, daemon.alive), requested, context)
     options = notification_options(config)
     notifier = Notifier(
@@ -84,7 +84,7 @@ def serve(config: Config) -> NoReturn:
     signals.take_over()
     server.start()
     notifier.start()
-    what = f"backupd {__version__} backs up {', '.join(config.sources)}"
+    what = f"backupd {__version__} backs up {', '.join(subjects_of_backups(config))}"
     user = f"as user {identity.uid}:{identity.gid} ({identity.reason})" if identity else f"as user {os.geteuid()}"
     context.log.info(Event.DAEMON_STARTED, f"{what} {user}; it answers on {config.http.listen}")
     if as_root := runs_as_root(os.environ):

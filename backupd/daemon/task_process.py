@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from backupd.bootstrap.tasks import backup_request, build_context, deferred_log, priority, retention_rule
+from backupd.bootstrap.tasks import (
+    build_context,
+    deferred_log,
+    priority,
+    request_of_backup,
+    retention_rule,
+    subjects_of_backups,
+)
 from backupd.config import Config
 from backupd.daemon.task_queue import DOCTOR, REBUILD, TaskRequest, fields_of, named
 from backupd.errors import BackupdError, UnexpectedError
@@ -70,8 +77,8 @@ def _run(requests: Sequence[TaskRequest], config: Config, context: TaskContext, 
     if request.task == "backup":
         from backupd.tasks.backup import back_up_together
 
-        wanted = [replace(backup_request(config, one.source), pin=one.pin) for one in requests]
-        reports: Sequence[AnyReport] = back_up_together(wanted, context, tuple(config.sources)).reports
+        wanted = [replace(request_of_backup(config, one.source), pin=one.pin) for one in requests]
+        reports: Sequence[AnyReport] = back_up_together(wanted, context, subjects_of_backups(config)).reports
     else:
         reports = [_run_task(request, config, context)]
     _deliver(reports, report_to)

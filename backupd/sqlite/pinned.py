@@ -113,15 +113,17 @@ class _Worker:
 
 
 @contextmanager
-def pinned_together(wanted: Sequence[Pinnable | None], staging: Directory) -> Iterator[list[PinnedSource | None]]:
+def pinned_together(
+    wanted: Sequence[Pinnable | None], staging: Directory, fewest: int = 2
+) -> Iterator[list[PinnedSource | None]]:
     """Pin the sources together for the block, with their copies in the empty directory `staging`.
 
-    None for one that cannot be pinned, and for all where there is nothing to pin it with: these are copied alone.
+    None for one that cannot be pinned, and for all where there are not even the `fewest`: these are copied alone.
     """
     pinned: list[PinnedSource | None] = [None] * len(wanted)
     with ExitStack() as stack:
         workers = list[tuple[_Worker, list[int]]]()
-        for numbers in _by_owner(wanted):
+        for numbers in _by_owner(wanted, fewest):
             sources = [one for number in numbers if (one := wanted[number])]
             with suppress(OSError, BackupdError):  # copying alone reports what is wrong
                 copies = [HeldFile.create(staging, f"{number}.sqlite3") for number in numbers]
@@ -139,8 +141,8 @@ def pinned_together(wanted: Sequence[Pinnable | None], staging: Directory) -> It
         yield pinned
 
 
-def _by_owner(wanted: Sequence[Pinnable | None]) -> list[list[int]]:
-    """Return the numbers of what one process each can pin: the largest groups of one owner, none for a single source.
+def _by_owner(wanted: Sequence[Pinnable | None], fewest: int) -> list[list[int]]:
+    """Return the numbers of what one process each can pin, the largest groups of one owner; nothing below `fewest`.
 
     Of sources that are one file under several names, the first.
     """
@@ -159,4 +161,4 @@ def _by_owner(wanted: Sequence[Pinnable | None]) -> list[list[int]]:
     for group in groups:
         chosen.append(group[: max(0, min(left, most_each))])
         left -= len(chosen[-1])
-    return [group for group in chosen if group] if sum(map(len, chosen)) > 1 else []
+    return [group for group in chosen if group] if sum(map(len, chosen)) >= fewest else []

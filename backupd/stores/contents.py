@@ -79,7 +79,8 @@ class LocalContents:
                 with suppress(FileNotFoundError), files.child(prefix) as directory:
                     for digest in group:
                         for name in contract.content_names(digest):
-                            directory.unlink(name)
+                            with suppress(IsADirectoryError):  # no content
+                                directory.unlink(name)
                     directory.fsync()
 
     @contextmanager

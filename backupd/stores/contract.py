@@ -148,6 +148,9 @@ class Points(Protocol):
     def point(self, point_id: str) -> bytes:
         """Return the bytes of an index, at most MANIFEST_MAX_BYTES + 1. Raises GenerationMissing, OSError."""
 
+    def indexes(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` a function that returns its index, as `point` does; several are requested at once."""
+
     def publish_point(self, point_id: str, encoded: bytes) -> None:
         """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
 

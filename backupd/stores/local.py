@@ -118,6 +118,10 @@ class DirectoryStore:
         except _NO_FILE:
             raise contract.point_missing(point_id, self.name) from None
 
+    def indexes(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` a function that returns its index, as `point` does."""
+        return (partial(self.point, point_id) for point_id in ids)
+
     def publish_point(self, point_id: str, encoded: bytes) -> None:
         """Write an index, durably; one that is there already must have these bytes. Raises GenerationTaken, OSError."""
         contract.require_point_id(point_id)

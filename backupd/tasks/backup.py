@@ -1,15 +1,17 @@
 """Verified backups of one source, or of several together: the same steps by schedule and by hand.
 
-    lock, recover → hook → pin all → copy → check ∥ pack ∥ digest → decide → publish → index → hook → prune → report
+    lock, recover → hook → hold files → pin databases → look at the files again
+    → of each database: copy → check ∥ pack ∥ digest → decide → publish; of each set of files: store → list → publish
+    → index of the restore point → hook → prune → report
 
 Every step may be killed: a generation exists once its manifest is in place, a restore point once its index is, and
 nothing old is removed before that.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from backupd.catalog import RunRecord
 from backupd.formatting import human_bytes
@@ -21,17 +23,19 @@ from backupd.system.os_errors import os_error_text
 from backupd.tasks.capture import Capture, UnusableSource, capturing
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.copying import PinnedCopy, SourceToCopy, pinned_copies
+from backupd.tasks.files.backup import SetsOfRun
 from backupd.tasks.hooks import hooks
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.point import publish_point_if_whole
 from backupd.tasks.prune import apply_retention, pin_if_possible
 from backupd.tasks.publication import SourceState, apply_publication, decide_publication, source_state
-from backupd.tasks.requests import BackupRequest, FilesRequest
-from backupd.tasks.restore.recovery import recover_before_backup
+from backupd.tasks.requests import AnyBackupRequest, BackupRequest, FilesRequest
+from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
 from backupd.tasks.run import BackupRun
 
 _LARGE_WAL_BYTES: Final = 256 << 20
 _MAX_CHECK_NOTES: Final = 3
+_Order: TypeAlias = tuple[AnyBackupRequest, BackupRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,13 @@ class Backups:
     point: RestorePoint | None = None
 
 
-def backup(request: BackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
-    """Back up one source now. What fails is in the report, with what to do about it."""
+def backup(request: AnyBackupRequest, context: TaskContext) -> RunReport[BackupDetails]:
+    """Back up one source now: a database or a set of files. What fails is in the report, with what to do about it."""
     return back_up_together((request,), context).reports[0]
 
 
 def back_up_together(
-    requests: Sequence[BackupRequest], context: TaskContext, configured: Collection[str] = ()
+    requests: Sequence[AnyBackupRequest], context: TaskContext, configured: Collection[str] = ()
 ) -> Backups:
     """Back up sources now, as of one instant as nearly as can be; one that fails ends no other.
 
@@ -69,63 +73,76 @@ def back_up_together(
     return Backups(tuple(run.report for run in runs), point)
 
 
-def _back_up(
-    orders: Sequence[tuple[BackupRequest, BackupRun]], configured: Collection[str], context: TaskContext
-) -> RestorePoint | None:
+def _back_up(orders: Sequence[_Order], configured: Collection[str], context: TaskContext) -> RestorePoint | None:
     """Take each source through all steps; return the restore point that holds the copies."""
     runs = [run for _, run in orders]
     if len(runs) > 1:
         for run in runs:
             run.rest()
     for request, run in orders:
-        with _turn(run, context):
+        with run.turn(context.working):
             _begin(request, run, context)
     inventory = local_inventory(context)
-    states = {request.source: source_state(request.source, inventory, context) for request, _ in orders}
-    sources = [SourceToCopy(request, states[request.source].previous, run) for request, run in _not_failed(orders)]
-    point, parts = None, list[PointPart]()
+    point = None
     with hooks(orders[0][0].hooks, runs), context.store.staging() as staging:
-        with pinned_copies(sources, staging, context) as pinned:
-            # Those that are copied alone come last: they may take long, and each pin costs its app something.
-            for one in sorted(sources, key=lambda one: one.request.source not in pinned):
-                with _turn(one.run, context):
-                    name = one.request.source
-                    parts += _publish(one, states[name], pinned.get(name), staging, context)
+        parts = _publish_all(_not_failed(orders), inventory, staging, context)
         if set(configured) == {request.source for request, _ in orders}:
             point, problem = publish_point_if_whole(parts, configured, inventory.points, context)
             for run in runs if problem else ():
                 run.note(problem)
     for request, run in _not_failed(orders):
-        with _turn(run, context):
+        with run.turn(context.working):
             _finish(request, run, inventory, context)
     return point
 
 
-@contextmanager
-def _turn(run: BackupRun, context: TaskContext) -> Iterator[None]:
-    """Let what fails in the block fail this run alone, and count its time for it, where others share its process."""
-    if not run.rests:
-        yield
-        return
-    with run.turn(), context.working([run]):
-        yield
+def _publish_all(
+    orders: Sequence[_Order], inventory: Inventory, staging: Directory, context: TaskContext
+) -> list[PointPart]:
+    """Copy and publish all databases and sets of files; return the parts of a restore point."""
+    parts, states = list[PointPart](), dict[str, SourceState]()
+    sources = list[SourceToCopy]()
+    for request, run in orders:
+        if isinstance(request, BackupRequest):
+            states[request.source] = state = source_state(request.source, inventory, context)
+            sources.append(SourceToCopy(request, state.previous, run))
+    with ExitStack() as stack:
+        sets = SetsOfRun(staging, stack, context)
+        sets.hold([(request, run) for request, run in orders if isinstance(request, FilesRequest)])
+        with pinned_copies(sources, staging, context, sets.rescan if len(sets) else None) as pinned:
+            # Those that are copied alone come last: they may take long, and each pin costs its app something.
+            for one in sorted(sources, key=lambda one: one.request.source not in pinned):
+                with one.run.turn(context.working):
+                    name = one.request.source
+                    parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
+        sets.rescan()
+        return parts + sets.publish(inventory, parts)
 
 
-def _not_failed(orders: Sequence[tuple[BackupRequest, BackupRun]]) -> list[tuple[BackupRequest, BackupRun]]:
+def _not_failed(orders: Sequence[_Order]) -> list[_Order]:
     return [(request, run) for request, run in orders if run.report.outcome != "failed"]
 
 
-def _begin(request: BackupRequest, run: BackupRun, context: TaskContext) -> None:
+def _begin(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     if request.timezone_warning:
         run.note(request.timezone_warning)
-    if request.search_warning:
-        run.warn(request.search_warning)
-    if problem := recover_before_backup(request.path, context):  # a backup goes on where that fails
+    if isinstance(request, BackupRequest):
+        if request.search_warning:
+            run.warn(request.search_warning)
+        problem = recover_before_backup(request.path, context)
+    else:
+        problem = recover_files_before_backup(request.path, context)
+    if problem:  # a backup goes on where that fails
         run.warn(problem)
 
 
 def _publish(
-    one: SourceToCopy, state: SourceState, pinned: PinnedCopy | None, staging: Directory, context: TaskContext
+    one: SourceToCopy,
+    state: SourceState,
+    pinned: PinnedCopy | None,
+    sets: SetsOfRun,
+    staging: Directory,
+    context: TaskContext,
 ) -> list[PointPart]:
     """Copy, check and publish a source; return its part of a restore point.
 
@@ -141,18 +158,20 @@ def _publish(
         generation, sha256 = run.details.generation, run.details.archive_sha256
         if generation is None or sha256 is None:
             return []
+        sets.ask(request.source, capture.snapshot.file)
         since, until = capture.snapshot.since, capture.snapshot.until
         return [PointPart(request.source, "database", generation, sha256, since, until)]
 
 
-def _finish(request: BackupRequest, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
+def _finish(request: AnyBackupRequest, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
     """Pin the generation of a run where that is wanted, and prune older ones."""
-    if shared := shared_source_warning(inventory, request.source, request.path):
+    is_database = isinstance(request, BackupRequest)
+    if is_database and (shared := shared_source_warning(inventory, request.source, request.path)):
         run.warn(shared)
     if request.pin is not None and run.report.generation is not None:
         pin_if_possible(run.report.generation, request.pin, run, context)
-    prune_old(request, run, context)
-    warn_of_failed_replications(request, run, context)
+    _prune(request, run, context)
+    _warn_of_failed_replications(request, run, context)
 
 
 def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -> None:
@@ -176,7 +195,7 @@ def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -
         run.note(note)
 
 
-def prune_old(request: BackupRequest | FilesRequest, run: BackupRun, context: TaskContext) -> None:
+def _prune(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Prune older generations; the new one stays published where that fails."""
     if request.retention is None:
         return
@@ -188,7 +207,7 @@ def prune_old(request: BackupRequest | FilesRequest, run: BackupRun, context: Ta
         run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
 
 
-def warn_of_failed_replications(request: BackupRequest | FilesRequest, run: BackupRun, context: TaskContext) -> None:
+def _warn_of_failed_replications(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
     """Degrade a backup that has no copy elsewhere, so that an operator who runs it by hand sees that."""
     if not request.replicas:
         return

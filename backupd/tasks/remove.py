@@ -73,6 +73,7 @@ def remove_at_replica(
                 _unpin_last(key, request.name, copies, context)
         remove_points(dict.fromkeys(points, _REASON), replica, context)
         remove_copies(dict.fromkeys(chosen, _REASON), request, replica, remote, context)
+        sweep_if_due(replica, remote.without(chosen), context)
     return _removals((*points, *chosen), request.name, context)
 
 

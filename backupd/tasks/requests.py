@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from backupd.errors import UsageError
 from backupd.formatting import printable
@@ -135,6 +135,9 @@ class FilesRequest:
     replicas: tuple[str, ...] = ()
     pin: PinRequest | None = None
     hooks: Hooks = field(default_factory=Hooks)
+
+
+AnyBackupRequest: TypeAlias = BackupRequest | FilesRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, Self, TypeAlias, TypeVar
 
 from backupd.errors import BackupdError, Terminated, TimeLimitExceeded, UnexpectedError
 from backupd.model import Outcome, Progress
@@ -83,11 +83,18 @@ class Run(Generic[D]):
         self.rests = True
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Work in the block, of a run that rests before and after."""
+    def turn(self, working: "Callable[[Sequence[Self]], AbstractContextManager[None]]") -> Iterator[None]:
+        """Work in the block, which fails this run alone, of a run that rests before and after.
+
+        One that never rests is alone in its process: an error of the block is raised. `working` is that of the context.
+        """
+        if not self.rests:
+            yield
+            return
         self._began, self.rests = time.monotonic(), False
         try:
-            yield
+            with working([self]):
+                yield
         finally:
             self.rest()
 

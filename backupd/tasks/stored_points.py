@@ -23,9 +23,10 @@ def take_points(store: Points) -> StoredPoints:
     usable: dict[str, RestorePoint] = {}
     refused: dict[str, str] = {}
     unreadable = set[str]()
-    for key in store.points():
+    ids = store.points()
+    for key, read in zip(ids, store.indexes(ids), strict=True):
         try:
-            usable[key] = decode_point(store.point(key), key)
+            usable[key] = decode_point(read(), key)
         except ManifestInvalid as error:
             refused[key] = error.message
         except OSError as error:

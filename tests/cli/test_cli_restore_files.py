@@ -12,8 +12,8 @@ from keyboard import Keyboard
 from backupd.log import null_log
 from backupd.masking import Mask
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.files.backup import back_up_files
 from backupd.tasks.requests import FilesRequest
 from support.bank import make_bank, spend, transfers
 from support.directories import kept_databases
@@ -64,7 +64,7 @@ def app(tmp_path: Path) -> App:
 def back_up(root: Path) -> str:
     """Back up the uploads; return the generation."""
     request = FilesRequest("uploads", root / "data" / "uploads", exclude=("*.tmp",), reserve_bytes=0)
-    report = back_up_files(request, TaskContext(DirectoryStore("local", root / "backups"), null_log(Mask([]))))
+    report = backup(request, TaskContext(DirectoryStore("local", root / "backups"), null_log(Mask([]))))
     assert report.generation is not None, report
     return report.generation
 

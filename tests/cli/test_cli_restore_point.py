@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from keyboard import Keyboard
+from keyboard import Keyboard, on_terminal
 
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import restore_history
@@ -17,7 +17,7 @@ from backupd.system.resources import free_bytes
 from backupd.tasks.restore.point_journal import PartPlace, PointJournal, new_run, write_copy
 from support.app import running_app
 from support.bank import spend, transfers
-from support.command import log_lines
+from support.command import Backupd, log_lines
 from support.directories import beside, kept_databases, sha256, small_disk
 from support.documents import CommandBlock, blocks_run_by
 from support.generations import flip_byte
@@ -92,9 +92,22 @@ def test_dry_run_shows_plan_of_each_part_and_changes_nothing(app: PointedApp, ty
     assert f"would restore 2 parts of {app.point}, all or none" in planned.out
     assert f"tasks: {app.generations[0]} to {app.tasks}" in planned.out
     assert f"notes: {app.generations[1]} to {app.notes}" in planned.out
+    state = app.notes.stat()
+    assert f"owner    {state.st_uid}:{state.st_gid}, mode {state.st_mode & 0o777:04o}" in planned.out
+    assert planned.out.count("is replaced (") == planned.out.count("    taken    ") == 2
     facts = typed("restore", "--point", "latest", "--dry-run", "--json").json
     assert (facts["dry_run"], [part["kept"] for part in facts["parts"]]) == (True, [None, None])
     assert ([beside(path) for path in app.databases], app.digests) == (names, before)
+
+
+@pytest.mark.parametrize("answer", ["no", "yes"])
+def test_terminal_shows_plan_and_asks_once_for_all(app: PointedApp, tmp_path: Path, answer: str) -> None:
+    backupd = Backupd({"BACKUPD_CONFIG": str(app.config)}, tmp_path)
+    code, said = on_terminal(backupd, "restore", "--point", "latest", typing=f"{answer}\n")
+    assert said.count("Restore it? Type yes to continue:") == 1
+    assert f"would restore 2 parts of {app.point}, all or none" in said
+    assert (code, app.rows) == ((0, NEW) if answer == "yes" else (1, OLD)), said
+    assert ("another point: backupd list --points" in said) == (answer == "no")
 
 
 def test_only_restores_one_part_and_is_taken_back_alone(app: PointedApp, typed: Keyboard) -> None:

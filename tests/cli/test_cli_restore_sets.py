@@ -114,3 +114,20 @@ def test_fresh_volume_and_directories_made_in_it_belong_to_the_app_in_a_hardened
         assert {path.stat().st_uid for path in (made.data, storage, main)} == {APP}
         assert storage.stat().st_mode & 0o777 == 0o755
         assert main.stat().st_gid == GROUP
+
+
+@pytest.mark.root
+def test_database_of_another_user_in_the_directory_costs_no_backup_of_the_others() -> None:
+    with volumes(mode=0o777) as made:
+        there = {"BACKUPD_DATABASE": str(made.data)}
+        assert made.backupd("backup", **there).code == 0
+        for name in ("a", "b"):
+            planted = made.data / f"{name}.db"
+            shutil.copy(made.database, planted)
+            os.chown(planted, 4711, 4711)
+            planted.chmod(0o600)
+        for _ in range(2):
+            answer = made.backupd("backup", "--json", **there)
+            assert answer.code != 78, answer
+            outcomes = {one["source"]: one["outcome"] for one in answer.json}
+            assert outcomes == {"tasks": "unchanged", "a": "failed", "b": "failed"}

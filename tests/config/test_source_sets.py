@@ -1,6 +1,7 @@
 """Directories and patterns of databases: which are found, how they are named, and what is set for one of them."""
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -206,6 +207,10 @@ def test_names_of_databases_that_are_not_there_yet_are_no_errors_and_reported(ba
     doctor = backupd("doctor", **environ).out
     assert "no database was found for pings.backup_jobs, files.uploads.with" in doctor
     assert "drill.source: unknown source 'jobs'; known sources: tasks" in doctor
+    del environ["BACKUPD_FILES__UPLOADS__WITH"]
+    make_database(database.with_name("notes.db"))
+    several = {**environ, "BACKUPD_FILES__UPLOADS__QUERY": "SELECT path FROM files"}
+    assert "no database was found for pings.backup_jobs, files.uploads.with" in backupd("doctor", **several).out
     assert backupd("config", "check", **environ, BACKUPD_PINGS__BAKUP_JOBS="http://127.0.0.1:1/x").code == 78
     single = {**environ, "BACKUPD_DATABASE": str(database)}
     assert backupd("config", "check", **single).code == 78
@@ -242,6 +247,23 @@ def test_exclude_that_is_no_pattern_is_refused(load: Load, tmp_path: Path) -> No
     make_database(tmp_path / "data" / "a.db")
     with pytest.raises(ConfigError, match=r"config.toml:4: sources.app.exclude.0: '../x' is not a pattern"):
         load('[sources.app]\npath = "data"\nexclude = ["../x"]\n')
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"${x}.db", b"user:secret@x.db", b"x.db ", b"a\nb.db"])
+def test_planted_name_that_cannot_be_configured_costs_no_other_database(
+    backupd: Backupd, database: Path, name: bytes
+) -> None:
+    with closing(sqlite3.connect(database.parent / "new")) as app:
+        app.execute("CREATE TABLE task(id)")
+    (database.parent / "new").rename(database.parent / os.fsdecode(name))
+    answer = backupd("backup", BACKUPD_DATABASE=str(database.parent))
+    assert "tasks: " in answer.out, answer
+    if name == b"a\nb.db":
+        assert answer.code == 0
+        assert "a-b: published" in answer.out
+    else:
+        assert answer.code == 3
+        assert "1 database with a name that cannot be used, such as " in answer.err
 
 
 def test_path_with_wildcards_that_exists_is_that_file(load: Load, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Objects are planted at every name of a replica, and swapped before each system call of each operation.
 """
 
+import hashlib
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 from backupd.errors import BackupdError
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.stores.contents import LocalContents
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -31,7 +33,12 @@ pytestmark = [pytest.mark.no_cover, pytest.mark.timeout(60)]
 
 ID = "tasks-20261121-0400"
 OTHER = "tasks-20261122-0400"
-BAIT = ("", ".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-abc12345")
+POINT = "point-20261121-0400"
+CONTENT = b"a content of a file"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+STORED = f"files/{DIGEST[:2]}"
+OTHER_NAMES = ("SHA256SUMS", "SHA256SUMS.new", "archive.part", "identity", DIGEST)
+BAIT = ("", ".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-abc12345", STORED)
 
 
 @pytest.fixture
@@ -40,7 +47,15 @@ def outside(tmp_path: Path) -> Iterator[Path]:
     outside = tmp_path / "outside"
     for directory in BAIT:
         (outside / directory).mkdir(parents=True)
-        for name in (*files_of(ID), *files_of(OTHER), "SHA256SUMS", "SHA256SUMS.new", "archive.part", "identity"):
+        for name in (
+            *files_of(ID),
+            *files_of(OTHER),
+            "SHA256SUMS",
+            "SHA256SUMS.new",
+            "archive.part",
+            "identity",
+            DIGEST,
+        ):
             (outside / directory / name).write_bytes(b"a secret of another app")
     before = facts(outside)
     yield outside
@@ -101,6 +116,7 @@ NAMES = (
     "tasks-20200101-0400.sqlite3.gz",
     "tasks-20200101-0400.manifest.json",
     "SHA256SUMS",
+    f"{POINT}.point.json",
     ".backupd",
     ".backupd/removing",
     ".backupd/removing/tasks-20200101-0400.manifest.json",
@@ -136,6 +152,30 @@ def test_planted_file_in_replica_is_reported_or_replaced_and_not_followed(
             assert (report.exit_code, str(there) in str(report.error)) == (1, True), (name, report)
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["files", STORED, f"{STORED}/{DIGEST}", f"{STORED}/{DIGEST}.gz"])
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_planted_object_in_place_of_contents_is_replaced_or_refused_and_not_followed(
+    outside: Path, archive: Path, tmp_path: Path, plant: Callable[[Path, Path], None], name: str
+) -> None:
+    replica = with_generation(tmp_path / "there", archive)
+    path = tmp_path / "there" / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    plant(path, outside)
+    if plant is directory and name in {"files", STORED}:
+        (path / "deeper").rmdir()  # then it is an ordinary one
+    elif name in {"files", STORED} or (plant is directory and name.endswith(DIGEST)):
+        with pytest.raises(OSError, match="directory") as refused:
+            send_content(replica, archive)
+        assert str(path) in f"{refused.value.filename} {refused.value.filename2}"
+        return
+    send_content(replica, archive)
+    replica.contents.require_sound(DIGEST)
+    remove_content(replica, archive)
+    assert bytes.fromhex(DIGEST) not in replica.contents.sizes()
+
+
 # --- Swapped while it works ---
 
 
@@ -166,8 +206,34 @@ def probe(replica: DirectoryReplica, _archive: Path) -> None:
     replica.probe()
 
 
-ACTIONS: tuple[Callable[[DirectoryReplica, Path], None], ...] = (publish, remove, recover, sums, probe)
-SWAPPED = (".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-*")
+def publish_point(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.publish_point(POINT, b"{}\n")
+
+
+def remove_point(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.remove_point("point-20261120-0400")
+
+
+def send_content(replica: DirectoryReplica, archive: Path) -> None:
+    replica.contents.publish([DIGEST], LocalContents("local", archive.with_name("local")))
+
+
+def remove_content(replica: DirectoryReplica, _archive: Path) -> None:
+    replica.contents.remove([DIGEST, *(raw.hex() for raw in replica.contents.sizes())])
+
+
+ACTIONS: tuple[Callable[[DirectoryReplica, Path], None], ...] = (
+    publish,
+    remove,
+    recover,
+    sums,
+    probe,
+    publish_point,
+    remove_point,
+    send_content,
+    remove_content,
+)
+SWAPPED = (".backupd", ".backupd/removing", ".backupd/staging", ".backupd/staging/run-*", "files", "files/*")
 
 
 def with_generation(directory: Path, archive: Path) -> DirectoryReplica:
@@ -180,6 +246,11 @@ def with_generation(directory: Path, archive: Path) -> DirectoryReplica:
     (hidden / "removing" / files_of(OTHER)[1]).write_bytes(b"{}\n")
     (hidden / "staging/run-abc12345").mkdir()
     (hidden / "staging/run-abc12345" / files_of(OTHER)[1]).write_bytes(b"{}\n")
+    replica.publish_point("point-20261120-0400", b"{}\n")
+    for place, data in ((directory, b"another content"), (archive.with_name("local"), CONTENT)):
+        digest = hashlib.sha256(data).hexdigest()
+        (place / "files" / digest[:2]).mkdir(parents=True, exist_ok=True)
+        (place / "files" / digest[:2] / digest).write_bytes(data)
     return replica
 
 

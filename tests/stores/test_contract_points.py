@@ -53,6 +53,7 @@ def test_published_points_are_listed_in_order_and_read_back(fixture: StoreFixtur
         fixture.store.publish_point(key, key.encode() * 1000)
     assert fixture.store.points() == POINTS
     assert [fixture.store.point(key) for key in POINTS] == [key.encode() * 1000 for key in POINTS]
+    assert [read() for read in fixture.store.indexes(POINTS)] == [key.encode() * 1000 for key in POINTS]
     assert fixture.names() == {f"{key}{POINT_SUFFIX}" for key in POINTS}
     assert fixture.store.list() == ()
 
@@ -80,6 +81,10 @@ def test_removed_point_is_gone_and_missing_one_is_accepted(fixture: StoreFixture
         fixture.store.publish_point(key, b"{}")
     fixture.store.remove_point(POINT)
     fixture.store.remove_point(POINT)
+    gone, *there = fixture.store.indexes(POINTS)
+    with pytest.raises(GenerationMissing, match=POINT):
+        gone()
+    assert [read() for read in there] == [b"{}"] * 2
     assert fixture.store.points() == POINTS[1:]
     with pytest.raises(GenerationMissing, match=POINT):
         fixture.store.point(POINT)

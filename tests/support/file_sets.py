@@ -15,8 +15,8 @@ from backupd.masking import Mask
 from backupd.model import FilesManifest
 from backupd.report import BackupDetails, RunReport
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.files.backup import back_up_files
 from backupd.tasks.requests import FilesRequest, Packing, ShrinkGuard
 
 
@@ -57,7 +57,7 @@ class FileSet:
         return place
 
     def back_up(self, **changes: object) -> RunReport[BackupDetails]:
-        return back_up_files(replace(self.request, **changes), self.context)  # type: ignore[arg-type]
+        return backup(replace(self.request, **changes), self.context)  # type: ignore[arg-type]
 
     def manifest(self, generation: str) -> FilesManifest:
         found = decode_manifest(self.context.store.manifest(generation), generation)

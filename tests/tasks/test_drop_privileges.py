@@ -185,8 +185,12 @@ def test_files_of_root_in_store_change_owner_and_foreign_files_do_not(volume: Vo
     deep = volume.backups / ".backupd" / "staging" / "run-1" / "snapshot"
     deep.parent.mkdir(parents=True, mode=0o700)
     deep.touch()
+    content = volume.backups / "files" / "ab" / f"{'ab' * 32}.gz"
+    content.parent.mkdir(parents=True, mode=0o700)
+    content.touch()
     volume.drop_privileges("chown,setuid,setgid", PUID="auto")
     given = [volume.backups, *(volume.backups / name for name in ours), deep, *list(deep.parents)[:3]]
+    given += [content, *list(content.parents)[:2]]
     assert {owner(path) for path in given} == {(APP, GROUP)}
     assert {owner(volume.backups / name) for name in foreign} == {(0, 0)}
 

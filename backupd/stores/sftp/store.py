@@ -22,7 +22,7 @@ from typing import BinaryIO, Concatenate, Final, ParamSpec, TypeVar
 
 from paramiko import SFTPAttributes, SFTPClient, SSHException
 
-from backupd.errors import ReplicaFailed, StoreUnusable
+from backupd.errors import GenerationMissing, ReplicaFailed, StoreUnusable
 from backupd.model import (
     MANIFEST_MAX_BYTES,
     MANIFEST_SUFFIX,
@@ -165,24 +165,36 @@ class SftpStore:
     def manifests(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
         """Yield for each of `ids` a function that returns its manifest; several are requested at once."""
         paths = [self._path(generation_id, MANIFEST_SUFFIX) for generation_id in ids]
+        return self._read_many(ids, paths, contract.generation_missing)
+
+    def indexes(self, ids: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+        """Yield for each of `ids` a function that returns its index, as `point` does; several are requested at once."""
+        return self._read_many(ids, [self._index(point_id) for point_id in ids], contract.point_missing)
+
+    def _read_many(
+        self, ids: Sequence[str], paths: Sequence[str], missing: Callable[[str, str], GenerationMissing]
+    ) -> Iterator[Callable[[], bytes]]:
         readers = files.read_small_files(self._client, paths, MANIFEST_MAX_BYTES + 1)
         operation = self._connection.operation(min(len(ids) * SAFE_BLOCK_BYTES, _MAX_MANIFESTS_BYTES))
         read_bytes = 0
 
-        def limited(generation_id: str, read: Callable[[], bytes]) -> bytes:
+        def limited(key: str, read: Callable[[], bytes]) -> bytes:
             nonlocal read_bytes
-            with operation, self._missing_errors(generation_id):
-                manifest = read()
-            read_bytes += len(manifest)
+            try:
+                with operation:
+                    found = read()
+            except FileNotFoundError as error:
+                raise missing(key, self.name) from error
+            read_bytes += len(found)
             if read_bytes > _MAX_MANIFESTS_BYTES:
                 what = f"the manifests at {self.name} are larger than {_MAX_MANIFESTS_BYTES >> 20} MiB in all"
                 raise ReplicaFailed(what, "remove the files there that backupd did not send")
-            return manifest
+            return found
 
-        for generation_id in ids:
+        for key in ids:
             with operation:
                 read = next(readers)
-            yield partial(limited, generation_id, read)
+            yield partial(limited, key, read)
 
     def open(self, generation_id: str, begin: int = 0) -> BinaryIO:
         """Open the archive for reading from byte `begin` on, buffered. Raises GenerationMissing, OSError."""

@@ -1,43 +1,91 @@
-"""One verified backup of one set of files alone; with its databases it is part of a restore point, see `tasks.point`.
+"""A set of files in a run: held before the databases are pinned, looked at again after, then stored and published.
 
-lock, recover → hook → hold → rescan → store contents → pack the list → decide → publish → hook → prune → report
+So no row of a copy lacks its file, in an app that writes a file before its row and removes it after.
 """
 
-from backupd.report import BackupDetails, RunReport
-from backupd.tasks.backup import prune_old, warn_of_failed_replications
-from backupd.tasks.context import TaskContext, local_inventory
-from backupd.tasks.files.capture import holding_set
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from backupd.errors import BackupdError
+from backupd.model import PointPart
+from backupd.system.directory import Directory
+from backupd.system.held_file import HeldFile
+from backupd.system.os_errors import os_error_text
+from backupd.tasks.context import TaskContext
+from backupd.tasks.files.capture import HeldSet, holding_set
 from backupd.tasks.files.publication import apply_files, decide_files, files_state
-from backupd.tasks.hooks import hooks
-from backupd.tasks.prune import pin_if_possible
+from backupd.tasks.inventory import Inventory
+from backupd.tasks.references import References
 from backupd.tasks.requests import FilesRequest
-from backupd.tasks.restore.recovery import recover_files_before_backup
+from backupd.tasks.run import BackupRun
 
 
-def back_up_files(request: FilesRequest, context: TaskContext) -> RunReport[BackupDetails]:
-    """Back up one set of files now. What fails is in the report, with what to do about it."""
-    with context.run("backup", request.source, BackupDetails()) as run, context.exclusive_lock("backup"):
-        context.recover()
-        run.start()
-        if request.timezone_warning:
-            run.note(request.timezone_warning)
-        if problem := recover_files_before_backup(request.path, context):  # a backup goes on where that fails
-            run.warn(problem)
-        state = files_state(request.source, local_inventory(context), context)
-        with (
-            hooks(request.hooks, [run]),
-            context.store.staging() as staging,
-            holding_set(request, staging, context) as held,
-        ):
-            held.hold(run)
-            held.rescan(run)
-            capture = held.capture(state.previous, run)
-            decision = decide_files(request, capture, state, context.clock())
-            apply_files(decision, request, capture, state, run, context)
-        if request.query:
+class SetsOfRun:
+    """The sets of files of one run, held until `stack` ends; one that fails is left out, and ends no other."""
+
+    def __init__(self, staging: Directory, stack: ExitStack, context: TaskContext) -> None:
+        self._staging, self._stack, self._context = staging, stack, context
+        self._held: list[tuple[FilesRequest, BackupRun, HeldSet]] = []
+        self._references: dict[str, References] = {}
+        self._is_rescanned = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, orders: Sequence[tuple[FilesRequest, BackupRun]]) -> None:
+        """Hold what differs from the last run. Raises BackupdError and OSError of a run alone."""
+        for request, run in orders:
+            with run.turn(self._context.working):
+                held = self._stack.enter_context(holding_set(request, self._staging, self._context))
+                held.hold(run)
+                self._held.append((request, run, held))
+
+    def rescan(self) -> None:
+        """Hold what is new or changed since, once: as soon as all databases are pinned or copied."""
+        if self._is_rescanned:
+            return
+        self._is_rescanned = True
+        for _, run, held in self._held:
+            with run.turn(self._context.working):
+                held.rescan(run)
+
+    def ask(self, database: str, copy: HeldFile) -> None:
+        """Ask the copy of a database which files it names, for the sets that belong to it."""
+        for request, run, _ in self._held:
+            if request.query and request.database == database:
+                try:
+                    self._references[request.source] = References.read(copy, request)
+                except (BackupdError, OSError) as error:
+                    why = error.message if isinstance(error, BackupdError) else os_error_text(error)
+                    run.warn(f"files.{request.source}.query failed: {why}")
+
+    def publish(self, inventory: Inventory, databases: Sequence[PointPart]) -> list[PointPart]:
+        """Store the contents of each, then publish its list; return the parts of a restore point.
+
+        It degrades a set that one of the `databases` was copied after it, because a pin was given up.
+        """
+        parts = list[PointPart]()
+        for request, run, held in self._held:
+            if run.report.outcome != "failed":
+                with run.turn(self._context.working):
+                    part = self._publish(request, run, held, inventory)
+                    parts.append(part)
+                    for late in [one.source for one in databases if one.until > part.until]:
+                        run.warn(f"{late} was copied after {request.source}: its newest rows may lack their files")
+        return parts
+
+    def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet, inventory: Inventory) -> PointPart:
+        context, state = self._context, files_state(request.source, inventory, self._context)
+        references = self._references.get(request.source)
+        capture = held.capture(state.previous, run, references.saw if references else None)
+        lacking = [str(references)] if references and references.lacking else []
+        decision = decide_files(request, capture, state, context.clock(), lacking)
+        apply_files(decision, request, capture, state, run, context)
+        if request.query and not references:
             run.note(f"files.{request.source}.query is checked when its database is backed up in the same run")
-        if request.pin is not None and run.report.generation is not None:
-            pin_if_possible(run.report.generation, request.pin, run, context)
-        prune_old(request, run, context)
-        warn_of_failed_replications(request, run, context)
-    return run.report
+        details = run.details
+        assert details.generation is not None  # noqa: S101 - for the type checker: it was published, or is unchanged
+        assert details.archive_sha256 is not None  # noqa: S101
+        return PointPart(
+            request.source, "files", details.generation, details.archive_sha256, capture.since, capture.until
+        )

@@ -6,7 +6,7 @@ Until the swap nothing is changed but what the app itself would do when it start
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,7 +26,7 @@ from backupd.sqlite.history import (
 )
 from backupd.sqlite.permissions import Permissions, permission_warning
 from backupd.sqlite.swap import SwapJournal, plan_swap, remove_part, swap, sweep_parts
-from backupd.sqlite.target import FileLease, Target, apply_ownership
+from backupd.sqlite.target import FileLease, Target, apply_ownership, lease_all
 from backupd.sqlite.worker.protocol import CheckpointResult
 from backupd.stores.contract import Archives
 from backupd.system.fs import collect_limits, fsync_directory
@@ -39,6 +39,7 @@ from backupd.tasks.prune import pin_if_possible
 from backupd.tasks.requests import PinRequest
 from backupd.tasks.restore import RESTORED_FROM, RestoreRequest, RestoreResult, Undone
 from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.restore.part import InspectedPart
 from backupd.tasks.restore.point_journal import PartPlace
 from backupd.tasks.restore.recovery import database_exists, filled_side_files
 from backupd.tasks.run import RestoreRun
@@ -60,14 +61,17 @@ class InspectedDatabase:
     def inspect(
         cls, manifest: Manifest, request: RestoreRequest, store: Archives, run: RestoreRun, context: TaskContext
     ) -> "InspectedDatabase":
-        """Check the target before hours are spent on fetching. Raises TargetInUse, TargetRefused, NoSpace."""
+        """Check the target before hours are spent on fetching; then `require_unused`. Raises TargetRefused, NoSpace."""
         target = Target.inspect(request.path)
         inspected = cls(manifest, request, store, run, context, target)
         require_space(inspected.directory, inspected.needed_bytes, 0, f"restoring {manifest.id}")
         target.try_ownership(manifest.origin)
-        with target.lease(stopped=request.stopped):  # last: a dry run reports the other obstacles while the app runs
-            pass
         return inspected
+
+    @property
+    def used(self) -> tuple[Target, ...]:
+        """What no process may have open."""
+        return (self.target,)
 
     @property
     def source(self) -> str:
@@ -159,17 +163,16 @@ class InspectedUndo:
     def inspect(
         cls, request: RestoreRequest, entry: RecordedRestore, run: RestoreRun, context: TaskContext
     ) -> "InspectedUndo":
-        """Check the target and the database that was kept, neither of which may be in use.
-
-        Raises TargetInUse, TargetRefused.
-        """
+        """Check the target and the database that was kept; then `require_unused`. Raises TargetRefused."""
         target, kept = Target.inspect(request.path), Target.kept(entry.path)
-        for database in (target, kept):
-            with database.lease(stopped=request.stopped):
-                pass
         state = kept.path.stat()
         owner, mode = owner_text(*known_owner(kept.path, state)), f"{state.st_mode & 0o7777:04o}"
         return cls(request, entry, run, context, target, kept, state.st_size, owner, mode)
+
+    @property
+    def used(self) -> tuple[Target, ...]:
+        """What no process may have open."""
+        return (self.target, self.kept)
 
     @property
     def source(self) -> str:
@@ -229,6 +232,16 @@ class InspectedUndo:
             dry_run=self.request.dry_run,
             takes_back=Undone.of(self.entry),
         )
+
+
+def require_unused(parts: Iterable[InspectedPart], *, stopped: bool) -> None:
+    """Require that no process has any of the databases of `parts` open; no lease covers a set of files.
+
+    Call it last, so that a dry run reports the other obstacles while the app runs. Raises TargetInUse, TargetRefused.
+    """
+    databases = [part for part in parts if isinstance(part, InspectedDatabase | InspectedUndo)]
+    with lease_all([target for part in databases for target in part.used], stopped=stopped):
+        pass
 
 
 class PreparedDatabase:

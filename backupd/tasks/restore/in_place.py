@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from backupd.errors import OR_ONLINE, STOP_THE_APP, GenerationMissing, LockHeld, TargetInUse, TargetRefused
 from backupd.report import RestoreDetails
@@ -22,9 +23,11 @@ from backupd.stores.contract import Archives
 from backupd.tasks.choice import Choose
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import Restored, RestoreRequest, RestoreResult
-from backupd.tasks.restore.database import InspectedDatabase, InspectedUndo, PreparedDatabase
+from backupd.tasks.restore.database import InspectedDatabase, InspectedUndo, PreparedDatabase, require_unused
 from backupd.tasks.restore.recovery import database_exists, recover_restore
 from backupd.tasks.run import RestoreRun
+
+Inspected = TypeVar("Inspected", InspectedDatabase, InspectedUndo)
 
 
 def restore_in_place(choose: Choose, request: RestoreRequest, store: Archives, context: TaskContext) -> Restored:
@@ -38,7 +41,7 @@ def restore_in_place(choose: Choose, request: RestoreRequest, store: Archives, c
         manifest, run = choose(), context.new_run("restore", request.source, RestoreDetails())
         run.warn_all(request.warnings)
         with offering_online(request, context):
-            rehearsed = InspectedDatabase.inspect(manifest, request, store, run, context).planned()
+            rehearsed = _unused(InspectedDatabase.inspect(manifest, request, store, run, context), request).planned()
         return run.report, rehearsed
     result = None
     with (
@@ -51,7 +54,8 @@ def restore_in_place(choose: Choose, request: RestoreRequest, store: Archives, c
             return run.report, None
         manifest = choose()
         run.details = RestoreDetails(generation=manifest.id, snapshot_bytes=manifest.snapshot.size_bytes)
-        with InspectedDatabase.inspect(manifest, request, store, run, context).prepared() as part:
+        inspected = _unused(InspectedDatabase.inspect(manifest, request, store, run, context), request)
+        with inspected.prepared() as part:
             result = _put_in_place(part, request, run, context.clock())
     return run.report, result and replace(result, notes=run.report.notes)
 
@@ -99,6 +103,11 @@ def offering_online(request: RestoreRequest, context: TaskContext) -> Iterator[N
         raise
 
 
+def _unused(inspected: Inspected, request: RestoreRequest) -> Inspected:
+    require_unused([inspected], stopped=request.stopped)
+    return inspected
+
+
 def _put_in_place(part: PreparedDatabase, request: RestoreRequest, run: RestoreRun, now: datetime) -> RestoreResult:
     """Make sure that no process has opened the old database since, and put the prepared one in its place."""
     with run.stage("swap"):
@@ -143,14 +152,14 @@ def undo_in_place(request: RestoreRequest, entry: RecordedRestore, context: Task
     if request.dry_run:
         run = context.new_run("restore", request.source, RestoreDetails())
         with without_elsewhere():
-            planned = InspectedUndo.inspect(request, entry, run, context).planned()
+            planned = _unused(InspectedUndo.inspect(request, entry, run, context), request).planned()
         return run.report, planned
     result = None
     with (
         context.run("restore", request.source, RestoreDetails()) as run,
         without_elsewhere(),
         _locked(request, run, context),
-        InspectedUndo.inspect(request, entry, run, context).prepared() as part,
+        _unused(InspectedUndo.inspect(request, entry, run, context), request).prepared() as part,
     ):
         result = _put_in_place(part, request, run, context.clock())
     return run.report, result and replace(result, notes=run.report.notes)

@@ -43,7 +43,7 @@ class PartResult(Protocol):
 class InspectedPart(Protocol):
     """A target that may be replaced, and what that needs; nothing was changed.
 
-    To make one raises TargetInUse, TargetRefused.
+    To make one raises TargetRefused.
     """
 
     @property

@@ -23,7 +23,7 @@ from backupd.system.resources import require_space
 from backupd.system.signals import defer_signals
 from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import RestoreRequest
-from backupd.tasks.restore.database import InspectedDatabase
+from backupd.tasks.restore.database import InspectedDatabase, require_unused
 from backupd.tasks.restore.files import FilesRestoreRequest, InspectedFiles
 from backupd.tasks.restore.in_place import require_newest
 from backupd.tasks.restore.part import InspectedPart, PartResult, PreparedPart
@@ -83,7 +83,7 @@ def restore_point(
         run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
         run.warn_all(requests[0].warnings)
         parts = inspected(run, chosen)
-        _require_space(parts, chosen.point.id)
+        require_possible(parts, chosen.point.id, stopped=requests[0].stopped)
         return run.report, _result(chosen, tuple(part.planned() for part in parts), dry_run=True)
     result = None
     with context.run("restore", POINT, RestoreDetails()) as run, locked_targets(requests, run, context):
@@ -182,8 +182,11 @@ def recover_targets(requests: Sequence[AnyRestoreRequest], held: Sequence[Path],
         recover(request.path, context, held=held, stopped=request.stopped)
 
 
-def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
-    """Require the space that all parts need together on each file system. Raises NoSpace."""
+def require_possible(parts: Sequence[InspectedPart], what: str, *, stopped: bool) -> None:
+    """Require the space that all parts need together on each file system, and that no process uses their databases.
+
+    Raises NoSpace, TargetInUse, TargetRefused.
+    """
     on_disk: dict[int, list[InspectedPart]] = {}
     for part in parts:
         on_disk.setdefault(part.directory.stat().st_dev, []).append(part)
@@ -191,13 +194,14 @@ def _require_space(parts: Sequence[InspectedPart], what: str) -> None:
         needed_bytes = sum(part.needed_bytes for part in group)
         needed_files = sum(part.needed_files for part in group)
         require_space(group[0].directory, needed_bytes, 0, f"restoring {what}", files=needed_files)
+    require_unused(parts, stopped=stopped)
 
 
 def replace_all(
     parts: Sequence[InspectedPart], point: str, run: RestoreRun, context: TaskContext, *, stopped: bool
 ) -> tuple[PartResult, ...]:
     """Prepare all parts, then put all of them in place. Raises BackupdError, OSError, with everything unchanged."""
-    _require_space(parts, point)
+    require_possible(parts, point, stopped=stopped)
     with ExitStack() as stack:
         prepared = [stack.enter_context(part.prepared()) for part in parts]
         with run.stage("swap"):

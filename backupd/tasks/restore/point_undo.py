@@ -25,6 +25,7 @@ from backupd.tasks.restore.point import (
     locked_targets,
     recover_targets,
     replace_all,
+    require_possible,
 )
 from backupd.tasks.restore.point_journal import new_run
 from backupd.tasks.run import RestoreRun
@@ -118,7 +119,9 @@ def undo_point(requests: Sequence[AnyRestoreRequest], context: TaskContext) -> P
     if requests[0].dry_run:
         run = context.new_run("restore", POINT, RestoreDetails())
         with without_elsewhere():
-            planned = tuple(part.planned() for part in inspected(run))
+            parts = inspected(run)
+            require_possible(parts, together.point, stopped=requests[0].stopped)
+            planned = tuple(part.planned() for part in parts)
         return run.report, PointResult(together.point, None, None, dry_run=True, parts=planned)
     result = None
     with (

@@ -1,0 +1,151 @@
+"""Databases and sets of files in one run: no row of the copy lacks its file, and a restore point holds both."""
+
+import gzip
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backupd.model import NoProgress
+from backupd.report import BackupDetails, RunReport
+from backupd.tasks.backup import Backups, back_up_together
+from backupd.tasks.requests import AnyBackupRequest, BackupRequest
+from support.bank import make_bank
+from support.command import Backupd
+from support.file_sets import FileSet
+from support.processes import children_of, command_line
+from support.uploading_app import uploading_app
+
+ROUNDS = 5
+QUERY = "SELECT path FROM uploads"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileSet:
+    return FileSet(tmp_path / "app")
+
+
+def database(files: FileSet) -> BackupRequest:
+    return BackupRequest("app", files.root / "app.db", reserve_bytes=0, retention=None)
+
+
+def run(files: FileSet, *orders: AnyBackupRequest) -> Backups:
+    return back_up_together(orders, files.context, tuple(order.source for order in orders))
+
+
+def make_app(files: FileSet, *names: str) -> None:
+    """Make an app that names files in its database."""
+    with closing(sqlite3.connect(files.root / "app.db")) as app, app:
+        app.execute("CREATE TABLE uploads(path TEXT)")
+        app.executemany("INSERT INTO uploads VALUES (?)", [(name,) for name in names])
+
+
+def lacking(files: FileSet, report: RunReport[BackupDetails], listed: RunReport[BackupDetails], to: Path) -> set[str]:
+    """Return the files that the archive of a database names and the list of the set does not."""
+    assert report.details.archive_path is not None
+    to.write_bytes(gzip.decompress(Path(report.details.archive_path).read_bytes()))
+    with closing(sqlite3.connect(to)) as copy:
+        return {path for (path,) in copy.execute(QUERY)} - files.entries(listed.generation or "").keys()
+
+
+@pytest.mark.no_cover
+def test_no_row_lacks_its_file_in_points_of_an_app_that_writes_all_the_time(files: FileSet, tmp_path: Path) -> None:
+    with uploading_app(files.root):
+        for _ in range(ROUNDS):
+            asking = replace(files.request, database="app", query=QUERY, retention=None)
+            done = run(files, database(files), asking)
+            rows, listed = done.reports
+            assert [rows.outcome, listed.outcome] == ["published", "published"], done.reports
+            assert done.point is not None
+            assert {part.kind for part in done.point.parts} == {"database", "files"}
+            assert lacking(files, rows, listed, tmp_path / "restored.db") == set()
+
+
+def test_point_holds_database_and_files_and_unchanged_ones_make_no_other(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg")
+    first = run(files, database(files), files.request)
+    assert first.point is not None
+    assert first.point.generations == {report.generation for report in first.reports}
+    again = run(files, database(files), files.request)
+    assert [report.outcome for report in again.reports] == ["unchanged", "unchanged"]
+    assert again.point == first.point
+    files.write("dog.jpg")
+    changed = run(files, database(files), files.request)
+    assert [report.outcome for report in changed.reports] == ["unchanged", "published"]
+    assert changed.point is not None
+    assert changed.point != first.point
+
+
+def test_file_that_database_names_and_copy_lacks_degrades_the_files_and_is_named(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg", "gone.jpg")
+    asking = replace(files.request, database="app", query=QUERY)
+    rows, listed = run(files, database(files), asking).reports
+    assert (rows.outcome, listed.outcome) == ("published", "degraded")
+    assert listed.warnings == ("app names 1 file that uploads does not have: gone.jpg",)
+
+
+def test_query_that_fails_degrades_the_files_and_database_is_published(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files)
+    asking = replace(files.request, database="app", query="SELECT path FROM nothing")
+    done = run(files, database(files), asking)
+    assert [report.outcome for report in done.reports] == ["published", "degraded"]
+    assert done.reports[1].warnings[0].startswith("files.uploads.query failed: the copy cannot be queried")
+    assert done.point is not None
+
+
+def test_database_whose_pin_is_lost_after_the_files_were_looked_at_degrades_them(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg")
+
+    class Kill(NoProgress):
+        """Kills the process that holds the pin before the copy."""
+
+        def stage(self, name: str, _total_bytes: int) -> None:
+            for pid in children_of(os.getpid()) if name == "copy" else ():
+                if b"pinned_sources" in command_line(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+    files.context = replace(files.context, progress=Kill())
+    done = run(files, database(files), files.request)
+    assert [report.outcome for report in done.reports] == ["published", "degraded"]
+    assert done.reports[1].warnings == ("app was copied after uploads: its newest rows may lack their files",)
+
+
+def test_missing_directory_of_files_fails_alone(files: FileSet) -> None:
+    make_app(files)
+    files.path.rmdir()
+    done = run(files, database(files), files.request)
+    assert [report.outcome for report in done.reports] == ["published", "failed"]
+    assert done.point is None
+    assert done.reports[0].notes == ("there is no restore point of this run: it has nothing of uploads",)
+
+
+def test_failed_database_leaves_files_published(files: FileSet) -> None:
+    files.write("cat.jpg")
+    done = run(files, database(files), files.request)
+    assert [report.outcome for report in done.reports] == ["failed", "published"]
+
+
+def test_command_backs_up_databases_and_files_as_one_point(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", tmp_path / "backupd.toml"
+    (data / "uploads").mkdir(parents=True)
+    (data / "uploads" / "cat.jpg").write_bytes(b"cat")
+    make_bank(data / "tasks.db", rows=10)
+    config.write_text(
+        f'backups_dir = "{tmp_path}/backups"\n[sources.tasks]\npath = "{data}/tasks.db"\n'
+        f'[files.uploads]\npath = "{data}/uploads"\n[space]\nreserve = "0"\n'
+    )
+    backupd = Backupd({"BACKUPD_CONFIG": str(config)}, tmp_path)
+    done = backupd("backup")
+    assert done.code == 0, done.err
+    assert ": 2 sources, " in done.out
+    assert len([*(tmp_path / "backups").glob("point-*.point.json")]) == 1
+    alone = backupd("backup", "--source", "uploads", "--json")
+    assert (alone.json["source"], alone.json["outcome"]) == ("uploads", "unchanged")
