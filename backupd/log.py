@@ -58,6 +58,7 @@ class Event(StrEnum):
     POINT_PUBLISHED = "point.published"
     GENERATION_REMOVED = "generation.removed"
     POINT_REMOVED = "point.removed"
+    POINT_SENT = "point.sent"
     CONTENTS_SWEPT = "contents.swept"
     GENERATION_DAMAGED = "generation.damaged"
     GENERATION_LOST = "generation.lost"

@@ -54,6 +54,9 @@ class ReplicationDetails(PruneDetails):
     sent_bytes: int = 0  # that travelled, also in attempts that failed
     resumed_bytes: int = 0  # that did not travel again, because an earlier attempt had sent them
     verified_by: tuple[str, ...] = ()  # how the copies were verified at the replica
+    contents: int = 0  # of files, that were sent
+    contents_bytes: int = 0  # that travelled for them
+    points: tuple[str, ...] = ()  # ids of the restore points that were sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +174,23 @@ def describe(report: AnyReport) -> str:
     if isinstance(details, ReplicationDetails):
         sizes = f"{human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed"
         verified = f", verified by {' and '.join(details.verified_by)}" if details.verified_by else ""
-        parts.append(f"{counted(len(details.sent), 'generation')}, {sizes}{verified}")
+        parts.append(f"{sent_text(details)}, {sizes}{verified}")
     if isinstance(details, DrillDetails):
         parts += _drilled(details.drill)
     parts.append(human_duration(report.duration_s))
     if isinstance(details, PruneDetails) and (details.kept or details.removed):
         parts.append(f"{details.kept} kept, {len(details.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
+
+
+def sent_text(details: ReplicationDetails) -> str:
+    """Return what was sent to a replica."""
+    said = [counted(len(details.sent), "generation")]
+    if details.points:
+        said.append(counted(len(details.points), "restore point"))
+    if details.contents:
+        said.append(f"{counted(details.contents, 'content')} of files ({human_bytes(details.contents_bytes)})")
+    return ", ".join(said)
 
 
 def files_text(details: BackupDetails) -> str:

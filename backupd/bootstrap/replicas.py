@@ -57,7 +57,7 @@ def replication_request(config: Config, name: str, *, adopt: bool = False, force
     replica = config.replicas[name]
     policy = (replica.retention or config.retention).policy()
     retention = RetentionRule(policy, ZoneInfo(config.schedule.timezone))
-    return ReplicationRequest(name, retention, tuple(config.sources), replica.append_only, adopt, force)
+    return ReplicationRequest(name, retention, (*config.sources, *config.files), replica.append_only, adopt, force)
 
 
 def replica_connector(config: Config, name: str, context: TaskContext, *, reading: bool = False) -> Connect:

@@ -12,11 +12,12 @@ from backupd.cli.common import command, open_context, worst_exit
 from backupd.cli.output import echo, print_json, print_notes, print_problems, print_table, print_warning, shown_progress
 from backupd.config import REPLICAS, Config, KeyPath
 from backupd.errors import UsageError
-from backupd.formatting import counted, human_bytes, human_duration
-from backupd.report import ReplicationDetails, RunReport, report_facts
+from backupd.formatting import human_bytes, human_duration
+from backupd.report import ReplicationDetails, RunReport, report_facts, sent_text
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.replica import replica_errors, replica_inventory
-from backupd.tasks.replicate import ReplicationPlan, foreign_copies_error, plan_all, replicate
+from backupd.tasks.replicate import foreign_copies_error, replicate
+from backupd.tasks.replication_plan import ReplicationPlans, plan_all
 
 
 def _secrets(_config: Config, arguments: Mapping[str, Any]) -> Iterable[KeyPath]:
@@ -70,8 +71,8 @@ def replicate_command(
             ]
     if dry_run:
         _print_plans(plans, as_json=as_json)
-        for name, of_sources in plans.items():
-            if refused := [plan for plan in of_sources if plan.foreign]:
+        for name, found in plans.items():
+            if refused := [plan for plan in found.sources if plan.foreign]:
                 raise foreign_copies_error(refused, name, context)
         return
     if as_json:
@@ -81,7 +82,7 @@ def replicate_command(
     sys.exit(worst_exit(reports))
 
 
-def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationPlan, ...]:
+def _plan(config: Config, name: str, context: TaskContext) -> ReplicationPlans:
     here = local_inventory(context)
     with replica_errors(name), replica_connector(config, name, context)() as replica:
         there = replica_inventory(name, replica, context)
@@ -91,8 +92,8 @@ def _plan(config: Config, name: str, context: TaskContext) -> tuple[ReplicationP
     return plan_all(replication_request(config, name), here, there, context)
 
 
-def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool) -> None:
-    decisions = [(name, *decision) for name, of_sources in plans.items() for decision in _decisions(of_sources)]
+def _print_plans(plans: dict[str, ReplicationPlans], *, as_json: bool) -> None:
+    decisions = [(name, *decision) for name, found in plans.items() for decision in _decisions(found)]
     if as_json:
         names = ("replica", "id", "action", "archive_bytes", "reasons")
         print_json([dict(zip(names, decision, strict=True)) for decision in decisions])
@@ -103,8 +104,14 @@ def _print_plans(plans: dict[str, tuple[ReplicationPlan, ...]], *, as_json: bool
         echo("no generations in the local store or at the replica")
 
 
-def _decisions(plans: tuple[ReplicationPlan, ...]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
-    for plan in plans:
+def _decisions(plans: ReplicationPlans) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    points = plans.points
+    for kept in points.plan.keep:
+        sent = any(point.id == kept.generation.id for point in points.send)
+        if sent or kept.generation.id in points.there:
+            yield kept.generation.id, "would be sent" if sent else "stays", 0, kept.reasons
+    yield from ((removed.generation.id, "would be removed", 0, (removed.reason,)) for removed in points.remove)
+    for plan in plans.sources:
         found = [("would be sent", kept.generation, kept.reasons) for kept in plan.send]
         found += [("stays", kept.generation, kept.reasons) for kept in plan.keep]
         found += [("would be removed", removed.generation, (removed.reason,)) for removed in plan.remove]
@@ -115,8 +122,8 @@ def _print(report: RunReport[ReplicationDetails], *, as_json: bool) -> None:
     print_problems(report)
     if as_json or report.outcome == "failed":
         return
-    details, sent = report.details, counted(len(report.details.sent), "generation")
-    echo(f"{report.subject}: {sent} sent, {len(details.removed)} removed, {details.kept} kept")
+    details = report.details
+    echo(f"{report.subject}: {sent_text(details)} sent, {len(details.removed)} removed, {details.kept} kept")
     echo(f"  bytes    {human_bytes(details.sent_bytes)} sent, {human_bytes(details.resumed_bytes)} resumed")
     if details.verified_by:
         echo(f"  verified by {' and '.join(details.verified_by)}")

@@ -175,6 +175,11 @@ class SourceSets:
                 found |= members.get(name, {name: section})
         return found
 
+    def sources_are_those_of(self, other: "SourceSets") -> bool:
+        """Return whether names and databases are those of `other`, and so is what may be missing."""
+        mine, its = ({name: (at.path, at.warning) for name, at in one.members.items()} for one in (self, other))
+        return mine == its
+
     def databases(self) -> frozenset[Path]:
         """Return the paths of the databases that were found, or have generations."""
         return frozenset(one.path for one in self.members.values() if one.path != one.search.path)

@@ -154,8 +154,10 @@ class OwnerHandover:
             return False
         found, self._search = self._search.result(), None
         self.config = self.config.with_source_sets(found)
+        if found.sources_are_those_of(sets):
+            return False
         self.reason = change_of(sets, found)
-        return found.members != sets.members
+        return True
 
 
 def change_of(before: SourceSets, now: SourceSets) -> str:
@@ -165,7 +167,9 @@ def change_of(before: SourceSets, now: SourceSets) -> str:
         return f"the database {next(iter(came))} was found"
     if came:
         return f"{len(came)} databases were found: {', '.join(map(str, sorted(came)[:_MOST_NAMED]))}"
-    return f"without a backup, and gone: {', '.join(map(str, sorted(left)[:_MOST_NAMED]))}"
+    if left:
+        return f"without a backup, and gone: {', '.join(map(str, sorted(left)[:_MOST_NAMED]))}"
+    return "the search for databases has ended otherwise than before"
 
 
 def _server(config: Config, status: StatusService, requested: RequestedBackups, context: TaskContext) -> HttpServer:

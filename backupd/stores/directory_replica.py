@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from backupd.errors import CopyCorrupt
+from backupd.errors import ContentMissing, CopyCorrupt
 from backupd.model import Kind
 from backupd.stores import contract
 from backupd.stores.contents import LocalContents
@@ -30,10 +30,15 @@ class DirectoryReplicaContents(LocalContents):
 
     def publish(self, digests: Iterable[str], local: contract.SendableContents) -> contract.Transfer:
         """Copy contents, each verified here before and, on its disk, there; see `stores.contract.ReplicaContents`."""
-        there, sent_bytes = self.sizes(), 0
+        there, sent_bytes, count = self.sizes(), 0, 0
         with self._replica.staging() as staging, self.adding(staging) as writer:
             for digest in digests:
-                name, stored = local.open_stored(digest)
+                try:
+                    name, stored = local.open_stored(digest)
+                except ContentMissing:
+                    if bytes.fromhex(digest) in there:
+                        continue
+                    raise
                 with stored:
                     if there.get(bytes.fromhex(digest)) == os.fstat(stored.fileno()).st_size:
                         continue
@@ -43,8 +48,8 @@ class DirectoryReplicaContents(LocalContents):
                             part.write(chunk)
                             self._replica.sent_bytes += len(chunk)
                         part.finish(bytes.fromhex(digest), packed=name != digest)
-                    sent_bytes += part.size_bytes
-        return contract.Transfer(sent_bytes, 0)
+                    sent_bytes, count = sent_bytes + part.size_bytes, count + 1
+        return contract.Transfer(sent_bytes, 0, contents=count)
 
 
 class DirectoryReplica(DirectoryStore):

@@ -53,10 +53,10 @@ class Provenance:
     adopted: Mapping[str, datetime]  # until when the generations of other stores count, by identity
     sources: frozenset[str]  # that this store has generations of
 
-    def counts(self, manifest: AnyManifest | RestorePoint) -> bool:
+    def counts(self, made: AnyManifest | RestorePoint) -> bool:
         """Return whether a generation or a restore point counts as own."""
-        until = self.adopted.get(manifest.store)
-        return manifest.store == self.own or (until is not None and manifest.taken_at <= until)
+        until = self.adopted.get(made.store)
+        return made.store == self.own or (until is not None and made.taken_at <= until)
 
     def foreign(self, remote: Inventory, source: str | None = None) -> tuple[ForeignGenerations, ...]:
         """Return what does not count as own, of one source or all; the store with the newest generation first."""

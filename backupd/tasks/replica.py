@@ -25,6 +25,7 @@ from backupd.tasks.events import CopyForgotten, GenerationRemoved
 from backupd.tasks.inventory import Inventory, take_inventory
 from backupd.tasks.requests import ReplicationRequest
 from backupd.tasks.store_events import PointRemoved
+from backupd.tasks.sweep import note_sweep
 
 T = TypeVar("T")
 Connect = Callable[[], AbstractContextManager[Replica]]
@@ -129,6 +130,7 @@ def remove_copies(
     removals: Mapping[str, str], request: ReplicationRequest, replica: Replica, remote: Inventory, context: TaskContext
 ) -> None:
     """Remove generations at a replica, each with the reason: `SHA256SUMS` and the catalog first. Raises OSError."""
+    note_sweep(removals, remote, context)
     _write_checksums(request, replica, remote, removals, context)
     for generation_id, reason in removals.items():
         context.emit(CopyForgotten(generation_id, request.name))

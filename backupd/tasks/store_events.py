@@ -38,6 +38,18 @@ class PointRemoved(TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class PointSent(TaskEvent):
+    """The index of a restore point is at a replica, as all of its parts are."""
+
+    point: str
+    store: str
+
+    def entries(self) -> Iterator[EventLine]:
+        """Yield its lines."""
+        yield EventLine("info", Event.POINT_SENT, f"{self.point} is at {self.store}, with all its parts", asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class ContentsSwept(TaskEvent):
     """A store has removed contents of files that no list names any more."""
 

@@ -16,8 +16,8 @@ from typing import Final, Protocol
 from backupd.archive.content import unpacked
 from backupd.archive.file_list import contents_in
 from backupd.errors import BackupdError, CopyCorrupt
-from backupd.model import FilesManifest
-from backupd.stores.contract import Archives, Contents
+from backupd.model import LOCAL_STORE, FilesManifest
+from backupd.stores.contract import Archives, Contents, ListedContent
 from backupd.system.os_errors import os_error_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
@@ -81,16 +81,19 @@ def sweep(store: SweptStore, inventory: Inventory) -> Swept:
 
     Raises CopyCorrupt, GenerationMissing, where a list cannot be read, before anything is removed; OSError.
     """
-    marked, before = marked_contents(store, inventory), (inventory.now - GRACE).timestamp()
-    doomed, stored_bytes = list[bytes](), 0
+    marked, newest, unmarked = marked_contents(store, inventory), 0.0, list[ListedContent]()
     for content in store.contents.list():
-        if content.digest not in marked and content.modified_at < before:
-            doomed.append(content.digest)
-            stored_bytes += content.stored_bytes
+        newest = max(newest, content.modified_at)
+        if content.digest not in marked:
+            unmarked.append(content)
+    # The clock of another host may run behind: it has reached the time of its newest content at least.
+    now = inventory.now.timestamp() if inventory.store == LOCAL_STORE else min(inventory.now.timestamp(), newest)
+    before = now - GRACE.total_seconds()
+    doomed = [content for content in unmarked if content.modified_at < before]
     left = iter(doomed)
-    while some := [digest.hex() for digest in islice(left, _AT_ONCE)]:
+    while some := [content.digest.hex() for content in islice(left, _AT_ONCE)]:
         store.contents.remove(some)
-    return Swept(len(doomed), stored_bytes)
+    return Swept(len(doomed), sum(content.stored_bytes for content in doomed))
 
 
 def marked_contents(store: Archives, inventory: Inventory) -> set[bytes]:

@@ -158,3 +158,17 @@ def test_daemon_is_not_restarted_for_a_new_database_while_a_run_goes_on(tmp_path
     runs.clear()
     wait_until(handover.ready)
     assert [*handover.config.sources] == ["cache", "tasks"]
+
+
+def test_daemon_is_not_restarted_for_a_database_that_vanished_with_generations(
+    backupd: Backupd, database: Path, tmp_path: Path
+) -> None:
+    there = {"BACKUPD_DATABASE": str(database.parent), "BACKUPD_BACKUPS_DIR": backupd.environ["BACKUPD_BACKUPS_DIR"]}
+    handover = OwnerHandover(load_config(None, there, tmp_path), null_log())
+    assert backupd("backup", **there).code == 0
+    database.unlink()
+    before = handover.config.source_sets
+    wait_until(lambda: handover.ready() or handover.config.source_sets != before)
+    assert not handover.ready()
+    assert handover.reason == "the owner of the databases has changed"
+    assert [*handover.config.sources] == ["tasks"]

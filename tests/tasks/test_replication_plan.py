@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backupd.model import Generation, Hold, RetentionPolicy, generation_id
 from backupd.tasks.provenance import ForeignGenerations
-from backupd.tasks.replicate import ReplicationPlan, plan_replication
+from backupd.tasks.replication_plan import ReplicationPlan, plan_replication
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from support.catalog_values import manifest
 

@@ -1,6 +1,7 @@
 """The contents of files on another host, each once: hundreds of small ones are in flight, in both directions."""
 
 import io
+import posixpath
 import stat
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ from paramiko import SFTPClient, sftp
 from backupd.archive.archive import MEMBER_BYTES
 from backupd.archive.content import unpacked
 from backupd.archive.gzip_member import read_member, unpack_member
-from backupd.errors import BackupdError, CopyCorrupt
+from backupd.errors import BackupdError, CopyCorrupt, NoSpace
+from backupd.formatting import human_bytes
 from backupd.model import LOCAL_STORE
 from backupd.stores import contract
 from backupd.stores.sftp import files
@@ -37,6 +39,7 @@ _BYTES_OF_FILE: Final = 4 << 10
 _BUFFER_BYTES: Final = 1 << 20
 _PRIVATE: Final = struct.pack(">II", 4, 0o700)  # attributes: only a mode
 _PART: Final = ".part"
+_UNKNOWN: Final = -1
 _PACKED: Final = ".gz"
 
 
@@ -111,15 +114,11 @@ class SftpContents:
 
         What is missing or damaged here is raised at the end. Raises WriteRefused for lack of space.
         """
-        here, sizes = local.sizes(), dict[str, int]()
-        there = {(content.digest, content.stored_bytes) for content in self.list()}  # packed and not, where both are
-        for digest in sorted(digests):
-            size_bytes = here.get(raw := bytes.fromhex(digest), 0)
-            if raw not in here or (raw, size_bytes) not in there:
-                sizes[digest] = size_bytes
+        sizes = self._lacking(digests, local)
         before, sound = self._verified.sent_bytes, _Sound(local)
-        self._begun_at = before
-        with self._connection.operation(2 * sum(sizes.values()) + len(sizes) * _BYTES_OF_FILE):
+        self._begun_at, needed = before, sum(sizes.values())
+        with self._connection.operation(2 * needed + len(sizes) * _BYTES_OF_FILE):
+            self._require_room(needed)
             large = [digest for digest in sizes if sizes[digest] > SMALL_BYTES]
             self._clear_parts(large)
             self._make_directories(sorted({digest[:2] for digest in sizes}))
@@ -129,6 +128,25 @@ class SftpContents:
             raise sound.error
         sent_bytes = self._verified.sent_bytes - before
         return contract.Transfer(sent_bytes, resumed_bytes, contents=len(sizes))
+
+    def _lacking(self, digests: Iterable[str], local: contract.SendableContents) -> dict[str, int]:
+        """Return the sizes here of what is not there, in order; what is not here has none, and may be there in any."""
+        found = dict.fromkeys(map(bytes.fromhex, digests), _UNKNOWN)
+        for content in local.list():
+            if content.digest in found:
+                found[content.digest] = content.stored_bytes
+        for content in self.list():
+            if found.get(content.digest) in (content.stored_bytes, _UNKNOWN):
+                del found[content.digest]
+        return {digest.hex(): max(0, found[digest]) for digest in sorted(found)}
+
+    def _require_room(self, needed: int) -> None:
+        free = files.free_bytes(self._client, posixpath.dirname(self._root)) if needed else None
+        if free is not None and free < needed:
+            what = (
+                f"the contents of files need {human_bytes(needed)} at {self._store}, where {human_bytes(free)} are free"
+            )
+            raise NoSpace(what, "free space there")
 
     def _send_small(self, stored: Iterable[tuple[str, bytes]]) -> Sequence[str]:
         """Send small files by name; returns the digests of those that `_send_large` has to look after."""
