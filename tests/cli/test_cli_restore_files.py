@@ -128,6 +128,20 @@ def test_only_files_leaves_the_database_alone(app: App) -> None:
     assert (app.uploads / "dog.jpg").read_bytes() == b"dog"
 
 
+def test_files_of_a_point_are_taken_back_alone(app: App) -> None:
+    before = facts(app.uploads)
+    change(app)
+    changed = facts(app.uploads, inodes=True)
+    assert app.typed("restore", "--point", "latest").code == 0
+    back = app.typed("restore", "--undo", "--source", "uploads")
+    assert back.code == 0, back
+    assert (facts(app.uploads, inodes=True), transfers(app.database)) == (changed, 0)
+    whole = app.typed("restore", "--undo")
+    assert (whole.code, "uploads was restored or taken back since" in whole.err) == (1, True)
+    assert app.typed("restore", "--redo", "--source", "uploads").code == 0
+    assert facts(app.uploads)[b"dog.jpg"] == before[b"dog.jpg"]
+
+
 def test_damaged_content_restores_nothing(app: App) -> None:
     change(app)
     for path in (app.root / "backups" / "files").rglob("*"):
