@@ -27,7 +27,7 @@ from backupd.tasks.files.backup import SetsOfRun
 from backupd.tasks.hooks import hooks
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.point import publish_point_if_whole
-from backupd.tasks.prune import apply_retention, pin_if_possible
+from backupd.tasks.prune import apply_retention, listed_inventory, pin_if_possible
 from backupd.tasks.publication import SourceState, apply_publication, decide_publication, source_state
 from backupd.tasks.requests import AnyBackupRequest, BackupRequest, FilesRequest
 from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
@@ -65,6 +65,8 @@ def back_up_together(
             stack.enter_context(context.run("backup", request.source, BackupDetails()))
             for request in reversed(requests)  # so that they end in their order
         ][::-1]
+        for run in runs if len(runs) > 1 else ():
+            run.rest()  # each has its turns
         with context.working(runs), context.exclusive_lock("backup"):
             context.recover()
             for run in runs:
@@ -76,9 +78,6 @@ def back_up_together(
 def _back_up(orders: Sequence[_Order], configured: Collection[str], context: TaskContext) -> RestorePoint | None:
     """Take each source through all steps; return the restore point that holds the copies."""
     runs = [run for _, run in orders]
-    if len(runs) > 1:
-        for run in runs:
-            run.rest()
     for request, run in orders:
         with run.turn(context.working):
             _begin(request, run, context)
@@ -90,9 +89,13 @@ def _back_up(orders: Sequence[_Order], configured: Collection[str], context: Tas
             point, problem = publish_point_if_whole(parts, configured, inventory.points, context)
             for run in runs if problem else ():
                 run.note(problem)
+    left: Inventory | None = None
     for request, run in _not_failed(orders):
         with run.turn(context.working):
             _finish(request, run, inventory, context)
+            known, left = left, None  # it stays unknown where this fails
+            left = _prune(request, known, run, context)
+            _warn_of_failed_replications(request, run, context)
     return point
 
 
@@ -164,14 +167,12 @@ def _publish(
 
 
 def _finish(request: AnyBackupRequest, run: BackupRun, inventory: Inventory, context: TaskContext) -> None:
-    """Pin the generation of a run where that is wanted, and prune older ones."""
+    """Pin the generation of a run where that is wanted."""
     is_database = isinstance(request, BackupRequest)
     if is_database and (shared := shared_source_warning(inventory, request.source, request.path)):
         run.warn(shared)
     if request.pin is not None and run.report.generation is not None:
         pin_if_possible(run.report.generation, request.pin, run, context)
-    _prune(request, run, context)
-    _warn_of_failed_replications(request, run, context)
 
 
 def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -> None:
@@ -195,16 +196,21 @@ def _report_oddities(request: BackupRequest, capture: Capture, run: BackupRun) -
         run.note(note)
 
 
-def _prune(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:
-    """Prune older generations; the new one stays published where that fails."""
+def _prune(request: AnyBackupRequest, left: Inventory | None, run: BackupRun, context: TaskContext) -> Inventory | None:
+    """Prune older generations; the new one stays published where that fails.
+
+    `left` is what the pruning of another source of the run has left, and what is left now is returned; None: unknown.
+    """
     if request.retention is None:
-        return
+        return left
     try:
-        plan = apply_retention(request.source, request.retention, run, context)
+        inventory = left or listed_inventory(context)
+        plan = apply_retention(request.source, request.retention, inventory, run, context)
     except OSError as error:
         run.warn(f"old generations could not be pruned: {os_error_text(error)}")
-    else:
-        run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
+        return None
+    run.details = replace(run.details, kept=len(plan.keep), removed=plan.removed_ids)
+    return inventory.without(plan.removed_ids)
 
 
 def _warn_of_failed_replications(request: AnyBackupRequest, run: BackupRun, context: TaskContext) -> None:

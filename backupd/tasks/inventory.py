@@ -185,11 +185,12 @@ class Inventory:
         return self.without(generation.id for generation in self.generations if generation.kind == "files")
 
     def without(self, ids: Iterable[str]) -> "Inventory":
-        """Return the inventory without the generations of these ids, and the points of which nothing is left."""
+        """Return the inventory without the generations and points of these ids, and points of which nothing is left."""
         gone = frozenset(ids)
+        left = {key: point for key, point in self.points.items() if not point.generations <= gone}
         return replace(
             self,
-            points={key: point for key, point in self.points.items() if not point.generations <= gone},
+            points={key: point for key, point in left.items() if key not in gone},
             generations=tuple(g for g in self.generations if g.id not in gone),
             manifests={key: manifest for key, manifest in self.manifests.items() if key not in gone},
         )

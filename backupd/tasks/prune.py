@@ -16,6 +16,7 @@ from backupd.tasks.events import (
     PruningReleased,
     StoreListed,
 )
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.pruning_plan import PruningPlans, newest_point
 from backupd.tasks.requests import PinRequest, RetentionRule
 from backupd.tasks.run import D, Run
@@ -23,15 +24,23 @@ from backupd.tasks.store_events import PointRemoved
 from backupd.tasks.sweep import note_sweep, sweep_if_due
 
 
-def apply_retention(source: str, retention: RetentionRule, run: Run[D], context: TaskContext) -> RetentionPlan:
-    """Remove what the policy does not keep: restore points, then generations of `source`, then contents of files.
-
-    `SHA256SUMS` is right, and each restore point has all its parts, at every instant. Returns the plan of the source,
-    with the restore points that were removed. Only under the exclusive lock.
-    """
+def listed_inventory(context: TaskContext) -> Inventory:
+    """Read the local store, and let the catalog list what is there. Raises OSError."""
     inventory = read_inventory(context)
     present = frozenset(generation.id for generation in inventory.generations)
     context.emit(StoreListed(context.store.name, present - inventory.lost, inventory.manifests))
+    return inventory
+
+
+def apply_retention(
+    source: str, retention: RetentionRule, inventory: Inventory, run: Run[D], context: TaskContext
+) -> RetentionPlan:
+    """Remove what the policy does not keep: restore points, then generations of `source`, then contents of files.
+
+    `SHA256SUMS` is right, and each restore point has all its parts, at every instant. `inventory` is what the store
+    holds now. Returns the plan of the source, with the restore points that were removed. Only under the exclusive lock.
+    """
+    present = frozenset(generation.id for generation in inventory.generations)
     for problem in inventory.problems():
         run.warn(problem)
     plans = PruningPlans(retention, inventory, context)
@@ -85,7 +94,7 @@ def prune(source: str, retention: RetentionRule, context: TaskContext) -> tuple[
     with context.run("prune", source, PruneDetails()) as run, context.exclusive_lock("prune"):
         context.recover()
         run.start()
-        plan = apply_retention(source, retention, run, context)
+        plan = apply_retention(source, retention, listed_inventory(context), run, context)
         run.details = PruneDetails(kept=len(plan.keep), removed=plan.removed_ids)
     return run.report, plan
 
