@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from backupd import __version__
-from backupd.formatting import human_age, human_bytes, human_duration, printable
+from backupd.formatting import counted, human_age, human_bytes, human_duration, printable
 from backupd.health import within_limit
 from backupd.runbook import DOCS_URL, runbook_address
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
@@ -64,9 +64,11 @@ def _drills(status: Status) -> Iterator[str]:
     for task in status.tasks:
         drill = task.drill
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
+            files = f"{counted(drill.files, 'file')}, " if drill.files is not None else ""
+            part = f" of {drill.point}" if drill.point else ""
             yield (
                 f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
-                f"with data {human_duration(drill.age_s)} old ({task.generation})"
+                f"{files}with data {human_duration(drill.age_s)} old ({task.generation}{part})"
             )
 
 
