@@ -10,8 +10,8 @@ import pytest
 from backupd.log import null_log
 from backupd.masking import Mask
 from backupd.stores.local import DirectoryStore
+from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
-from backupd.tasks.files.backup import back_up_files
 from backupd.tasks.requests import FilesRequest
 from backupd.tasks.restore.recovery import recover_before_backup, recover_files_before_backup
 from support.bank import make_bank, spend, transfers
@@ -45,7 +45,7 @@ class App:
         for name in ("2026/cat", "dog", "stays"):
             (self.uploads / name).write_bytes(name.encode())
         database = runner.run(["backup", "--source", "tasks", "--json"], self.environ).json["generation"]
-        files = back_up_files(FilesRequest("uploads", self.uploads, reserve_bytes=0), self.context).generation
+        files = backup(FilesRequest("uploads", self.uploads, reserve_bytes=0), self.context).generation
         publish_point(self.root / "backups", [database, str(files)])
         spend(self.database, OLD)
         (self.uploads / "dog").write_bytes(b"other")
