@@ -73,7 +73,7 @@ def most_held() -> int:
     _, hard = descriptor_limits()
     most = min(hard, _MOST_HELD + _KEPT_FREE)
     allow_descriptors(most)
-    return most - min(_KEPT_FREE, most // 2)
+    return most - min(_KEPT_FREE, most * 3 // 4)
 
 
 class HeldFiles:
