@@ -133,7 +133,7 @@ def plan_points(
         held = next((point for point in with_it if point.taken_at <= pin.since), with_it[-1] if with_it else None)
         if held is not None:
             more[held.id] += _pinned(pin, reached, timezone)
-    return _keeping(plan, more)
+    return keep_more(plan, more)
 
 
 def keep_parts(plan: RetentionPlan, points: RetentionPlan, parts: Parts) -> RetentionPlan:
@@ -141,16 +141,21 @@ def keep_parts(plan: RetentionPlan, points: RetentionPlan, parts: Parts) -> Rete
 
     A point that is damaged, as one that lacks a part, keeps none.
     """
+    return keep_more(plan, reasons_of_parts(points, parts))
+
+
+def reasons_of_parts(points: RetentionPlan, parts: Parts) -> Mapping[str, Sequence[str]]:
+    """Return why each part of a restore point stays that stays by the plan `points`, by its id; see `keep_parts`."""
     in_points: dict[str, list[str]] = {}
     for kept in points.keep:
         for part in () if kept.generation.damaged else parts[kept.generation.id]:
             in_points.setdefault(part, []).append(kept.generation.id)
-    return _keeping(plan, {part: [_part_of(ids)] for part, ids in in_points.items()})
+    return {part: [_part_of(ids)] for part, ids in in_points.items()}
 
 
 def keep_all(plan: RetentionPlan, reason: str) -> RetentionPlan:
     """Return the `plan` with nothing removed, for that reason."""
-    return _keeping(plan, {removed.generation.id: [reason] for removed in plan.remove})
+    return keep_more(plan, {removed.generation.id: [reason] for removed in plan.remove})
 
 
 def _part_of(points: Sequence[str]) -> str:
@@ -158,7 +163,7 @@ def _part_of(points: Sequence[str]) -> str:
     return f"part of {points[0]}{f' and {len(points) - 1} more' if len(points) > 1 else ''}"
 
 
-def _keeping(plan: RetentionPlan, more: Mapping[str, Sequence[str]]) -> RetentionPlan:
+def keep_more(plan: RetentionPlan, more: Mapping[str, Sequence[str]]) -> RetentionPlan:
     """Return the `plan` with `more` reasons to keep, by id of generation."""
     found = [(kept.generation, (*kept.reasons, *more.get(kept.generation.id, ()))) for kept in plan.keep]
     found += [(one.generation, tuple(more[one.generation.id])) for one in plan.remove if more.get(one.generation.id)]

@@ -279,13 +279,10 @@ def drilled_sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
 
     Databases come first. Raises UsageError for an unknown one.
     """
-    known = (*config.sources, *config.files)
-    wanted = set(sources(config, tuple(name for name in names if name not in config.files)) if names else known)
-    wanted |= {name for name in names if name in config.files}
-    wanted |= {
-        files_request(config, name).database for name in wanted & config.files.keys() if config.files[name].query
-    }
-    return tuple(name for name in known if name in wanted)
+    wanted = {*subjects_of_backups(config, names)}
+    queried = [name for name in config.files if name in wanted and config.files[name].query]
+    wanted |= {files_request(config, name).database for name in queried}
+    return tuple(name for name in subjects_of_backups(config) if name in wanted)
 
 
 def drill_request(config: Config, source: str, store: str | None = None) -> DrillRequest:
@@ -384,7 +381,7 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
     subjects: Mapping[Task, Iterable[str]] = {
         "backup": subjects_of_backups(config),
         "replicate": config.replicas,
-        "drill": (*config.sources, *config.files) if drills(config) else (),
+        "drill": subjects_of_backups(config) if drills(config) else (),
     }
     return tuple(
         Planned(

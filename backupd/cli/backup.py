@@ -13,7 +13,7 @@ from backupd.config import Config
 from backupd.config.environment import REMOTE_TOKEN
 from backupd.errors import UsageError
 from backupd.formatting import human_bytes, human_duration
-from backupd.report import BackupDetails, RunReport, report_facts
+from backupd.report import BackupDetails, RunReport, files_text, report_facts
 from backupd.tasks.backup import back_up_together
 from backupd.tasks.requests import REQUESTED_STAYS, requested_pin
 
@@ -97,6 +97,8 @@ def _print(report: RunReport[BackupDetails]) -> None:
     echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
     echo(f"  archive  {details.archive_path}")
     echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
+    if details.files is not None:
+        echo(f"  files    {files_text(details)}")
     echo(f"  time     {human_duration(report.duration_s)}" + (f" ({stages})" if stages else ""))
     echo(f"  store    {details.kept} kept, {len(details.removed)} removed")
     print_notes(report.notes)

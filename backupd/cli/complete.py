@@ -73,7 +73,7 @@ def _stores(config: "Config") -> list[str]:
     return [LOCAL_STORE, *config.replicas]
 
 
-sources = _completer(lambda config: config.sources)
+sources = _completer(lambda config: (*config.sources, *config.files))
 replicas = _completer(lambda config: config.replicas)
 stores = _completer(_stores)
 generations = _completer(_ids)

@@ -36,7 +36,7 @@ from backupd.tasks.context import TaskContext, rebuild_catalog
 
 
 def main(requests: Sequence[TaskRequest], config: Config, report_to: int | None = None) -> int:
-    """Run `requests`, which are one, or backups; return the exit code of the first that has not succeeded.
+    """Run `requests`, which are one, or backups or drills; return the exit code of the first that has not succeeded.
 
     Events go to `backup.log` and, as plain lines, to standard output; the reports go to the file `report_to`.
     """
@@ -79,10 +79,25 @@ def _run(requests: Sequence[TaskRequest], config: Config, context: TaskContext, 
 
         wanted = [replace(request_of_backup(config, one.source), pin=one.pin) for one in requests]
         reports: Sequence[AnyReport] = back_up_together(wanted, context, subjects_of_backups(config)).reports
+    elif request.task == "drill":
+        reports = _drill([one.source for one in requests], config, context)
     else:
         reports = [_run_task(request, config, context)]
     _deliver(reports, report_to)
     return next((report.exit_code for report in reports if report.exit_code), 0)
+
+
+def _drill(wanted: Sequence[str], config: Config, context: TaskContext) -> Sequence[AnyReport]:
+    """Drill these sources, with the databases that they need; return their reports."""
+    from backupd.bootstrap import replicas
+    from backupd.bootstrap.tasks import drill_request, drilled_sources
+    from backupd.tasks.drill import drill
+
+    lower_priority(priority(config))
+    requests = [drill_request(config, name) for name in drilled_sources(config, tuple(wanted))]
+    store = requests[0].store
+    opener, retry = replicas.store_opener(config, store, context), replicas.replica_retry(config, store, context)
+    return [report for report in drill(requests, opener, retry, context) if report.subject in wanted]
 
 
 def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> AnyReport:
@@ -95,15 +110,6 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
         connect = replicas.replica_connector(config, source, context)
         retry = replicas.replica_retry(config, source, context)
         return replicate(replicas.replication_request(config, source), connect, retry, context)
-    if task == "drill":
-        from backupd.bootstrap import replicas
-        from backupd.bootstrap.tasks import drill_request, drilled_sources
-        from backupd.tasks.drill import drill
-
-        requests = [drill_request(config, name) for name in drilled_sources(config, (source,))]
-        store = requests[0].store
-        opener, retry = replicas.store_opener(config, store, context), replicas.replica_retry(config, store, context)
-        return next(report for report in drill(requests, opener, retry, context) if report.subject == source)
     if task == "prune":
         from backupd.tasks.prune import prune
 

@@ -1,6 +1,7 @@
 """Runs one task after the other, each in a process of its own, and remembers the results.
 
-Backups of several sources that wait together are one process, which pins all of them before it copies the first.
+Backups of several sources that wait together are one process, which pins all of them before it copies the first; so are
+drills, which restore one restore point.
 """
 
 import os
@@ -21,7 +22,7 @@ from backupd.errors import BackupdError, ProcessRefused, TemporaryError, Termina
 from backupd.formatting import human_duration
 from backupd.log import Event, EventLog
 from backupd.pings import start_ping_helper
-from backupd.report import AnyReport, BackupDetails, failed_backup, report_from_json
+from backupd.report import AnyReport, BackupDetails, DrillDetails, failed_backup, report_from_json
 from backupd.system.os_errors import os_error_hint, os_error_text
 from backupd.system.process import close_input, send, start_module
 from backupd.tasks.requests import PinRequest
@@ -32,6 +33,7 @@ REBUILD: Final = "rebuild"
 # A run that is stopped cleans up for so long; then it is killed, and the next run sweeps what it left.
 STOP_GRACE_S: Final = 4.0
 _REMOTE: Final = ("replicate", "drill")
+_TOGETHER: Final = ("backup", "drill")  # those of several sources make, or restore, one restore point
 _SUCCESSES: Final = (0, 3)
 _RESULTS_KEPT: Final = 20
 _REPORT_BYTES: Final = 1 << 20
@@ -55,8 +57,9 @@ class TaskRequest:
         return TaskRequest(self.task, self.source)
 
     def goes_with(self, other: "TaskRequest") -> bool:
-        """Return whether one process does both: backups of the schedule, or of one request of a client."""
-        return self.task == other.task == "backup" and (self.run_id, self.pin) == (other.run_id, other.pin)
+        """Return whether one process does both: drills, and backups of the schedule or of one request of a client."""
+        same = (self.task, self.run_id, self.pin) == (other.task, other.run_id, other.pin)
+        return same and self.task in _TOGETHER
 
     def fields(self) -> dict[str, str | None]:
         """Return the fields of its log lines."""
@@ -323,7 +326,7 @@ def _reports_in(descriptor: int | None, requests: Sequence[TaskRequest]) -> dict
         for line in os.pread(descriptor, _REPORT_BYTES * len(requests), 0).splitlines():
             with suppress(ValueError):
                 report = report_from_json(line.decode())
-                if (report.task, report.subject) in wanted and isinstance(report.details, BackupDetails):
+                if (report.task, report.subject) in wanted and isinstance(report.details, BackupDetails | DrillDetails):
                     found[report.subject] = report
     return found
 

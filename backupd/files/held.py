@@ -73,7 +73,7 @@ def most_held() -> int:
     _, hard = descriptor_limits()
     most = min(hard, _MOST_HELD + _KEPT_FREE)
     allow_descriptors(most)
-    return most - min(_KEPT_FREE, most // 2)
+    return most - min(_KEPT_FREE, most * 3 // 4)
 
 
 class HeldFiles:
@@ -84,7 +84,7 @@ class HeldFiles:
     ) -> None:
         self.directory, self.storing, self.seen = directory, storing, Seen()
         self.index = index  # lines of it, and of each further one, may be without a last line
-        self.since_ns = self.until_ns = 0  # the files are held as they were at one time in between
+        self.since_ns = self.until_ns = 0  # by CLOCK_BOOTTIME: as of one time in between the files are held
         self._options, self._staging = options, staging
         self._edits = HeldFile.create(staging, "edits")
         self._news = dict[bytes, Item]()
@@ -101,7 +101,7 @@ class HeldFiles:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             is_last = attempt == _ATTEMPTS
-            self.since_ns = time.time_ns()
+            self.since_ns = _now_ns()
             walk = self._stack.enter_context(self._walking(self._options.most if is_last else _UNLIMITED))
             if self._spool(walk, _UNLIMITED if is_last else self._options.most):
                 self._add(walk)
@@ -109,35 +109,36 @@ class HeldFiles:
                 break
             self._add(walk)
             self._stack.close()
-        self.until_ns = time.time_ns()
+        self.until_ns = _now_ns()
 
     def rescan(self) -> None:
-        """Hold what is new or changed since the hold, and look no more. Raises what `hold` raises."""
+        """Hold what is new or changed since the hold; may be called again. Raises what `hold` raises."""
         assert self._walk is not None  # noqa: S101 - for the type checker
         for edit in self._walk.news(self._options.most - len(self._descriptors)):
             self.seen.differs = True
-            self.seen.new += edit.descriptor >= 0
             item = self._held(edit)
             if replaced := self._news.get(order_of(item.line)):
                 self._close(replaced.descriptor)
+            else:
+                self.seen.new += edit.descriptor >= 0
             self._news[order_of(item.line)] = item
         if self._walk.reply:
             self.seen.late = self._walk.reply["late"]
-        self.until_ns = time.time_ns()
-        self._stack.close()
+        self.until_ns = _now_ns()
 
     def store(self) -> int:
         """Store the contents of what is held, and what was not held; returns how many files that were.
 
         `index` is then the new one. Raises what `Storing.write` raises, and what `hold` does.
         """
+        self._stack.close()
         self._apply(self._spooled(), self._news)
         not_held = self.seen.late
         if not_held or self.storing.findings.missing:
             with self._walking(_UNLIMITED) as walk:
                 self._apply(walk.edits(), {})
                 self._add(walk)
-            self.until_ns = time.time_ns()
+            self.until_ns = _now_ns()
         return not_held
 
     def finish_index(self, trailer: Trailer) -> HeldFile:
@@ -237,6 +238,10 @@ def holding(
         yield files
     finally:
         files.close()
+
+
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def reopened(descriptor: int) -> BinaryIO:

@@ -1,6 +1,5 @@
 """The list of a set of files, made of an index."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, NamedTuple
 
@@ -22,7 +21,7 @@ class Sums(NamedTuple):
 
 
 def write_list(lines: Iterable[bytes], out: BinaryIO, found_in: str, saw: Callable[[bytes], object]) -> Sums:
-    """Write the list of the entries of an index, given its `lines`; `saw` gets each path.
+    """Write the list of the entries of an index, given its `lines`; `saw` gets each path of a file or link.
 
     Raises CopyCorrupt where it would be one that no restore accepts, OSError.
     """
@@ -31,7 +30,8 @@ def write_list(lines: Iterable[bytes], out: BinaryIO, found_in: str, saw: Callab
     for entry in decode_entries(_written(lines, out, databases), found_in):
         counts[entry.type] += 1
         size_bytes += entry.size_bytes
-        saw(entry.path)
+        if entry.type != "d":
+            saw(entry.path)
     named = tuple(databases[:_MOST_NAMED])
     return Sums(counts["f"], counts["d"], counts["l"], size_bytes, named, len(databases))
 
@@ -43,22 +43,3 @@ def _written(lines: Iterable[bytes], out: BinaryIO, databases: list[bytes]) -> I
         encoded = encode_entry(entry_of(line))
         out.write(encoded)
         yield encoded
-
-
-class NamedFiles:
-    """Which of the files that a database names are not in a list; a few of them by name."""
-
-    def __init__(self, directory: bytes) -> None:
-        self._directory = os.path.normpath(directory) + b"/"
-        self._paths = set[int]()
-
-    def add(self, path: bytes) -> None:
-        """Take in a path of the list."""
-        self._paths.add(hash(path))
-
-    def lacks(self, named: bytes) -> bool:
-        """Tell whether what the database names, relative to the directory or absolute, is not in the list."""
-        path = os.path.normpath(named)
-        if path.startswith(b"/"):
-            path = path.removeprefix(self._directory) if path.startswith(self._directory) else path
-        return hash(path) not in self._paths

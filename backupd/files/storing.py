@@ -25,6 +25,7 @@ WORTH: Final = 0.97  # of its size at most; what shrinks less is stored as it is
 _HUGE_BYTES: Final = 64 << 20
 _SAMPLE_BYTES: Final = 64 << 10
 _ATTEMPTS: Final = 3
+_WRITERS: Final = 2  # threads more than cores: some wait for the disk
 _MOST_NAMED: Final = 3
 _SQLITE: Final = b"SQLite format 3\0"
 
@@ -124,7 +125,8 @@ class Storing:
         Raises SnapshotFailed when there is no time left, OSError of the store.
         """
         options = self._options
-        pool = ThreadPoolExecutor(options.workers, "contents", options.initializer)
+        threads = options.workers + _WRITERS
+        pool = ThreadPoolExecutor(threads, "contents", options.initializer)
         waiting: deque[tuple[bytes | Future[_Read], int]] = deque()
         try:
             for item in items:
@@ -135,7 +137,7 @@ class Storing:
                     self._write(_done(self._stored(item, workers=options.workers)), index)
                 else:
                     waiting.append((pool.submit(self._stored, item), item.descriptor))
-                self._flush(waiting, index, 2 * options.workers)
+                self._flush(waiting, index, 2 * threads)
             self._flush(waiting, index, 0)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -95,7 +95,10 @@ class Walk:
         return self._received()
 
     def news(self, most_open: int) -> Iterator[Edit]:
-        """Yield a line to add for what is new or changed since the walk, in no order, with so many files at most."""
+        """Yield a line to add for what is new or changed since the walk, or the last call, in no order.
+
+        With them come `most_open` files at most.
+        """
         self._send(b"%d" % most_open)
         return self._received()
 

@@ -6,7 +6,7 @@ pin later than the others by the time that it takes to start.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,9 +114,14 @@ class _Worker:
 
 @contextmanager
 def pinned_together(
-    wanted: Sequence[Pinnable | None], staging: Directory, fewest: int = 2
+    wanted: Sequence[Pinnable | None],
+    staging: Directory,
+    fewest: int = 2,
+    before_pins: Callable[[], None] | None = None,
 ) -> Iterator[list[PinnedSource | None]]:
     """Pin the sources together for the block, with their copies in the empty directory `staging`.
+
+    All is open, and the pins take no time any more, when `before_pins` is called.
 
     None for one that cannot be pinned, and for all where there are not even the `fewest`: these are copied alone.
     """
@@ -133,6 +138,8 @@ def pinned_together(
         for worker, _ in workers:
             with suppress(BackupdError):
                 worker.reply()  # all sources are open
+        if before_pins is not None:
+            before_pins()
         for worker, _ in workers:
             worker.command(None, 0.0, time.monotonic() + _WAIT_S)
         for worker, numbers in workers:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from backupd import __version__
-from backupd.formatting import human_age, human_bytes, human_duration, printable
+from backupd.formatting import counted, human_age, human_bytes, human_duration, printable
 from backupd.health import within_limit
 from backupd.runbook import DOCS_URL, runbook_address
 from backupd.status.model import NextRun, SourceFigures, Status, TaskFigures
@@ -20,7 +20,7 @@ def status_lines(status: Status, docs_url: str = DOCS_URL) -> tuple[str, ...]:
     """
     parts = (_verdict, _steps, partial(_links, docs_url=docs_url), _freshness, _drills, _runs)
     return tuple(
-        printable(line) for part in (*parts, _failures, _sources, _undelivered, _rest) for line in part(status)
+        printable(line) for part in (*parts, _failures, _sources, _points, _undelivered, _rest) for line in part(status)
     )
 
 
@@ -64,9 +64,11 @@ def _drills(status: Status) -> Iterator[str]:
     for task in status.tasks:
         drill = task.drill
         if drill is not None and drill.age_s is not None and drill.recovery_s is not None:
+            files = f"{counted(drill.files, 'file')}, " if drill.files is not None else ""
+            part = f" of {drill.point}" if drill.point else ""
             yield (
                 f"{'measured':<16} {task.source}: back from {drill.store} in {human_duration(drill.recovery_s)}, "
-                f"with data {human_duration(drill.age_s)} old ({task.generation})"
+                f"{files}with data {human_duration(drill.age_s)} old ({task.generation}{part})"
             )
 
 
@@ -109,12 +111,24 @@ def _sources(status: Status) -> Iterator[str]:
         yield f"{'generations':<16} {source.source}: {', '.join(_holdings(source, status))}"
 
 
+def _points(status: Status) -> Iterator[str]:
+    """Yield the newest restore point that is sound, where there are any."""
+    if status.point is not None:
+        point, age_s = status.point, (status.taken_at - status.point.taken_at).total_seconds()
+        spread = f"{counted(len(point.parts), 'part')} at most {point.spread_ms} ms apart"
+        yield f"{'restore point':<16} {point.id}: {human_age(age_s)} old, {spread}, {status.points} in all"
+    elif status.points:
+        yield f"{'restore point':<16} none of {status.points} IS SOUND | what to do: backupd list --points"
+
+
 def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     yield f"{source.generations}, {source.verified} of them verified"
     if source.newest_at is not None:
         yield f"the newest {human_duration((status.taken_at - source.newest_at).total_seconds())} old"
     if source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
+    if source.files is not None:
+        yield counted(source.files.files, "file")
     if source.frozen:
         yield "ON HOLD: nothing is pruned"
 

@@ -118,7 +118,6 @@ def _publish_all(
                 with one.run.turn(context.working):
                     name = one.request.source
                     parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
-        sets.rescan()
         return parts + sets.publish(inventory, parts)
 
 

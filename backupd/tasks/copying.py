@@ -89,26 +89,29 @@ def pinned_copies(
     sources: Sequence[SourceToCopy],
     staging: Directory,
     context: TaskContext,
-    when_pinned: Callable[[], None] | None = None,
+    around_pins: Callable[[], None] | None = None,
 ) -> Iterator[Mapping[str, PinnedCopy]]:
     """Pin the sources together for the block, and copy those first whose writers wait; yields the pinned ones by name.
 
     What cannot be pinned, for whatever reason, is copied alone; so is a single source, unless something is to be done
-    `when_pinned`, at once when all of them are.
+    `around_pins`: just before, and at once when all of them are pinned.
     """
     taken_at, wanted = context.clock(), [_pinnable(one, context) for one in sources]
-    fewest = 2 if when_pinned is None else 1
+    fewest = 2 if around_pins is None else 1
     if sum(one is not None for one in wanted) < fewest:
         yield {}
         return
-    with staging.make(_PINNED, durable=False) as directory, pinned_together(wanted, directory, fewest) as pins:
+    with (
+        staging.make(_PINNED, durable=False) as directory,
+        pinned_together(wanted, directory, fewest, around_pins) as pins,
+    ):
         copies = {
             one.request.source: PinnedCopy(one, pinnable.source, taken_at, pin)
             for one, pinnable, pin in zip(sources, wanted, pins, strict=True)
             if pinnable is not None and pin is not None
         }
-        if when_pinned is not None and len(copies) == len(sources):
-            when_pinned()
+        if around_pins is not None and len(copies) == len(sources):
+            around_pins()
         held = [copy for copy in copies.values() if copy.pin.holds_writers]
         for copy in sorted(held, key=lambda copy: copy.source.size_bytes):
             with suppress(BackupdError, OSError):  # raised again when its turn comes

@@ -1,11 +1,11 @@
 """What to prune in a store: the decisions of `retention` about what an inventory holds."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 
 from backupd.model import POINT, Generation, Hold, Kept, Pin, Removed, RestorePoint, RetentionPlan, source_of
-from backupd.retention import keep_all, keep_parts, plan_points, plan_retention
+from backupd.retention import keep_all, keep_more, plan_points, plan_retention, reasons_of_parts
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.requests import RetentionRule
@@ -50,7 +50,11 @@ class PruningPlans:
         plan = RetentionPlan(tuple(keep), tuple(remove))
         if inventory.unreadable_points:
             return keep_all(plan, _UNREADABLE)
-        return keep_parts(plan, self.points, self._parts)
+        return keep_more(plan, self._in_points)
+
+    @cached_property
+    def _in_points(self) -> Mapping[str, Sequence[str]]:
+        return reasons_of_parts(self.points, self._parts)
 
     @cached_property
     def _parts(self) -> Mapping[str, frozenset[str]]:

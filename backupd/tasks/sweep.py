@@ -39,10 +39,11 @@ class SweptStore(Archives, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep has removed."""
+    """What a sweep has removed, and left for a later one."""
 
     contents: int
     stored_bytes: int
+    young: int  # contents that no list names either, but that are to stay for a while
 
 
 def note_sweep(removed: Iterable[str], inventory: Inventory, context: TaskContext) -> None:
@@ -60,7 +61,8 @@ def sweep_if_due(
 ) -> None:
     """Sweep the contents of a store whose `inventory` is what it holds now, if that is due.
 
-    `warn` gets why it could not be done; it stays due then. Only under the lock of the store.
+    It stays due where contents are still too young, and where it could not be done; `warn` gets why. Only under the
+    lock of the store.
     """
     sources = {generation.source for generation in inventory.generations if generation.kind == "files"}
     try:
@@ -69,7 +71,8 @@ def sweep_if_due(
         swept = sweep(store, inventory)
         if swept.contents:
             context.emit(ContentsSwept(inventory.store, swept.contents, swept.stored_bytes))
-        context.sweeps.clear(inventory.store)
+        if not swept.young:
+            context.sweeps.clear(inventory.store)
     except BackupdError as error:
         warn(f"no contents of files were removed from {inventory.store}: {error.message} ({error.hint})")
     except OSError as error:
@@ -93,7 +96,8 @@ def sweep(store: SweptStore, inventory: Inventory) -> Swept:
     left = iter(doomed)
     while some := [content.digest.hex() for content in islice(left, _AT_ONCE)]:
         store.contents.remove(some)
-    return Swept(len(doomed), sum(content.stored_bytes for content in doomed))
+    stored_bytes = sum(content.stored_bytes for content in doomed)
+    return Swept(len(doomed), stored_bytes, len(unmarked) - len(doomed))
 
 
 def marked_contents(store: Archives, inventory: Inventory) -> set[bytes]:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from support.bank import make_bank
 from support.command import Backupd
 from support.daemon import running_daemon, wait_until
 from support.replicas import complete_generations
 from support.sshd import Sshd
+
+NAMES = ("TASKS", "NOTES")
 
 pytestmark = pytest.mark.no_cover
 
@@ -75,6 +78,18 @@ def test_copy_is_drilled_automatically_with_a_command_of_the_app(backupd: Backup
     assert said.index("replicate to nas: done") < said.index("drill of tasks begins")
     assert said.count("drill of tasks begins") == 1
     assert list(place.parent.iterdir()) == []
+
+
+def test_restore_point_is_drilled_as_whole_at_its_time(backupd: Backupd, database: Path) -> None:
+    make_bank(database.with_name("notes.db"), rows=10)
+    environ = {f"BACKUPD_SOURCES__{name}__PATH": str(database.with_name(f"{name.lower()}.db")) for name in NAMES}
+    with running_daemon(backupd, BACKUPD_DATABASE="", BACKUPD_DRILL__FROM="local", **environ) as daemon:
+        for name in NAMES:
+            daemon.wait_for(f"drill of {name.lower()} from local is due: there was none yet", 120)
+        wait_until(lambda: daemon.ask("/health")[0] == 200, "health", 120)
+        done = [line for line in daemon.said().splitlines() if "drill of" in line and ": done" in line]
+    points = {word.rstrip(",") for line in done for word in line.split() if word.startswith("point-")}
+    assert (len(done), len(points)) == (2, 1)
 
 
 def test_failed_drill_is_reported_by_health_and_status(backupd: Backupd, tmp_path: Path) -> None:

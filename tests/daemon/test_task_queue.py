@@ -20,6 +20,7 @@ from backupd.tasks.context import TaskContext
 from support.bank import make_bank
 from support.command import log_lines
 from support.daemon import wait_until
+from support.generations import flip_byte
 
 BACKUP = TaskRequest("backup", "tasks")
 
@@ -117,6 +118,22 @@ def test_backups_of_different_clients_and_of_the_schedule_are_processes_of_their
         together.append(several._next())
     assert together == [mine, (yours,)]
     several.start()  # so that it can be stopped
+
+
+def test_drills_that_wait_together_are_one_process_and_each_has_its_own_result(
+    several: TaskQueue, backups: Path
+) -> None:
+    one, two, three = (TaskRequest("drill", name) for name in ("one", "two", "three"))
+    several.submit(*(TaskRequest("backup", name) for name in ("one", "two", "three")))
+    several.start()
+    wait_until(lambda: several.results(TaskRequest("backup", "three")), "the backups")
+    flip_byte(next(backups.glob("two-*.gz")))
+    several.submit(one, two, three)
+    wait_until(lambda: several.results(three), "the drills")
+    assert [several.results(drill)[0].exit_code for drill in (one, two, three)] == [0, 1, 0]
+    drills = [line for line in log_lines(backups) if line["event.action"] == "run.finished"][3:]
+    assert [line["backupd.source"] for line in drills] == ["one", "two", "three"]
+    assert len({line["backupd.drill"]["point"] for line in drills}) == 1, "one restore point"
 
 
 def test_killed_process_of_several_backups_fails_each_of_them(several: TaskQueue, backups: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backupd.bootstrap.tasks import drill_request, drills
+from backupd.bootstrap.tasks import drill_request, drilled_sources, drills
 from backupd.config import load_config
-from backupd.errors import ConfigError, ReplicaUnreachable
+from backupd.errors import ConfigError, ReplicaUnreachable, UsageError
 from backupd.health import Limit
 from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Contents, Manifest
 from backupd.stores.directory_replica import DirectoryReplica
@@ -295,3 +295,18 @@ def test_app_check_belongs_to_configured_source() -> None:
     app = drill_request(config, "notes").app
     assert app is not None
     assert (app.command, drill_request(config, "tasks").app) == (("check", "a b"), None)
+
+
+def test_database_that_set_of_files_queries_is_drilled_with_it() -> None:
+    environ = {f"BACKUPD_SOURCES__{name}__PATH": f"/app/data/{name}.db" for name in ("TASKS", "NOTES")}
+    files = {"PATH": "/app/data/uploads", "WITH": "notes", "QUERY": "SELECT path FROM files"}
+    environ |= {f"BACKUPD_FILES__UPLOADS__{name}": value for name, value in files.items()}
+    config = load_config(None, {**environ, "BACKUPD_FILES__AVATARS__PATH": "/app/data/avatars"})
+    assert drilled_sources(config, ()) == (*config.sources, *config.files)
+    assert drilled_sources(config, ("uploads",)) == ("notes", "uploads")
+    assert drilled_sources(config, ("avatars",)) == ("avatars",)
+    request = drill_request(config, "uploads")
+    assert request.files is not None
+    assert (request.path, request.files.database, request.app) == (Path("/app/data/uploads"), "notes", None)
+    with pytest.raises(UsageError):
+        drilled_sources(config, ("nothing",))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.archive.manifest import decode_point
+from backupd.archive.manifest import decode_point, encode_point
 from backupd.model import ARCHIVE_SUFFIX, LIST_SUFFIX, POINT_SUFFIX, RetentionPolicy, source_of
 from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
@@ -197,3 +197,16 @@ def test_loss_of_local_store_removes_no_point_at_replica(app: App) -> None:
     app.replicate(LAST_ONE)
     assert app.names(POINT_SUFFIX) == {key}
     assert len(app.contents(app.there)) == 41
+
+
+def test_point_of_another_store_is_neither_removed_nor_overwritten(app: App) -> None:
+    first = app.point()
+    app.replicate()
+    index = app.there / f"{first}{POINT_SUFFIX}"
+    foreign = encode_point(replace(decode_point(index.read_bytes(), first), store="f" * 16))
+    index.write_bytes(foreign)
+    app.uploads.write("0.txt", "other")
+    second = app.point(days=3)
+    report = app.replicate(LAST_ONE)
+    assert report.details.points == (second,)
+    assert index.read_bytes() == foreign

@@ -66,14 +66,14 @@ def test_contents_of_removed_generation_alone_are_swept(files: FileSet) -> None:
     assert not files.context.sweeps.due("local")
 
 
-def test_young_contents_stay(files: FileSet) -> None:
+def test_young_contents_stay_until_a_prune_finds_them_old(files: FileSet) -> None:
     age(files, hours=23)
     assert prune_files(files) == ()
     assert len(files.stored()) == 3
     age(files)
-    files.context.sweeps.add("local")
     prune_files(files)
     assert len(files.stored()) == 2
+    assert not files.context.sweeps.due("local")
 
 
 def test_nothing_is_swept_while_a_set_of_files_is_on_hold(files: FileSet) -> None:

@@ -125,7 +125,10 @@ class Walk:
         self._out.end(self.reply)
 
     def rescan(self, most_open: int) -> None:
-        """Send a line for each entry that is new or changed since the walk, with so many files; forget what is gone."""
+        """Send a line for each entry that is new or changed since the walk, or the last call; forget what is gone.
+
+        With it come `most_open` files at most.
+        """
         self._most_open = self._opened + most_open
         known = {one.path: one.inode for one in self._known}
         for one in list(self._known):
@@ -309,8 +312,10 @@ class Walk:
         shown_above = escaped(known.path)
         for name, text, key in self._entries(descriptor, known.path):
             path, shown = known.path + name, shown_above + text
-            if hash(b"%s\t%s\t" % (key, shown)) in before:
+            line = hash(b"%s\t%s\t" % (key, shown))
+            if line in before:
                 continue
+            known.lines.append(line)
             if made := self._line(descriptor, name, key, path, shown):
                 self._out.add(*made)
             is_known = directories.get(path + b"/") == int(key.rpartition(b" ")[2])
@@ -324,7 +329,9 @@ class Walk:
         try:
             state = os.fstat(descriptor)
             if state.st_dev == self._request["device"] and path.count(b"/") < _MAX_DEPTH:
-                self._news(descriptor, _Known(path + b"/", state.st_ino, -1, array("q")), directories)
+                known = _Known(path + b"/", state.st_ino, -1, array("q"))
+                self._known.append(known)
+                self._news(descriptor, known, directories)
         finally:
             os.close(descriptor)
 

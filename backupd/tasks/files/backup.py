@@ -27,7 +27,7 @@ class SetsOfRun:
         self._staging, self._stack, self._context = staging, stack, context
         self._held: list[tuple[FilesRequest, BackupRun, HeldSet]] = []
         self._references: dict[str, References] = {}
-        self._is_rescanned = False
+        self._looks = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -41,13 +41,12 @@ class SetsOfRun:
                 self._held.append((request, run, held))
 
     def rescan(self) -> None:
-        """Hold what is new or changed since, once: as soon as all databases are pinned or copied."""
-        if self._is_rescanned:
-            return
-        self._is_rescanned = True
+        """Hold what is new or changed since: just before the databases are pinned, and as soon as all are."""
+        self._looks += 1
         for _, run, held in self._held:
-            with run.turn(self._context.working):
-                held.rescan(run)
+            if run.report.outcome != "failed":
+                with run.turn(self._context.working):
+                    held.rescan(run)
 
     def ask(self, database: str, copy: HeldFile) -> None:
         """Ask the copy of a database which files it names, for the sets that belong to it."""
@@ -62,16 +61,19 @@ class SetsOfRun:
     def publish(self, inventory: Inventory, databases: Sequence[PointPart]) -> list[PointPart]:
         """Store the contents of each, then publish its list; return the parts of a restore point.
 
-        It degrades a set that one of the `databases` was copied after it, because a pin was given up.
+        It degrades a set that one of the `databases` was copied after it, because that could not be pinned; what is new
+        since is held at least.
         """
         parts = list[PointPart]()
         for request, run, held in self._held:
             if run.report.outcome != "failed":
                 with run.turn(self._context.working):
-                    part = self._publish(request, run, held, inventory)
-                    parts.append(part)
-                    for late in [one.source for one in databases if one.until > part.until]:
-                        run.warn(f"{late} was copied after {request.source}: its newest rows may lack their files")
+                    late = [one.source for one in databases if one.until > held.held_until]
+                    if late or not self._looks:
+                        held.rescan(run)
+                    parts.append(self._publish(request, run, held, inventory))
+                    for source in late if self._looks > 1 else ():
+                        run.warn(f"{source} was copied after {request.source}: its newest rows may lack their files")
         return parts
 
     def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet, inventory: Inventory) -> PointPart:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from backupd.files.walker import FilesDirectory
 from backupd.formatting import printable
 from backupd.model import FilesFacts, FilesManifest
 from backupd.sqlite.database_files import SIDE_SUFFIXES
+from backupd.sqlite.snapshot import between
 from backupd.stores.content_writer import ContentWriter
 from backupd.stores.contract import HIDDEN
 from backupd.system.directory import Directory
@@ -33,7 +34,6 @@ INDEX: Final = "index"  # in the hidden directory of the store: of each set of f
 _LEVEL: Final = 6
 _FILES_OF_A_CAPTURE: Final = 1100  # and directories, at its peak: of contents that wait for their names 1,000
 _ADVANCE_EVERY_S: Final = 0.2
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,25 @@ class HeldSet:
         with run.stage("rescan"):
             self._held.rescan()
 
+    @property
+    def held_until(self) -> datetime:
+        """Up to when all is held that the set had."""
+        return between((self._held.since_ns, self._held.until_ns))[1]
+
     def capture(
         self, previous: FilesManifest | None, run: BackupRun, saw: Callable[[bytes], object] | None = None
     ) -> FilesCapture:
-        """Store the contents, durably, and pack the list, unless it is that of `previous`; `saw` gets each path.
+        """Store the contents, durably, and pack the list, unless it is that of `previous`.
 
-        Raises CopyCorrupt, NoSpace, SnapshotFailed, OSError.
+        `saw` gets the path of each file and link. Raises CopyCorrupt, NoSpace, SnapshotFailed, OSError.
         """
         held = self._held
         is_known = previous is not None and self._trailer.list_sha256 == previous.files.list_sha256
         if is_known and not held.seen.differs:
             if saw is not None:
                 for line in held.lines():
-                    saw(path_of(line))
+                    if not line.startswith(b"d"):
+                        saw(path_of(line))
             return self._result(self._trailer, unchanged=True)
         with run.stage("store"):
             not_held = held.store()
@@ -151,10 +157,11 @@ class HeldSet:
         unchanged: bool,
     ) -> FilesCapture:
         held = self._held
+        since, until = between((held.since_ns, held.until_ns))
         return FilesCapture(
             directory=held.directory,
-            since=_time(held.since_ns),
-            until=_time(held.until_ns),
+            since=since,
+            until=until,
             seen=held.seen,
             findings=held.storing.findings,
             not_held=not_held,
@@ -230,7 +237,3 @@ def _sometimes(advance: Callable[[int], None]) -> Callable[[int], None]:
 def shown_path(path: bytes) -> str:
     """Return a path of a file for messages."""
     return printable(os.fsdecode(path))
-
-
-def _time(time_ns: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_ns // 1000)
