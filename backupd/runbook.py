@@ -9,6 +9,7 @@ _PAGES: Final = {"en": "runbook.md", "es": "runbook.es.md"}
 # Each is an anchor in the runbook, in both languages.
 Topic = Literal[
     "restore",
+    "whole-app",
     "keys",
     "unhealthy",
     "source-unusable",

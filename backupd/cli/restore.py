@@ -146,8 +146,8 @@ def restore_command(
             _restore_missing(chosen, source, how, config, progress)
         elif back:
             context = common.open_context_for_restore(config, progress, reading=dry_run)
-            if source is None and len(config.sources) + len(config.files) > 1:
-                undo_whole(how, config, context, redo=redo)
+            if source in config.files or (source is None and len(config.sources) + len(config.files) > 1):
+                undo_whole(how, config, context, source, redo=redo)
             request = restore_request(config, one_source(source, config), stopped=stopped, dry_run=dry_run)
             request = plan_undo(request, context, redo=redo)
             restored = undo_one(request, store or LOCAL_STORE, config, context, online=online, quiet=as_json)

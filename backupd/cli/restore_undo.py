@@ -1,6 +1,9 @@
 """`backupd restore --undo` and `--redo`: of the restore of one source, or of a whole point."""
 
-from backupd.bootstrap.tasks import backup_request, restore_requests
+from collections.abc import Sequence
+from typing import NoReturn
+
+from backupd.bootstrap.tasks import backup_request, files_restore_request, restore_requests
 from backupd.cli import common, output
 from backupd.cli.restore_plan import Options
 from backupd.cli.restore_point import end_with_point
@@ -13,7 +16,8 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.restore import Restored, RestoreRequest
 from backupd.tasks.restore.in_place import is_in_use, restore_in_place, undo_in_place
 from backupd.tasks.restore.online import restore_online
-from backupd.tasks.restore.point_undo import plan_point_undo, undo_point
+from backupd.tasks.restore.point import AnyRestoreRequest
+from backupd.tasks.restore.point_undo import plan_files_undo, plan_point_undo, undo_point
 
 
 def restore(
@@ -64,16 +68,23 @@ def _print_undo(entry: RecordedRestore, config: Config, *, online: bool, dry_run
     output.echo(f"{verb} back the {what} at {at}: {puts}")
 
 
-def undo_whole(how: Options, config: Config, context: TaskContext, *, redo: bool) -> None:
+def undo_whole(how: Options, config: Config, context: TaskContext, files: str | None, *, redo: bool) -> None:
     """Take back the last restore of a point, print the result, and exit; return where the last one was of no point.
 
-    Raises TargetRefused where only some of its databases can be taken back.
+    Of one set of `files` alone, where it is named. Raises TargetRefused where only some parts can be taken back.
     """
+    if files is not None:
+        request = files_restore_request(config, files, stopped=how.stopped, dry_run=how.dry_run)
+        _undo_planned((plan_files_undo(request, context, redo=redo),), how, config, context)
     names = (*config.sources, *config.files)
     requests = restore_requests(config, names, stopped=how.stopped, dry_run=how.dry_run)
-    planned = plan_point_undo(requests, context, redo=redo)
-    if not planned or (together := planned[0].together) is None:
-        return
+    if planned := plan_point_undo(requests, context, redo=redo):
+        _undo_planned(planned, how, config, context)
+
+
+def _undo_planned(planned: Sequence[AnyRestoreRequest], how: Options, config: Config, context: TaskContext) -> NoReturn:
+    together = planned[0].together
+    assert together is not None  # noqa: S101 - it was planned
     if not how.as_json:
         verb = "would take" if how.dry_run else "taking"
         kind = planned[0].takes_back.record.kind if planned[0].takes_back else "restore"

@@ -11,15 +11,26 @@ from pathlib import Path
 from backupd.catalog import CatalogUnavailable, NotificationState, RunRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
+from backupd.model import FilesManifest, RestorePoint
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.report import drill_of
 from backupd.schedule import Due, Planned, TaskHistory, plan_next_run
-from backupd.status.model import Instance, MessageFigures, NextRun, SourceFigures, Status, TaskFigures
+from backupd.status.model import (
+    FilesFigures,
+    Instance,
+    MessageFigures,
+    NextRun,
+    PointFigures,
+    SourceFigures,
+    Status,
+    TaskFigures,
+)
 from backupd.system.mounts import responding_stat
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import present_inventory, read_health_facts
 from backupd.tasks.inventory import Inventory
+from backupd.tasks.pruning_plan import points_as_generations
 from backupd.tasks.requests import RetentionRule
 
 
@@ -55,6 +66,7 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
     now = context.clock()
     tasks, next_runs, restores, migrations_ok = _tasks(scope.planned, context, now)
     facts, free, sources = read_health_facts(limits, context, inventory), dict[str, int](), tuple[SourceFigures, ...]()
+    points = points_of(inventory, context) if inventory else ()
     if inventory is not None:
         with suppress(OSError):
             free = {context.store.name: context.store.free_space()}
@@ -72,6 +84,48 @@ def status_of(scope: StatusScope, inventory: Inventory | None) -> Status:
         pings=mask.of(read_pings(scope.monitors, context)),
         next_runs=next_runs,
         restores=restores,
+        point=next((point for point in points if point.sound), None),
+        points=len(points),
+    )
+
+
+def points_of(inventory: Inventory, context: TaskContext) -> tuple[PointFigures, ...]:
+    """Return the restore points of the local store, newest first; the catalog knows which replicas have all parts."""
+    copies = context.copies() if inventory.points else {}
+    return tuple(
+        PointFigures(
+            id=found.id,
+            taken_at=found.taken_at,
+            spread_ms=point.spread_ms,
+            parts=tuple(part.generation for part in point.parts),
+            sound=inventory.counts(found),
+            stores=(inventory.store, *_stores_of(point, copies, inventory.store)),
+        )
+        for found in points_as_generations(inventory)
+        if (point := inventory.points.get(found.id))
+    )
+
+
+def _stores_of(point: RestorePoint, copies: Mapping[str, tuple[str, ...]], local: str) -> list[str]:
+    """Return the replicas that have all parts of a restore point."""
+    held = [frozenset(copies.get(generation, ())) for generation in point.generations]
+    return sorted(frozenset[str].intersection(*held) - {local})
+
+
+def files_figures(source: str, inventory: Inventory) -> FilesFigures | None:
+    """Return the figures of a set of files by its newest verified generations; None for a database."""
+    counting = [inventory.manifests[one.id] for one in inventory.of(source) if inventory.counts(one)]
+    lists = [manifest for manifest in counting if isinstance(manifest, FilesManifest)][:2]
+    if not lists:
+        return None
+    newest, before = lists[0], lists[-1]
+    known = len(lists) > 1
+    return FilesFigures(
+        files=newest.files.files,
+        size_bytes=newest.files.size_bytes,
+        changed_at=newest.taken_at,
+        more_files=newest.files.files - before.files.files if known else None,
+        more_bytes=newest.files.size_bytes - before.files.size_bytes if known else None,
     )
 
 
@@ -220,4 +274,5 @@ def _source(source: str, inventory: Inventory, context: TaskContext) -> SourceFi
         archive_bytes=newest.archive.size_bytes if newest else None,
         newest_at=newest.taken_at if newest else None,
         frozen=context.holds.get(source) is not None,
+        files=files_figures(source, inventory),
     )

@@ -17,7 +17,14 @@ from backupd.report import drill_of
 from backupd.schedule import Planned, Schedule
 from backupd.status import model
 from backupd.status.calendar import SourceRecords, first_day, judge_days, runs_by_day
-from backupd.status.current import StatusScope, read_status, readable_inventory, status_of
+from backupd.status.current import (
+    StatusScope,
+    files_figures,
+    points_of,
+    read_status,
+    readable_inventory,
+    status_of,
+)
 from backupd.system.mounts import exposing_mount
 from backupd.tasks.context import TaskContext
 from backupd.tasks.freshness import read_health_facts
@@ -27,6 +34,7 @@ from backupd.tasks.pruning_plan import PruningPlans, pins_in_force
 MOST_MARKS: Final = 10_000  # a year of hourly backups
 MOST_GENERATIONS: Final = 100
 MOST_FOREIGN_SOURCES: Final = 10
+MOST_POINTS: Final = 10
 MOST_DRILLS: Final = 5
 MOST_LINES: Final = 20
 _MAX_LEVEL: Final = 20
@@ -84,6 +92,7 @@ def read_history(scope: StatusScope) -> model.History:
         status=status,
         timezone=str(scope.retention.timezone),
         histories=_histories(held, known, scope),
+        points=_restore_points(held, scope),
         drills=mask.of(known.drills),
         replicas=_replicas(scope.planned, known),
         disk=_disk(held, context) if inventory else None,
@@ -153,7 +162,17 @@ def _history(
         ),
         generation_count=len(generations),
         stored_bytes=sum(generation.archive_bytes for generation in generations),
+        files=files_figures(source, inventory),
     )
+
+
+def _restore_points(inventory: Inventory, scope: StatusScope) -> tuple[model.PointFigures, ...]:
+    found = points_of(inventory, scope.context)[:MOST_POINTS]
+    try:
+        reasons = PruningPlans(scope.retention, inventory, scope.context).points.reasons() if found else {}
+    except OSError:
+        reasons = {point.id: (HOLDS_UNREADABLE,) for point in found}
+    return tuple(replace(point, kept_for=reasons.get(point.id, ())) for point in found)
 
 
 def _reasons(source: str, inventory: Inventory, plans: PruningPlans) -> Mapping[str, tuple[str, ...]]:
@@ -193,6 +212,7 @@ def _generation(
         pinned=pin is not None,
         pinned_until=pin.until if pin else None,
         label=pin.label if pin else "",
+        kind=generation.kind,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from backupd.catalog import PingRecord
 from backupd.health import Health
-from backupd.model import Task
+from backupd.model import Kind, Task
 from backupd.report import DrillReport
 from backupd.runbook import DOCS_URL
 from backupd.status.calendar import Day, DayState
@@ -40,6 +40,31 @@ class GenerationFigures:
     pinned: bool = False
     pinned_until: datetime | None = None  # None for a pin: until it is released
     label: str = ""  # what an operator called it
+    kind: Kind = "database"
+
+
+@dataclass(frozen=True, slots=True)
+class FilesFigures:
+    """The newest verified generation of a set of files, and how much more it holds than the one before (None: none)."""
+
+    files: int
+    size_bytes: int
+    changed_at: datetime  # when that generation was taken: nothing has changed in later backups
+    more_files: int | None = None
+    more_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PointFigures:
+    """One restore point in the local store; `stores` are those that have all its parts."""
+
+    id: str
+    taken_at: datetime
+    spread_ms: int
+    parts: tuple[str, ...]  # ids of generations
+    sound: bool  # whether all of them are there, undamaged
+    stores: tuple[str, ...]
+    kept_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +77,7 @@ class SourceHistory:
     generations: tuple[GenerationFigures, ...]
     generation_count: int  # how many generations of it the local store holds, and (`stored_bytes`) their size
     stored_bytes: int
+    files: FilesFigures | None = None  # of a set of files
 
     @property
     def last_state(self) -> DayState:
@@ -136,6 +162,7 @@ class SourceFigures:
     archive_bytes: int | None
     newest_at: datetime | None
     frozen: bool
+    files: FilesFigures | None = None  # of a set of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +199,8 @@ class Status:
     pings: tuple[PingRecord, ...] = ()
     next_runs: tuple[NextRun, ...] = ()
     restores: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by source, then by outcome
+    point: PointFigures | None = None  # the newest sound restore point; None where there is none
+    points: int = 0  # how many restore points the local store holds
 
     @property
     def runs_known(self) -> bool:
@@ -200,6 +229,7 @@ class History:
     disk: DiskUse | None
     log: tuple[LogEntry, ...]
     unread: tuple[Unread, ...] = ()  # what could not be read; its part is empty
+    points: tuple[PointFigures, ...] = ()  # the newest restore points
     exposed: bool = False  # whether an app can delete the backups along with its database, and no replica has copies
     instance: Instance = Instance()
 

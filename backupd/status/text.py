@@ -20,7 +20,7 @@ def status_lines(status: Status, docs_url: str = DOCS_URL) -> tuple[str, ...]:
     """
     parts = (_verdict, _steps, partial(_links, docs_url=docs_url), _freshness, _drills, _runs)
     return tuple(
-        printable(line) for part in (*parts, _failures, _sources, _undelivered, _rest) for line in part(status)
+        printable(line) for part in (*parts, _failures, _sources, _points, _undelivered, _rest) for line in part(status)
     )
 
 
@@ -111,12 +111,24 @@ def _sources(status: Status) -> Iterator[str]:
         yield f"{'generations':<16} {source.source}: {', '.join(_holdings(source, status))}"
 
 
+def _points(status: Status) -> Iterator[str]:
+    """Yield the newest restore point that is sound, where there are any."""
+    if status.point is not None:
+        point, age_s = status.point, (status.taken_at - status.point.taken_at).total_seconds()
+        spread = f"{counted(len(point.parts), 'part')} at most {point.spread_ms} ms apart"
+        yield f"{'restore point':<16} {point.id}: {human_age(age_s)} old, {spread}, {status.points} in all"
+    elif status.points:
+        yield f"{'restore point':<16} none of {status.points} IS SOUND | what to do: backupd list --points"
+
+
 def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     yield f"{source.generations}, {source.verified} of them verified"
     if source.newest_at is not None:
         yield f"the newest {human_duration((status.taken_at - source.newest_at).total_seconds())} old"
     if source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
+    if source.files is not None:
+        yield counted(source.files.files, "file")
     if source.frozen:
         yield "ON HOLD: nothing is pruned"
 

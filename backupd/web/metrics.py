@@ -47,6 +47,12 @@ _HELP: Final[Mapping[str, str]] = {
     "backupd_generation_timestamp_seconds": "Time of the newest verified generation; earlier than the last "
     "backup where the database has not changed since.",
     "backupd_generations": "Number of generations in the local store, verified or damaged.",
+    "backupd_files": "Number of files in the newest verified generation of a set of files.",
+    "backupd_files_size_bytes": "Size of all these files.",
+    "backupd_point_timestamp_seconds": "Time of the newest sound restore point; absent while there is none.",
+    "backupd_point_spread_seconds": "How far apart the instants of its parts are at most.",
+    "backupd_point_parts": "Number of its parts.",
+    "backupd_points": "Number of restore points in the local store.",
     "backupd_rotation_frozen": "1 while pruning of the source is on hold, because it is damaged or has shrunk.",
     "backupd_messages_waiting": "Messages that wait for delivery to a channel.",
     "backupd_message_last_success_timestamp_seconds": "Last delivery to a channel; absent before the first.",
@@ -94,6 +100,7 @@ def _status_metrics(status: Status) -> Iterator[Metric]:
         yield _run_counts(status)
     yield from _task_metrics(status.tasks)
     yield from _source_metrics(status.sources)
+    yield from _point_metrics(status)
     yield from _message_metrics(status.messages)
     yield from _ping_metrics(status.pings)
 
@@ -157,9 +164,26 @@ def _source_metrics(sources: tuple[SourceFigures, ...]) -> Iterator[Metric]:
         backupd_generation_timestamp_seconds=lambda source: _seconds(source.newest_at),
         backupd_rotation_frozen=lambda source: float(source.frozen),
     )
+    yield from _gauges(
+        ("source",),
+        [(values, source.files) for values, source in rows if source.files],
+        backupd_files=lambda files: float(files.files),
+        backupd_files_size_bytes=lambda files: float(files.size_bytes),
+    )
     counts = [((*values, "verified"), source.verified) for values, source in rows]
     counts += [((*values, "damaged"), source.generations - source.verified) for values, source in rows]
     yield _gauge("backupd_generations", ("source", "state"), counts)
+
+
+def _point_metrics(status: Status) -> Iterator[Metric]:
+    yield _gauge("backupd_points", (), [((), status.points)])
+    yield from _gauges(
+        (),
+        [((), point) for point in [status.point] if point],
+        backupd_point_timestamp_seconds=lambda point: point.taken_at.timestamp(),
+        backupd_point_spread_seconds=lambda point: point.spread_ms / 1000,
+        backupd_point_parts=lambda point: float(len(point.parts)),
+    )
 
 
 def _message_metrics(messages: MessageFigures) -> Iterator[Metric]:

@@ -10,7 +10,16 @@ from backupd.status.model import DiskUse, History
 from backupd.web import drawings
 from backupd.web.html import html_response
 from backupd.web.localizer import Language, Localizer
-from backupd.web.page_view import MOST_SOURCES, SEVERITIES, cards, day_words, restore_commands, source_view
+from backupd.web.page_view import (
+    MOST_SOURCES,
+    SEVERITIES,
+    cards,
+    day_words,
+    point_commands,
+    restore_commands,
+    source_view,
+    spread_text,
+)
 from backupd.web.responses import WebResponse
 from backupd.web.verdict import due_run, first_run, headline, to_dos
 
@@ -55,7 +64,9 @@ def page_response(history: History, language: Language, *, refreshing: bool = Tr
         disk_width=_DISK_WIDTH,
         drawings=drawings,
         day_words=day_words,
+        point_commands=point_commands,
         restore_commands=restore_commands,
+        spread_text=spread_text,
     )
 
 

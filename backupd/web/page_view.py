@@ -6,18 +6,19 @@ from datetime import datetime
 from shlex import quote
 from typing import Final
 
-from backupd.formatting import human_duration
+from backupd.formatting import human_bytes, human_duration
 from backupd.health import Freshness, within_limit
 from backupd.model import Severity, is_generation_id
 from backupd.status.calendar import Day
 from backupd.status.history import NOT_CONFIGURED
-from backupd.status.model import GenerationFigures, History, NextRun, SourceHistory
+from backupd.status.model import FilesFigures, GenerationFigures, History, NextRun, PointFigures, SourceHistory
 from backupd.web.chart_view import ChartView, duration_chart, size_chart
 from backupd.web.drawings import Half, halves
 from backupd.web.localizer import Localizer
 from backupd.web.verdict import PROOFS, due_run, first_run
 
 MOST_SOURCES: Final = 20
+_SECOND_MS: Final = 1000
 STATES: Final = ("verified", "degraded", "failed", "missed")
 SEVERITIES: Final[dict[str, Severity]] = {
     "healthy": "success",
@@ -56,6 +57,7 @@ class SourceView:
     sizes: ChartView | None
     durations: ChartView | None
     coming: str  # when its first backup starts, in place of what there is nothing to show for; empty once there is one
+    files: str = ""  # of a set of files: how many there are, their growth, and the last change
 
 
 def cards(history: History, localizer: Localizer) -> tuple[Card, ...]:
@@ -87,6 +89,7 @@ def source_view(source: SourceHistory, history: History, localizer: Localizer) -
         sizes=size_chart(source, localizer),
         durations=duration_chart(source, localizer),
         coming=_coming(source, history, localizer),
+        files=_files_text(source.files, localizer) if source.files else "",
     )
 
 
@@ -94,10 +97,21 @@ def restore_commands(generation: GenerationFigures, exec_prefix: str) -> tuple[s
     """Return the command that restores a generation, for each store that has it; none for one that is damaged here."""
     usable = generation.verification not in ("corrupt", "unknown")
     ways = [*([""] if usable else []), *(f" --from {quote(store)}" for store in generation.stores[1:])]
-    if not is_generation_id(generation.id):
+    if not is_generation_id(generation.id) or generation.kind == "files":  # those come back with their restore point
         return ()
     to = " --to NEW_FILE" if NOT_CONFIGURED in generation.kept_for else ""
     return tuple(f"{exec_prefix}backupd restore {quote(generation.id)}{way}{to}" for way in ways)
+
+
+def point_commands(point: PointFigures, exec_prefix: str) -> tuple[str, ...]:
+    """Return the command that restores a whole restore point, for each store that has it; locally if it is sound."""
+    ways = [*([""] if point.sound else []), *(f" --from {quote(store)}" for store in point.stores[1:])]
+    return tuple(f"{exec_prefix}backupd restore --point {quote(point.id)}{way}" for way in ways)
+
+
+def spread_text(spread_ms: int) -> str:
+    """Return how far apart the parts of a restore point are: `12 ms`, `1.5 s`."""
+    return human_duration(spread_ms / 1000) if spread_ms >= _SECOND_MS else f"{spread_ms} ms"
 
 
 def day_words(day: Day, localizer: Localizer) -> str:
@@ -132,6 +146,15 @@ def _card(freshness: Freshness, history: History, localizer: Localizer) -> Card:
         share=min(1.0, max(0.0, age_s / freshness.limit_s)) if freshness.limit_s else 0.0,
         next_at="" if planned or not due else _next_at(due, localizer),
     )
+
+
+def _files_text(files: FilesFigures, localizer: Localizer) -> str:
+    count, size, at = f"{files.files:,}", human_bytes(files.size_bytes), localizer.at(files.changed_at)
+    text = localizer.translate("files.figures", count=count, size=size, at=at)
+    if files.more_files is None or files.more_bytes is None:
+        return text
+    grown = f"{'-' if files.more_bytes < 0 else '+'}{human_bytes(abs(files.more_bytes))}"
+    return f"{text} {localizer.translate('files.growth', files=f'{files.more_files:+,}', size=grown)}"
 
 
 def _coming(source: SourceHistory, history: History, localizer: Localizer) -> str:

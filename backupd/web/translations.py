@@ -149,6 +149,29 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     "generations": Phrase("Generations", "Copias guardadas"),
     "generations.none": Phrase("None yet.", "Ninguna aún."),
     "generations.count": Phrase("{count} in total, {size}", "{count} en total, {size}"),
+    # Restore points and sets of files.
+    "points": Phrase("Restore points", "Puntos de restauración"),
+    "points.count": Phrase("{count} in all", "{count} en total"),
+    "points.how": Phrase(
+        "A restore point has the databases and files of one run, which come back together:",
+        "Un punto de restauración tiene las bases de datos y los archivos de una ejecución, que vuelven juntos:",
+    ),
+    "point": Phrase("restore point", "punto de restauración"),
+    "point.spread": Phrase("at most {spread} apart", "separados como máximo {spread}"),
+    "point.damaged": Phrase("a part is damaged or missing", "una parte está dañada o falta"),
+    "parts": Phrase("parts", "partes"),
+    "files": Phrase("Files", "Archivos"),
+    "files.how": Phrase(
+        "They come back with the restore point that they are part of:",
+        "Vuelven con el punto de restauración del que forman parte:",
+    ),
+    "files.figures": Phrase(
+        "{count} files, {size}; last change saved at {at}.",
+        "{count} archivos, {size}; último cambio guardado: {at}.",
+    ),
+    "files.growth": Phrase(
+        "Since the copy before: {files} files, {size}.", "Desde la copia anterior: {files} archivos, {size}."
+    ),
     "restore": Phrase("Restore", "Restaurar"),
     "restore.how": Phrase(
         "To restore one: stop the app, run its command, start the app.",

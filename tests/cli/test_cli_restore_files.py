@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,20 @@ def test_only_files_leaves_the_database_alone(app: App) -> None:
     assert (app.uploads / "dog.jpg").read_bytes() == b"dog"
 
 
+def test_files_of_a_point_are_taken_back_alone(app: App) -> None:
+    before = facts(app.uploads)
+    change(app)
+    changed = facts(app.uploads, inodes=True)
+    assert app.typed("restore", "--point", "latest").code == 0
+    back = app.typed("restore", "--undo", "--source", "uploads")
+    assert back.code == 0, back
+    assert (facts(app.uploads, inodes=True), transfers(app.database)) == (changed, 0)
+    whole = app.typed("restore", "--undo")
+    assert (whole.code, "uploads was restored or taken back since" in whole.err) == (1, True)
+    assert app.typed("restore", "--redo", "--source", "uploads").code == 0
+    assert facts(app.uploads)[b"dog.jpg"] == before[b"dog.jpg"]
+
+
 def test_damaged_content_restores_nothing(app: App) -> None:
     change(app)
     for path in (app.root / "backups" / "files").rglob("*"):
@@ -171,3 +186,15 @@ def test_backup_leaves_out_what_restores_kept(app: App) -> None:
     assert app.typed("restore", "--point", "latest").code == 0
     listed = app.root / "backups" / f"{back_up(app.root)}.files.gz"
     assert b".backupd" not in gzip.decompress(listed.read_bytes())
+
+
+def test_point_comes_back_from_a_replica(app: App) -> None:
+    offsite = app.root / "offsite"
+    shutil.copytree(app.root / "backups", offsite, ignore=shutil.ignore_patterns(".backupd", "backup.log"))
+    config = app.root / "backupd.toml"
+    config.write_text(f'{config.read_text()}[replicas.offsite]\nurl = "file://{offsite}"\n')
+    before = facts(app.uploads)
+    change(app)
+    done = app.typed("restore", "--point", "latest", "--from", "offsite", "--exact")
+    assert done.code == 0, done
+    assert set(facts(app.uploads).items()) >= set(before.items())

@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import stat
+import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +15,14 @@ from hypothesis import strategies as st
 
 from backupd.archive.file_list import FileEntry
 from backupd.errors import CopyCorrupt
-from backupd.files.restoration import KEPT
+from backupd.files.restoration import KEPT, restorations
+from backupd.files.tree import remove_tree
+from backupd.system.directory import Directory
+from support.directories import small_disk
 from support.put_back import MemoryContents, entries_of, facts, go_back, put_back, ready
 
 NOW = datetime(2026, 11, 30, 4, tzinfo=UTC)
+APP = 12345
 OLD_TIME_NS = 1_600_000_000_123_456_789
 
 
@@ -107,7 +113,8 @@ def test_file_that_appears_in_between_is_kept(root: Path) -> None:
     contents = MemoryContents()
     entries = entries_of(root, contents)
     (root / "2026" / "dog.jpg").write_bytes(b"older dog")
-    with ready(root, entries, contents, NOW) as restoration:
+    with ready(root, entries, contents, NOW) as prepared:
+        restoration = prepared.restoration
         (root / "2026" / "dog.jpg").rename(root / restoration.name / "old" / "dog.jpg")
         shutil.rmtree(root / restoration.name / "old")
         (root / restoration.name / "old" / "2026").mkdir(parents=True)
@@ -169,6 +176,79 @@ def test_nobody_gets_a_setuid_program(root: Path) -> None:
     entry = FileEntry(b"tool", "f", 0o6755, os.getuid(), os.getgid(), OLD_TIME_NS, len(data), digest)
     put_back(root, [entry], contents, NOW)
     assert stat.S_IMODE((root / "tool").stat().st_mode) == 0o755
+
+
+def test_user_of_the_app_gets_read_only_directories_back(root: Path) -> None:
+    """Whoever owns a directory may rename what is in it, even where its mode forbids that for the moment."""
+    contents = MemoryContents()
+    (root / "2026" / "11").chmod(0o555)
+    (root / "2026").chmod(0o555)
+    for path in (root, *root.rglob("*")):
+        os.chown(path, APP, APP, follow_symlinks=False)
+    entries, before = entries_of(root, contents), facts(root)
+    (root / "2026" / "dog.jpg").unlink()
+    (root / "2026" / "11" / "cat.jpg").write_bytes(b"tac")
+    shutil.move(root / "2026" / "11", root / "2026" / "moved")
+
+    def restore_and_remove() -> None:
+        put_back(Path(), entries, contents, NOW, exact=True)
+        with Directory.open(Path()) as directory:
+            (name,) = restorations(directory, KEPT)
+            remove_tree(directory, name)
+
+    assert as_user(restore_and_remove, root) == 0
+    assert facts(root) == before
+
+
+def test_owners_that_cannot_be_given_are_counted(root: Path) -> None:
+    contents = MemoryContents()
+    entries = entries_of(root, contents)  # of root
+    for path in (root, *root.rglob("*")):
+        os.chown(path, APP, APP, follow_symlinks=False)
+    shutil.rmtree(root / "2026")
+
+    def restore() -> None:
+        with ready(Path(), entries, contents, NOW) as prepared:
+            assert prepared.staged.foreign == 4  # two directories and two files
+            prepared.restoration.move()
+
+    assert as_user(restore, root) == 0
+    assert (root / "2026" / "dog.jpg").stat().st_uid == APP
+
+
+def test_full_disk_changes_nothing(tmp_path: Path) -> None:
+    contents, template = MemoryContents(), tmp_path / "template"
+    template.mkdir()
+    for number in range(8):
+        (template / f"{number}").write_bytes(os.urandom(200_000))
+    entries = entries_of(template, contents)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        (disk / "0").write_bytes(b"other")
+        before = facts(disk, inodes=True)
+        with pytest.raises(OSError, match="No space left"):
+            put_back(disk, entries, contents, NOW)
+        assert facts(disk, inodes=True) == before
+        assert list(disk.iterdir()) == [disk / "0"]
+
+
+def as_user(act: Callable[[], None], directory: Path) -> int:
+    """Call `act` in a fork as the user of the app, in a `directory` that it could not get to; return its exit code."""
+    assert datetime.strptime("2026-11-30", "%Y-%m-%d")  # noqa: DTZ007 - imports a module that this user may not read
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(directory)
+            os.setgroups([])
+            os.setgid(APP)
+            os.setuid(APP)
+            act()
+            code = 0
+        except BaseException:  # noqa: BLE001 - the test reads it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 names = st.binary(min_size=1, max_size=6).filter(lambda name: not set(name) & {0, 47} and name not in (b".", b".."))

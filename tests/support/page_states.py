@@ -15,12 +15,14 @@ from backupd.status.calendar import SourceRecords, judge_days, runs_by_day
 from backupd.status.model import (
     DiskUse,
     DrillFigures,
+    FilesFigures,
     GenerationFigures,
     History,
     Instance,
     LogEntry,
     NextRun,
     Point,
+    PointFigures,
     ReplicaFigures,
     SourceFigures,
     SourceHistory,
@@ -64,6 +66,32 @@ def healthy() -> History:
         log=_log(),
         instance=INSTANCE,
     )
+
+
+def whole_app() -> History:
+    """A set of files beside the databases, with restore points of all."""
+    history = healthy()
+    files = FilesFigures(12_345, 2100 * MIB, _LAST, 12, 3 * MIB)
+    uploads = replace(_history("uploads", 40), files=files)
+    generations = tuple(replace(one, kind="files") for one in uploads.generations)
+    uploads = replace(uploads, generations=generations)
+    points = tuple(
+        PointFigures(
+            id=generation_id("point", at),
+            taken_at=at,
+            spread_ms=12 + 1_300 * ago,
+            parts=tuple(generation_id(source, at) for source in ("tasks", "notes", "uploads")),
+            sound=ago != 2,
+            stores=("local", "offsite") if ago else ("local",),
+            kept_for=("within 48h",) if ago < 2 else (f"daily {at:%Y-%m-%d}",) if ago < 3 else (),
+        )
+        for ago in range(4)
+        for at in [_LAST - ago * DAY]
+    )
+    figures = SourceFigures("uploads", 4, 4, files.size_bytes, 1 * MIB, _LAST, frozen=False, files=files)
+    sources = (*history.status.sources, figures)
+    status = replace(history.status, sources=sources, point=points[0], points=len(points))
+    return replace(history, status=status, histories=(*history.histories, uploads), points=points)
 
 
 def degraded() -> History:
@@ -150,6 +178,7 @@ def first_day() -> History:
 
 STATES: Final = {
     "healthy": healthy,
+    "whole-app": whole_app,
     "degraded": degraded,
     "failing": failing,
     "empty": empty,

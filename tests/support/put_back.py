@@ -15,10 +15,11 @@ from backupd.archive.file_list import FileEntry, encode_entry
 from backupd.errors import ContentMissing
 from backupd.files.comparison import OWN_PREFIX, Changes, Comparison, Stays
 from backupd.files.restoration import KEPT, Goal, Restoration, State, restorations
-from backupd.files.staging import Staging, damage_error
+from backupd.files.staging import Staged, Staging, damage_error
 from backupd.files.steps import Move
 from backupd.model import NoProgress
 from backupd.system.directory import Directory
+from backupd.tasks.restore.files_left import discard_unused
 
 GENERATION = "uploads-20261130-0400"
 Facts = tuple[object, ...]
@@ -97,6 +98,15 @@ def facts(root: Path, *, inodes: bool = False) -> dict[bytes, Facts]:
     return found
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A restore that is ready to be moved into place."""
+
+    restoration: Restoration
+    changes: Changes
+    staged: Staged
+
+
 @contextmanager
 def ready(
     root: Path,
@@ -106,20 +116,21 @@ def ready(
     *,
     exact: bool = False,
     stays: Stays = lambda _path, _is_directory: False,
-) -> Iterator[Restoration]:
-    """Compare and unpack, and yield a restore that is ready to be moved into place."""
+) -> Iterator[Ready]:
+    """Compare and unpack, as the task does; what was not moved is removed."""
     with Directory.open(root) as directory, Restoration.create(directory, now) as restoration:
-        comparison = Comparison(directory, stays if exact else None, 2, NoProgress())
-        restoration.write_plan(comparison.steps(entries))
-        with restoration.new_tree() as new:
-            puts = (step.path for step in restoration.steps() if isinstance(step, Move) and step.kind == "put")
-            staged = Staging(new, contents.open, 2, lambda _done: None).unpack(entries, puts)
-        if staged.damage:
-            restoration.remove()
-            raise damage_error(staged, GENERATION)
-        restoration.changes = comparison.changes  # type: ignore[attr-defined]
-        restoration.make_ready(State("restored", "ready", GENERATION, now.timestamp(), first=True))
-        yield restoration
+        try:
+            comparison = Comparison(directory, stays if exact else None, 2, NoProgress())
+            restoration.write_plan(comparison.steps(entries))
+            with restoration.new_tree() as new:
+                puts = (step.path for step in restoration.steps() if isinstance(step, Move) and step.kind == "put")
+                staged = Staging(new, contents.open, 2, lambda _done: None).unpack(entries, puts)
+            if staged.damage:
+                raise damage_error(staged, GENERATION)
+            restoration.make_ready(State("restored", "ready", GENERATION, now.timestamp(), first=True))
+            yield Ready(restoration, comparison.changes, staged)
+        finally:
+            discard_unused(restoration)
 
 
 def put_back(
@@ -132,11 +143,10 @@ def put_back(
     stays: Stays = lambda _path, _is_directory: False,
 ) -> Changes:
     """Restore a set of files, and return what was changed."""
-    with ready(root, entries, contents, now, exact=exact, stays=stays) as restoration:
-        restoration.move()
-        restoration.keep()
-        changes: Changes = restoration.changes  # type: ignore[attr-defined]
-        return changes
+    with ready(root, entries, contents, now, exact=exact, stays=stays) as prepared:
+        prepared.restoration.move()
+        prepared.restoration.keep()
+        return prepared.changes
 
 
 def go_back(root: Path, goal: Goal = "reverted") -> None:

@@ -1,5 +1,6 @@
 """Restore points in a store: pruned as wholes, index first, removed by hand, pinned, and never left without a part."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import pytest
 
 from backupd.errors import GenerationMissing, RemovalRefused
 from backupd.model import RetentionPolicy
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.prune import pin_all, prune, unpin_all
-from backupd.tasks.remove import remove_local
-from backupd.tasks.requests import BackupRequest, PinRequest, RetentionRule
+from backupd.tasks.remove import remove_at_replica, remove_local
+from backupd.tasks.replica import once
+from backupd.tasks.replicate import replicate
+from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
 from support.command import log_lines
 from support.generations import backdated
 from support.points import publish_point
@@ -150,3 +154,22 @@ def test_point_that_lost_a_part_is_not_counted_and_newest_whole_one_stays(
     assert context.store.points() == tuple(points[1:])
     inventory = read_inventory(context)
     assert inventory.points[points[1]].generations <= inventory.manifests.keys()
+
+
+def test_point_at_replica_is_removed_before_a_part_and_only_by_force(
+    context: TaskContext, points: list[str], tmp_path: Path
+) -> None:
+    there = DirectoryReplica("nas", tmp_path / "nas")
+    request = ReplicationRequest("nas", RetentionRule(), ("tasks",))
+    replicated = replicate(request, lambda: nullcontext(there), once, context)
+    assert replicated.outcome == "done", replicated
+    assert there.points() == tuple(points)
+    (part,) = [stored.id for stored in there.list() if stored.id.startswith("other")]
+    with pytest.raises(RemovalRefused, match=f"{part} is part of restore point {points[2]}"):
+        remove_at_replica([part], request, lambda: nullcontext(there), context, force=False)
+    remove_at_replica([points[0]], request, lambda: nullcontext(there), context, force=False)
+    assert there.points() == tuple(points[1:])
+    remove_at_replica([part], request, lambda: nullcontext(there), context, force=True)
+    assert there.points() == ()
+    assert part not in {stored.id for stored in there.list()}
+    assert context.store.points() == tuple(points)

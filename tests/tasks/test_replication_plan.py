@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.model import Generation, Hold, RetentionPolicy, generation_id
+from backupd.model import Generation, Hold, Kept, PointPart, RestorePoint, RetentionPolicy, generation_id
 from backupd.tasks.provenance import ForeignGenerations
-from backupd.tasks.replication_plan import ReplicationPlan, plan_replication
+from backupd.tasks.replication_plan import PointsPlan, ReplicationPlan, ReplicationPlans, plan_replication
 from backupd.tasks.requests import ReplicationRequest, RetentionRule
 from support.catalog_values import manifest
 
@@ -138,3 +138,21 @@ def test_generations_of_other_stores_take_no_slot_and_prevent_removal(
     assert decided.refused == (not there)
     alone = plan_replication(mine, theirs, WEEK, NOW)
     assert sent(decided) == (sent(alone) if there else [])
+
+
+def test_newest_whole_point_is_sent_before_older_ones_and_each_part_once() -> None:
+    here = [taken(days) for days in range(4)]
+    sources = ReplicationPlan(tuple(Kept(one, ("daily",)) for one in here), (), ())
+
+    def point(days_ago: int, *parts: Generation) -> RestorePoint:
+        at = NOW - timedelta(days=days_ago)
+        found = tuple(PointPart("app", "database", part.id, "0" * 64, at, at) for part in parts)
+        return RestorePoint(1, generation_id("point", at), "f" * 16, at, "1.0", found)
+
+    newest, older = point(1, here[1], here[3]), point(2, here[2], here[3])
+    plans = ReplicationPlans((sources,), PointsPlan(send=(older, newest)))
+    assert [([one.id for one in parts], sent) for parts, sent in plans.in_order()] == [
+        (ids([here[0]]), None),
+        (sorted(ids([here[1], here[3]])), newest),
+        (ids([here[2]]), older),
+    ]

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backupd.status.model import SourceFigures, Status, TaskFigures
 from backupd.web.metrics import metrics_response
+from support.page_states import whole_app
 from support.web_site import ILL, NOW, WELL, status_of
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +172,7 @@ def test_page_explains_every_metric_with_its_labels() -> None:
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\| [^|]+ \|$", section, re.MULTILINE)
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
     exported: dict[str, set[str]] = {}
-    for name, pairs in (*samples_of(status_of(WELL)), *samples_of(status_of(ILL))):
+    for name, pairs in (*samples_of(status_of(WELL)), *samples_of(status_of(ILL)), *samples_of(whole_app().status)):
         exported.setdefault(name, set()).update(label for label, _ in pairs)
     assert documented == exported
 
@@ -184,3 +185,14 @@ def test_every_metric_has_help_text() -> None:
 def test_empty_installation_has_metrics() -> None:
     empty = replace(status_of(WELL), tasks=(), sources=(), free_bytes={}, started_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert {"app_started_at", "migrations_ok", "backupd_healthy"} <= names_of(empty)
+
+
+def test_files_and_newest_sound_restore_point_are_measured() -> None:
+    status = whole_app().status
+    assert value(status, "backupd_files", source="uploads") == 12_345
+    assert value(status, "backupd_files_size_bytes", source="uploads") == 2100 << 20
+    assert value(status, "backupd_files", source="notes") is None
+    assert value(status, "backupd_points") == 4
+    assert value(status, "backupd_point_spread_seconds") == 0.012
+    assert value(status, "backupd_point_parts") == 3
+    assert value(replace(status, point=None), "backupd_point_timestamp_seconds") is None

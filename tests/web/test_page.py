@@ -267,3 +267,15 @@ def test_hanging_disk_is_reported() -> None:
     assert "El disco no responde" in Reader(page.text).text
     assert api.json == {"answered": False, "reasons": ["no answer within 0.2 s"]}
     assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+
+
+def test_restore_points_and_files_are_shown_with_the_command_that_restores_them(site: WebSite) -> None:
+    text = shown(site, STATES["whole-app"]()).text
+    newest, damaged = "point-20261125-0700", "point-20261123-0700"
+    assert f"docker exec 0a1b2c3d4e5f backupd restore --point {newest}" in text
+    assert f"backupd restore --point {damaged} --from offsite" in text, "a replica may have what is damaged here"
+    assert f"backupd restore --point {damaged} docker" not in text
+    assert "at most 12 ms apart" in text
+    assert "12,345 files, 2.1 GiB" in text
+    assert "+12 files, +3.0 MiB" in text
+    assert "backupd restore uploads-" not in text, "files come back with their restore point"

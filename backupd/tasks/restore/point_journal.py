@@ -29,6 +29,7 @@ from backupd.system.directory import Directory
 from backupd.system.small_file import UnexpectedFile
 
 FILES_JOURNAL: Final = ".backupd-restore-point"  # in the directory of a set of files
+FILES_JOURNAL_PART: Final = f"{FILES_JOURNAL}.part"  # while it is written
 _MAX_BYTES: Final = 1 << 20
 _MOST_PARTS: Final = 1000
 
@@ -89,7 +90,7 @@ def new_run() -> str:
 
 def write_copy(directory: Directory, place: PartPlace, journal: PointJournal) -> None:
     """Write the copy at `place`, whose directory is open, durably. Raises OSError."""
-    temporary = new_part_name(Path(place.path).name) if place.kind == "database" else f"{FILES_JOURNAL}.part"
+    temporary = new_part_name(Path(place.path).name) if place.kind == "database" else FILES_JOURNAL_PART
     directory.replace(place.name, json.dumps(asdict(journal)).encode() + b"\n", temporary=temporary)
 
 

@@ -57,6 +57,26 @@ def plan_point_undo(
     return tuple(_undoing(request, last[request.source], undone) for request in chosen)
 
 
+def plan_files_undo(request: FilesRestoreRequest, context: TaskContext, *, redo: bool) -> FilesRestoreRequest:
+    """Return the request to take back the last restore of one set of files alone (with `redo`, its last undo).
+
+    A killed restore is recovered first, except in a dry run. Raises GenerationMissing, TargetRefused, LockHeld.
+    """
+    if not request.dry_run:
+        directories = locked_directories([request])
+        with restore_locks(directories):
+            recover_targets([request], directories, context)
+    entry = choose_files_undo(kept_files(request.path), redo=redo)
+    if entry.record.together is None:
+        raise TargetRefused(
+            f"there were no files in {request.path} before the restore of {entry.record.generation}",
+            f"to have none, move them away; what that restore kept is {entry.path}",
+        )
+    return replace(
+        request, takes_back=entry, together=PointRestore(entry.record.together.point, new_run(), (request.source,))
+    )
+
+
 def _undoing(request: AnyRestoreRequest, entry: Recorded | None, together: PointRestore | None) -> AnyRestoreRequest:
     if isinstance(request, FilesRestoreRequest):
         return replace(request, takes_back=entry if isinstance(entry, KeptFiles) else None, together=together)
@@ -69,7 +89,8 @@ def choose_together(last: Mapping[str, Recorded | None]) -> PointRestore | None:
     Raises TargetRefused where one of its sources was restored or taken back since, or is not configured.
     """
     entries = [entry for entry in last.values() if entry is not None and entry.record.together is not None]
-    newest = max(entries, key=lambda entry: entry.restored_at, default=None)
+    restores = [entry for entry in entries if entry.record.kind != "undo"]
+    newest = max(restores or entries, key=lambda entry: entry.restored_at, default=None)
     together = None if newest is None else newest.record.together
     if newest is None or together is None:
         return None

@@ -18,7 +18,7 @@ from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import RestoreRecovered
 from backupd.tasks.restore.files_left import opened_set, running, turn_back
-from backupd.tasks.restore.point_journal import FILES_JOURNAL
+from backupd.tasks.restore.point_journal import FILES_JOURNAL, FILES_JOURNAL_PART
 from backupd.tasks.restore.point_recovery import recover_point
 
 _EMPTY_BYTES: Final = 1  # SQLite also takes a file of one byte for a new database
@@ -106,6 +106,7 @@ def recover_files(path: Path, context: TaskContext, *, held: Iterable[Path] = ()
     target = real_path(path)
     recover_point("files", target, context, held=(*held, target), stopped=stopped)
     with suppress(FileNotFoundError), opened_set(target) as root:
+        root.unlink(FILES_JOURNAL_PART)
         for restoration in running(root):
             state = restoration.state()
             if state is not None and (state.phase == "moving" or (state.phase == "reached" and not state.turned_back)):
