@@ -34,7 +34,7 @@ while True:
     database.execute("INSERT INTO uploads VALUES (?)", (path,))
     live.append(path)
     if number >= {FILES}:
-        old = live.pop(random.randrange(len(live)))
+        old = live.pop(random.randrange(len(live) // 2))  # what is gone before anybody looks can be held by nothing
         database.execute("DELETE FROM uploads WHERE path = ?", (old,))
         os.unlink(f"{{root}}/uploads/{{old}}")
         time.sleep(0.004)
@@ -76,6 +76,7 @@ def back_up_both(files: FileSet) -> tuple[int, int, int]:
         holding_set(files.request, staging, context) as held,
     ):
         held.hold(run)
+        held.rescan(run)  # as a run does, just before it pins the databases
         rows = copy_database(files.root)
         held.rescan(run)
         capture = held.capture(None, run, lambda path: listed.add(path.decode()))
