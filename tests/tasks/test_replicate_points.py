@@ -19,6 +19,7 @@ from backupd.tasks.context import TaskContext
 from backupd.tasks.prune import pin_generation
 from backupd.tasks.replica import Connect
 from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
+from backupd.tasks.verify import record_verification
 from support.file_sets import FileSet
 from support.points import publish_point
 from support.replicas import assert_checksums, over_sftp, replicate_to
@@ -102,6 +103,19 @@ def test_point_is_sent_with_all_that_it_needs_and_only_what_changed_travels_late
     second = app.point(days=1)
     later = app.replicate()
     assert (later.details.points, later.details.contents) == ((second,), 1)
+    assert app.contents(app.there) == app.contents(app.here)
+
+
+def test_content_that_is_damaged_there_is_replaced_once_a_check_has_found_it(app: App) -> None:
+    app.point()
+    app.replicate()
+    (key,) = app.names(LIST_SUFFIX)
+    for damaged in sorted(app.there.glob("files/*/*"))[::20]:
+        damaged.chmod(0o600)
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+    record_verification(key, app.context, sound=False, detail="3 of 41 files cannot be restored", store="there")
+    report = app.replicate()
+    assert (report.outcome, report.details.sent, report.details.contents) == ("done", (key,), 3), report
     assert app.contents(app.there) == app.contents(app.here)
 
 
