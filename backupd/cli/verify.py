@@ -11,6 +11,7 @@ from backupd.errors import CopyUnreadable, GenerationMissing
 from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
 from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import refusal
@@ -42,11 +43,20 @@ def verify_command(
         context = common.open_context(config, progress, writing=None)
         with common.opened(store, config, context) as (archives, inventory):
             common.require_sources(names, config, inventory)
-            usable = _usable(ids, names or tuple(config.sources), inventory, store, context)
+            usable = _usable(ids, names or (*config.sources, *config.files), inventory, store, context)
+            contents = ContentsCheck(archives.contents)  # each is read once, whatever lists name it
             for generation in _chosen(ids, names, usable, everything=everything):
                 reserve = config.space.reserve
                 try:
-                    result = verify(generation, usable, workers(config), context, reserve=reserve, store=archives)
+                    result = verify(
+                        generation,
+                        usable,
+                        workers(config),
+                        context,
+                        reserve=reserve,
+                        store=archives,
+                        contents=contents,
+                    )
                 except GenerationMissing:
                     if ids:
                         raise

@@ -7,23 +7,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
-from backupd.model import LOCAL_STORE, AnyManifest, Generation
+from backupd.formatting import counted, printable
+from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
-from backupd.system.resources import reserve_bytes
-from backupd.tasks.choice import choose_database
+from backupd.system.resources import require_space, reserve_bytes
+from backupd.tasks.choice import choose_generation
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.restore.extract import FilesStore, extract_list, extract_verified, listed_entries
 from backupd.tasks.run import Run
+
+_MOST_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +131,12 @@ def verify(
     context: TaskContext,
     *,
     reserve: int | None = 0,
-    store: Archives | None = None,
+    store: FilesStore | None = None,
+    contents: ContentsCheck | None = None,
 ) -> VerificationResult:
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
+
+    Of a set of files that is its list, and every content that it names, unless `contents` has read it before.
 
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
     that does not fit there, cannot be read now, or is no longer at its replica is neither sound nor damaged, and
@@ -141,7 +149,8 @@ def verify(
         why = inventory.refused[generation]
         return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=not gone)
     try:
-        detail = _verify_copy(generation, inventory, workers, context, reserve, store)
+        contents = contents or ContentsCheck(store.contents)
+        detail = _verify_copy(generation, inventory, workers, context, reserve, store, contents)
     except (NoSpace, ReplicaFailed) as error:
         # Its manifest may claim any size, and a server may refuse one archive: the others are verified all the same.
         detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
@@ -166,15 +175,43 @@ def verify(
     return replace(result, warning=warning)
 
 
+def _verify_files(
+    manifest: FilesManifest, store: FilesStore, listed: HeldFile, workers: int, contents: ContentsCheck, reserve: int
+) -> None:
+    """Read the list of a set of files, and every content that it names and that was not read before.
+
+    Raises CopyCorrupt, which names files that cannot be restored; NoSpace, ReplicaUnreachable, OSError.
+    """
+    require_space(Path(listed.directory.fixed_path), manifest.files.list_bytes, reserve, f"verifying {manifest.id}")
+    with listed.stream() as stream:
+        extract_list(manifest, store, stream, workers)
+    entries = partial(listed_entries, listed, manifest.id)
+    found = contents.check(entries, _MOST_NAMED, lambda _done: None)
+    if found.lacking:
+        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
+        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
+        what = f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}{more}"
+        raise CopyCorrupt(what, "another store may have them whole: backupd list")
+
+
 def _verify_copy(
-    generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
+    generation: str,
+    inventory: Inventory,
+    workers: int,
+    context: TaskContext,
+    reserve: int | None,
+    store: FilesStore,
+    contents: ContentsCheck,
 ) -> str:
     try:
-        manifest = choose_database(inventory, generation, None, None)
+        manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
             kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
-            copy = HeldFile.create(directory, "snapshot.sqlite3")
-            extract_verified(manifest, store, copy, workers, context, kept_free)
+            copy = HeldFile.create(directory, "unpacked")
+            if isinstance(manifest, Manifest):
+                extract_verified(manifest, store, copy, workers, context, kept_free)
+            else:
+                _verify_files(manifest, store, copy, workers, contents, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:

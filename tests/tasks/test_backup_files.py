@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from backupd.files.index import DAY_DIGITS
+from backupd.tasks.context import local_inventory
 from backupd.tasks.requests import ShrinkGuard
+from backupd.tasks.verify import verify
 from support.file_sets import FileSet
 
 
@@ -220,11 +222,12 @@ def test_content_that_was_found_damaged_is_stored_again_though_its_file_has_not_
     assert first.generation
     (damaged,) = (files.root / "backups" / "files").glob(f"*/{files.entries(first.generation)['a'].digest}*")
     damaged.write_bytes(bytes(damaged.stat().st_size))
-    files.context.marks.add(first.generation, "1 of 2 files cannot be restored")
+    assert verify(first.generation, local_inventory(files.context), 1, files.context).damaged
     files.write("c", "new")
     second = files.back_up()
     assert second.generation not in (None, first.generation)
     assert files.restored(second.generation or "") == files.on_disk()
+    assert verify(first.generation, local_inventory(files.context), 1, files.context).sound
 
 
 def test_sockets_and_pipes_are_skipped_and_counted(files: FileSet) -> None:
