@@ -21,12 +21,12 @@ from backupd.errors import StoreUnusable, UnexpectedError, UsageError
 from backupd.model import LOCAL_STORE, AnyManifest, Progress
 from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
-from backupd.stores.contract import Archives
 from backupd.system.os_errors import dangling_link, foreseen_error
 from backupd.tasks.choice import Accept
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import Provenance, provenance_of
+from backupd.tasks.restore.extract import FilesStore
 
 _WORST_FIRST: Final = (1, 78, 75, 3, 0)
 _CLOSED_PIPE: Final = 128 + signal.SIGPIPE
@@ -228,7 +228,7 @@ def open_context_for_restore(config: Config, progress: Progress, *, reading: boo
 
 
 @contextmanager
-def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[Archives, Inventory]]:
+def opened(name: str, config: Config, context: TaskContext) -> Iterator[tuple[FilesStore, Inventory]]:
     """Open the store of that name, the local one or a replica, with its inventory.
 
     Raises UsageError when no store has that name, StoreUnusable, ReplicaUnreachable and other errors of the connection.

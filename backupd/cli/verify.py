@@ -14,7 +14,7 @@ from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import refusal
-from backupd.tasks.verify import VerificationResult, verify
+from backupd.tasks.verify import VerificationResult, contents_check, verify
 
 
 @common.command(
@@ -31,6 +31,8 @@ def verify_command(
 ) -> None:
     """Check digests, unpacking and integrity; without an ID of the newest generation of each source.
 
+    Of a set of files every content is read. One that several generations have is read once.
+
     `latest` is the generation that backupd restore latest takes; with several --source, that of each. A damaged
     generation is marked, and no longer counts for retention. Where the store is read-only, archives are unpacked in
     the temporary directory (TMPDIR), and nothing is marked or logged.
@@ -42,11 +44,20 @@ def verify_command(
         context = common.open_context(config, progress, writing=None)
         with common.opened(store, config, context) as (archives, inventory):
             common.require_sources(names, config, inventory)
-            usable = _usable(ids, names or tuple(config.sources), inventory, store, context)
+            usable = _usable(ids, names or (*config.sources, *config.files), inventory, store, context)
+            contents = contents_check(archives, workers(config))
             for generation in _chosen(ids, names, usable, everything=everything):
                 reserve = config.space.reserve
                 try:
-                    result = verify(generation, usable, workers(config), context, reserve=reserve, store=archives)
+                    result = verify(
+                        generation,
+                        usable,
+                        workers(config),
+                        context,
+                        reserve=reserve,
+                        store=archives,
+                        contents=contents,
+                    )
                 except GenerationMissing:
                     if ids:
                         raise

@@ -7,22 +7,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from errno import EIO
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
-from backupd.model import LOCAL_STORE, AnyManifest, Generation
+from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Generation
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
-from backupd.system.resources import reserve_bytes
-from backupd.tasks.choice import choose_database
+from backupd.system.resources import require_space, reserve_bytes
+from backupd.tasks.choice import choose_generation
+from backupd.tasks.contents_check import ContentsCheck, require_complete
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
-from backupd.tasks.restore.extract import extract_verified
+from backupd.tasks.restore.extract import FilesStore, extract_list, extract_verified, listed_entries
 from backupd.tasks.run import Run
 
 
@@ -126,13 +128,15 @@ def verify(
     context: TaskContext,
     *,
     reserve: int | None = 0,
-    store: Archives | None = None,
+    store: FilesStore | None = None,
+    contents: ContentsCheck | None = None,
 ) -> VerificationResult:
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
     that does not fit there, cannot be read now, or is no longer at its replica is neither sound nor damaged, and
-    nothing is recorded of it. Raises GenerationMissing where `store` has no such generation.
+    nothing is recorded of it. `contents` (of `store`) reads each content of files once for all generations that have
+    it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
@@ -141,7 +145,8 @@ def verify(
         why = inventory.refused[generation]
         return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=not gone)
     try:
-        detail = _verify_copy(generation, inventory, workers, context, reserve, store)
+        contents = contents or contents_check(store, workers)
+        detail = _verify_copy(generation, inventory, workers, context, reserve, store, contents)
     except (NoSpace, ReplicaFailed) as error:
         # Its manifest may claim any size, and a server may refuse one archive: the others are verified all the same.
         detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
@@ -166,15 +171,30 @@ def verify(
     return replace(result, warning=warning)
 
 
+def contents_check(store: FilesStore, workers: int) -> ContentsCheck:
+    """Return what reads the contents of files in a store: a replica yields many at once, and needs no threads."""
+    return ContentsCheck(store.contents, workers if store.name == LOCAL_STORE else 0)
+
+
 def _verify_copy(
-    generation: str, inventory: Inventory, workers: int, context: TaskContext, reserve: int | None, store: Archives
+    generation: str,
+    inventory: Inventory,
+    workers: int,
+    context: TaskContext,
+    reserve: int | None,
+    store: FilesStore,
+    contents: ContentsCheck,
 ) -> str:
     try:
-        manifest = choose_database(inventory, generation, None, None)
+        manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
             kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
             copy = HeldFile.create(directory, "snapshot.sqlite3")
-            extract_verified(manifest, store, copy, workers, context, kept_free)
+            if isinstance(manifest, FilesManifest):
+                require_space(Path(directory.fixed_path), manifest.files.list_bytes, kept_free, "its list of files")
+                _verify_files(manifest, store, copy, workers, context, contents)
+            else:
+                extract_verified(manifest, store, copy, workers, context, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:
@@ -182,6 +202,21 @@ def _verify_copy(
             return "its archive is gone"
         raise
     return "sound"
+
+
+def _verify_files(
+    manifest: FilesManifest,
+    store: FilesStore,
+    listed: HeldFile,
+    workers: int,
+    context: TaskContext,
+    contents: ContentsCheck,
+) -> None:
+    with listed.stream() as stream:
+        extract_list(manifest, store, stream, workers)
+    context.progress.stage("contents", manifest.files.size_bytes)
+    found = contents.check(partial(listed_entries, listed, manifest.id), context.progress.advance)
+    require_complete(found, manifest, store.name)
 
 
 def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
