@@ -139,7 +139,7 @@ def restore_command(
     with output.shown_progress(quiet=as_json) as progress:
         names = {*only, *filter(None, [source])}
         config = config if back else knowing_copies(store, names, config, progress, if_missing=if_missing)
-        if point is not None:
+        if point is not None and not (if_missing and _is_of_single_source(point, only, config)):
             whole = WantedPoint(point, before, tuple(dict.fromkeys(only)), store)
             (restore_missing_point if if_missing else restore_wanted_point)(whole, how, config, progress)
         elif if_missing:
@@ -160,6 +160,11 @@ def restore_command(
         output.print_json(output.failure_facts(report))
     output.print_problems(report)
     sys.exit(report.exit_code)
+
+
+def _is_of_single_source(point: str, only: tuple[str, ...], config: Config) -> bool:
+    """Return whether the newest `point` is the newest generation of the only source, which has no restore points."""
+    return point == LATEST and not only and len(config.sources) + len(config.files) == 1
 
 
 def _restore_missing(chosen: Wanted, source: str | None, how: Options, config: Config, progress: Progress) -> NoReturn:

@@ -11,10 +11,11 @@ from backupd.errors import CopyUnreadable, GenerationMissing
 from backupd.formatting import human_duration, printable
 from backupd.model import LOCAL_STORE
 from backupd.tasks.choice import LATEST, choose_generation, warning_of_newer
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.provenance import refusal
-from backupd.tasks.verify import VerificationResult, contents_check, verify
+from backupd.tasks.verify import VerificationResult, verify
 
 
 @common.command(
@@ -31,8 +32,6 @@ def verify_command(
 ) -> None:
     """Check digests, unpacking and integrity; without an ID of the newest generation of each source.
 
-    Of a set of files every content is read. One that several generations have is read once.
-
     `latest` is the generation that backupd restore latest takes; with several --source, that of each. A damaged
     generation is marked, and no longer counts for retention. Where the store is read-only, archives are unpacked in
     the temporary directory (TMPDIR), and nothing is marked or logged.
@@ -45,7 +44,7 @@ def verify_command(
         with common.opened(store, config, context) as (archives, inventory):
             common.require_sources(names, config, inventory)
             usable = _usable(ids, names or (*config.sources, *config.files), inventory, store, context)
-            contents = contents_check(archives, workers(config))
+            contents = ContentsCheck(archives.contents)  # each is read once, whatever lists name it
             for generation in _chosen(ids, names, usable, everything=everything):
                 reserve = config.space.reserve
                 try:

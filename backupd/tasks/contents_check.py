@@ -1,7 +1,6 @@
 """Read the contents that lists of files name, each once, and compare them with their digests."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,14 +10,10 @@ from typing import Final
 
 from backupd.archive.file_list import FileEntry
 from backupd.errors import ContentMissing, CopyCorrupt
-from backupd.formatting import counted, printable
-from backupd.model import FilesManifest
 from backupd.tasks.restore.extract import ContentsReader, OpenContent
 
 _CHUNK_BYTES: Final = 1 << 20
 _IN_FLIGHT: Final = 4  # for each thread
-_MOST_NAMED: Final = 3
-SEND_AGAIN: Final = "use another generation, and send this one again (backupd replicate)"
 
 Advance = Callable[[int], None]
 Entries = Callable[[], Iterator[FileEntry]]
@@ -46,7 +41,7 @@ class ContentsCheck:
         self._known: set[bytes] = set()
         self._faults: dict[bytes, str] = {}
 
-    def check(self, entries: Entries, advance: Advance) -> CheckedFiles:
+    def check(self, entries: Entries, most_named: int, advance: Advance) -> CheckedFiles:
         """Read what the files in a list contain, unless it is known already; `entries` yields the list anew.
 
         `advance` gets the bytes of what was read. Raises what reading raises but for contents that are missing or
@@ -64,7 +59,7 @@ class ContentsCheck:
             files, total_bytes = files + 1, total_bytes + entry.size_bytes
             if fault := self._faults.get(bytes.fromhex(entry.digest), ""):
                 lacking += 1
-                named += [(entry.path, fault)] if lacking <= _MOST_NAMED else []
+                named += [(entry.path, fault)] if lacking <= most_named else []
         return CheckedFiles(files, total_bytes, lacking, tuple(named))
 
     def _unknown(self, entries: Iterable[FileEntry]) -> Iterator[str]:
@@ -94,25 +89,6 @@ class ContentsCheck:
                     yield _done(*waiting.popleft())
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def require_complete(found: CheckedFiles, manifest: FilesManifest, store: str) -> None:
-    """Raise CopyCorrupt with the first files of a generation that cannot be restored from `store`."""
-    expected = manifest.files
-    if found.lacking:
-        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
-        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
-        raise CopyCorrupt(
-            f"{manifest.id}: {found.lacking} of {counted(found.files, 'file')} cannot be restored from {store}: "
-            f"{named}{more}",
-            SEND_AGAIN,
-        )
-    if (found.files, found.size_bytes) != (expected.files, expected.size_bytes):
-        raise CopyCorrupt(
-            f"{manifest.id} differs from its manifest: {counted(found.files, 'file')} with {found.size_bytes} bytes, "
-            f"not {expected.files} with {expected.size_bytes}",
-            SEND_AGAIN,
-        )
 
 
 def _done(size_bytes: int, digest: bytes, reading: Future[str]) -> tuple[int, bytes, str]:

@@ -9,23 +9,26 @@ from datetime import datetime
 from errno import EIO
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
-from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Generation
+from backupd.formatting import counted, printable
+from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Generation, Manifest
 from backupd.report import RunDetails, RunReport
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.choice import choose_generation
-from backupd.tasks.contents_check import ContentsCheck, require_complete
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext, local_inventory, work_directory
 from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.restore.extract import FilesStore, extract_list, extract_verified, listed_entries
 from backupd.tasks.run import Run
+
+_MOST_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +136,11 @@ def verify(
 ) -> VerificationResult:
     """Verify one generation of `store` (None: the local one). Damage is a result, and is marked.
 
+    Of a set of files that is its list, and every content that it names, unless `contents` has read it before.
+
     It is unpacked in a work directory, where at least `reserve` bytes stay free (None: as `reserve_bytes` says). One
     that does not fit there, cannot be read now, or is no longer at its replica is neither sound nor damaged, and
-    nothing is recorded of it. `contents` (of `store`) reads each content of files once for all generations that have
-    it. Raises GenerationMissing where `store` has no such generation.
+    nothing is recorded of it. Raises GenerationMissing where `store` has no such generation.
     """
     began = time.monotonic()
     store = store or context.store
@@ -145,7 +149,7 @@ def verify(
         why = inventory.refused[generation]
         return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=not gone)
     try:
-        contents = contents or contents_check(store, workers)
+        contents = contents or ContentsCheck(store.contents)
         detail = _verify_copy(generation, inventory, workers, context, reserve, store, contents)
     except (NoSpace, ReplicaFailed) as error:
         # Its manifest may claim any size, and a server may refuse one archive: the others are verified all the same.
@@ -171,9 +175,23 @@ def verify(
     return replace(result, warning=warning)
 
 
-def contents_check(store: FilesStore, workers: int) -> ContentsCheck:
-    """Return what reads the contents of files in a store: a replica yields many at once, and needs no threads."""
-    return ContentsCheck(store.contents, workers if store.name == LOCAL_STORE else 0)
+def _verify_files(
+    manifest: FilesManifest, store: FilesStore, listed: HeldFile, workers: int, contents: ContentsCheck, reserve: int
+) -> None:
+    """Read the list of a set of files, and every content that it names and that was not read before.
+
+    Raises CopyCorrupt, which names files that cannot be restored; NoSpace, ReplicaUnreachable, OSError.
+    """
+    require_space(Path(listed.directory.fixed_path), manifest.files.list_bytes, reserve, f"verifying {manifest.id}")
+    with listed.stream() as stream:
+        extract_list(manifest, store, stream, workers)
+    entries = partial(listed_entries, listed, manifest.id)
+    found = contents.check(entries, _MOST_NAMED, lambda _done: None)
+    if found.lacking:
+        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
+        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
+        what = f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}{more}"
+        raise CopyCorrupt(what, "another store may have them whole: backupd list")
 
 
 def _verify_copy(
@@ -189,12 +207,11 @@ def _verify_copy(
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
             kept_free = reserve_bytes(Path(directory.fixed_path), reserve)
-            copy = HeldFile.create(directory, "snapshot.sqlite3")
-            if isinstance(manifest, FilesManifest):
-                require_space(Path(directory.fixed_path), manifest.files.list_bytes, kept_free, "its list of files")
-                _verify_files(manifest, store, copy, workers, context, contents)
-            else:
+            copy = HeldFile.create(directory, "unpacked")
+            if isinstance(manifest, Manifest):
                 extract_verified(manifest, store, copy, workers, context, kept_free)
+            else:
+                _verify_files(manifest, store, copy, workers, contents, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
         return error.message
     except GenerationMissing:
@@ -202,21 +219,6 @@ def _verify_copy(
             return "its archive is gone"
         raise
     return "sound"
-
-
-def _verify_files(
-    manifest: FilesManifest,
-    store: FilesStore,
-    listed: HeldFile,
-    workers: int,
-    context: TaskContext,
-    contents: ContentsCheck,
-) -> None:
-    with listed.stream() as stream:
-        extract_list(manifest, store, stream, workers)
-    context.progress.stage("contents", manifest.files.size_bytes)
-    found = contents.check(partial(listed_entries, listed, manifest.id), context.progress.advance)
-    require_complete(found, manifest, store.name)
 
 
 def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:

@@ -1,14 +1,12 @@
-"""`backupd drill`, `verify` and `doctor` of a whole app: two databases, and the files that one of them names."""
+"""`backupd drill` and `doctor` of a whole app: two databases, and the files that one of them names."""
 
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from keyboard import Keyboard
 
-from backupd.stores.contents import LocalContents
 from support.bank import make_bank
 
 
@@ -40,37 +38,6 @@ def remove_note(place: Path) -> None:
     for path in (place / "backups" / "files").rglob("*"):
         if path.is_file() and path.stat().st_size < 100 and path.suffix != ".gz":
             path.unlink()
-
-
-def test_verify_reads_contents_of_files_and_names_those_that_are_damaged(config: Path, tmp_path: Path) -> None:
-    typed = Keyboard({"BACKUPD_CONFIG": str(config)})
-    sound = typed("verify", "--all")
-    assert (sound.code, sound.out.count(": verified (")) == (0, 3), sound
-    remove_note(tmp_path)
-    damaged = typed("verify")
-    assert (damaged.code, damaged.out.count(": verified (")) == (1, 2), damaged
-    assert "DAMAGED" in damaged.out
-    assert "1 of 2 files cannot be restored from local: 'note.txt': " in damaged.out
-    states = {one["source"]: one["verification"] for one in typed("list", "--json").json}
-    assert states == {"tasks": "full", "notes": "full", "uploads": "corrupt"}, "it counts no longer"
-
-
-def test_verify_reads_content_of_several_generations_once(config: Path, tmp_path: Path) -> None:
-    typed = Keyboard({"BACKUPD_CONFIG": str(config)})
-    (tmp_path / "uploads" / "new.txt").write_bytes(b"new")
-    assert typed("backup", "--source", "uploads").code == 0
-    reads: list[str] = []
-    opened = LocalContents.open
-
-    def open_counted(contents: LocalContents, digest: str) -> BinaryIO:
-        reads.append(digest)
-        return opened(contents, digest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalContents, "open", open_counted)
-        assert typed("verify", "--all", "--source", "uploads").out.count(": verified (") == 2
-    assert sorted(reads) == sorted(set(reads))
-    assert len(reads) == 3
 
 
 def test_doctor_looks_at_directory_of_each_set_of_files(config: Path, tmp_path: Path) -> None:

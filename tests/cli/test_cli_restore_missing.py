@@ -54,6 +54,20 @@ def test_missing_or_empty_database_is_restored_from_first_store_with_copy(
     assert offsite(*AT_START).out.endswith("nothing to restore\n")
 
 
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_newest_point_of_single_database_is_its_newest_generation(
+    offsite: Backupd, database: Path, backups: Path, place: str
+) -> None:
+    at_start = (*AT_START, "--point", "latest", "--allow-none")
+    whole = {"BACKUPD_DATABASE": str(database if place == "file" else database.parent)}
+    database.unlink()
+    shutil.rmtree(backups)
+    answer = offsite(*at_start, "--json", **whole)
+    assert (answer.code, [one["outcome"] for one in answer.json]) == (0, ["restored"]), answer
+    assert transfers(database) == 0
+    assert offsite(*at_start, **whole).out.endswith("nothing to restore\n")
+
+
 def test_missing_database_without_copies_fails_unless_allowed(typed: Keyboard, database: Path) -> None:
     database.unlink()
     answer = typed(*AT_START)

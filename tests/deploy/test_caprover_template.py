@@ -27,7 +27,13 @@ pytestmark = pytest.mark.no_cover
 HERE = ROOT / "deploy" / "caprover"
 FILE = HERE / "backupd.yml"
 OPTIONAL = {
-    *("$$cap_database_file", "$$cap_offsite_url", "$$cap_offsite_host_key", "$$cap_offsite_private_key"),
+    *(
+        "$$cap_database_file",
+        "$$cap_files_path",
+        "$$cap_offsite_url",
+        "$$cap_offsite_host_key",
+        "$$cap_offsite_private_key",
+    ),
     *("$$cap_backup_schedule", "$$cap_offsite_schedule"),
     *("$$cap_keep_daily", "$$cap_keep_weekly", "$$cap_keep_monthly"),
     *("$$cap_timezone", "$$cap_token", "$$cap_puid", "$$cap_pgid"),
@@ -41,6 +47,7 @@ FILLED = {
     "$$cap_app_version": "1.2.3-rc.1",
     "$$cap_source_path": "/var/lib/docker/volumes/captain--my-app-data/_data",
     "$$cap_database_file": "gitea/gitea.db",
+    "$$cap_files_path": "/app/data/gitea/attachments",
     "$$cap_offsite_url": "sftp://backup@nas.example:2222/backups/my-app",
     "$$cap_offsite_host_key": KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
     "$$cap_offsite_private_key": base64.b64encode(KEY_FILE).decode(),
@@ -211,6 +218,11 @@ def test_volume_is_host_path(variables: dict[str, dict[str, str]], value: str) -
     assert not form_accepts(variables["$$cap_source_path"], value)
 
 
+@pytest.mark.parametrize("value", ["uploads", "/uploads", "/app/data", "/app/data/", "/app/database", "/app/data/a:b"])
+def test_directory_of_files_is_one_inside_volume(variables: dict[str, dict[str, str]], value: str) -> None:
+    assert not form_accepts(variables["$$cap_files_path"], value)
+
+
 # --- What comes out ---
 
 
@@ -220,7 +232,7 @@ def test_configuration_with_defaults_is_valid(template: Any) -> None:
     assert environ_of(made)["BACKUPD_DATABASE"] == "/app/data/"  # a directory: its database is found
     config = config_of(made)
     assert [source.path for source in config.sources.values()] == [Path("/app/data")]
-    assert config.replicas == {}
+    assert (config.files, config.replicas) == ({}, {})
     assert config.retention == RetentionSection()
     assert config.schedule == ScheduleSection(timezone="Etc/UTC")
     assert config.backups_dir == Path("/backups")
@@ -241,6 +253,7 @@ def test_configuration_with_all_fields_is_valid(template: Any) -> None:
     made = deployed(template, FILLED)
     config = config_of(made)
     assert config.sources["gitea"].path == Path("/app/data/gitea/gitea.db")
+    assert {name: one.path for name, one in config.files.items()} == {"uploads": Path("/app/data/gitea/attachments")}
     assert config.schedule.timezone == "Europe/Berlin"
     assert config.http.token is not None
     assert config.http.token.get_secret_value() == FILLED["$$cap_token"]

@@ -109,6 +109,19 @@ def container_of(home: str) -> dict[str, Any]:
     return service
 
 
+@pytest.mark.parametrize("home", ["compose.yml", "coolify.yml"])
+@pytest.mark.parametrize("path", ["", "/app/data/uploads"])
+def test_field_for_files_may_be_empty(home: str, path: str) -> None:
+    environment = container_of(home)["environment"]
+    if isinstance(environment, list):
+        environment = dict(line.partition("=")[::2] for line in environment)
+    own = {name: re.sub(r"\$\{.*\}", "", value) for name, value in environment.items()}
+    assert own["BACKUPD_FILES__UPLOADS__PATH"] == ""
+    config = load_config(None, own | {"BACKUPD_FILES__UPLOADS__PATH": path}, cwd=Path("/nonexistent"))
+    assert [str(one.path) for one in config.files.values()] == [path][: len(path)]
+    assert [str(one.path) for one in config.sources.values()] == ["/app/data"]
+
+
 @pytest.mark.parametrize("home", ["swarm.yml", "coolify.yml"])
 def test_container_of_swarm_and_coolify_has_valid_settings_and_tested_rights(home: str) -> None:
     service = container_of(home)
@@ -140,7 +153,7 @@ def test_kubernetes_schema_accepts_manifests() -> None:
 
 def test_pod_restores_first_then_runs_sidecar_for_as_long_as_app() -> None:
     restore, sidecar = pod()["initContainers"]
-    assert restore["args"][:2] == ["restore", "--if-missing"]
+    assert restore["args"] == ["restore", "--point", "latest", "--if-missing", "--allow-none"]
     assert (restore.get("restartPolicy"), sidecar["restartPolicy"]) == (None, "Always")
     assert pod()["enableServiceLinks"] is False
     for container in (restore, sidecar):
@@ -161,7 +174,7 @@ def test_quadlet_has_known_keys_valid_settings_and_tested_rights() -> None:
 
 
 def test_dokku_script_mounts_storage_of_app_and_backups_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "uploads").mkdir(parents=True)
     (tmp_path / "data" / "tasks.db").touch()
     calls = tmp_path / "calls"
     listed = f'[{{"host_path": "{tmp_path}/data", "container_path": "/data"}}]'
@@ -175,27 +188,36 @@ def test_dokku_script_mounts_storage_of_app_and_backups_of_their_own(tmp_path: P
         esac
         """,
     )
-    run(HOMES / "dokku.sh", "tasks", "tasks.db", "backupd:1", env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    run(HOMES / "dokku.sh", "tasks", ".", "backupd:1", env={"PATH": path, "FILES": "uploads"})
     done = calls.read_text()
+    assert "BACKUPD_DATABASE=/app/data/. " in done
+    assert "BACKUPD_FILES__UPLOADS__PATH=/app/data/uploads\n" in done
     assert f"storage:mount tasks-backup {tmp_path}/data:/app/data" in done
     assert "storage:mount tasks-backup /var/lib/dokku/data/storage/tasks-backup:/backups" in done
     assert done.index("git:from-image tasks-backup backupd:1") > done.index("config:set")
     assert {word.removeprefix("--cap-add=") for word in done.split() if word.startswith("--cap-add=")} == CAPABILITIES
 
 
-def test_dokku_script_without_database_creates_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("database", "files", "why"),
+    [("tsaks.db", "", "no database at {}/tsaks.db"), (".", "uplaods", "no directory at {}/uplaods")],
+)
+def test_dokku_script_without_database_or_files_creates_nothing(
+    tmp_path: Path, database: str, files: str, why: str
+) -> None:
     calls = tmp_path / "calls"
     listed = f'[{{"host_path": "{tmp_path}", "container_path": "/data"}}]'
     write_script(tmp_path / "bin" / "dokku", f"echo \"$*\" >>{calls}; echo '{listed}'")
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     done = subprocess.run(
-        [HOMES / "dokku.sh", "tasks", "tsaks.db"],
-        env={**os.environ, "PATH": path},
+        [HOMES / "dokku.sh", "tasks", database],
+        env={**os.environ, "PATH": path, "FILES": files},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr.strip()) == (1, f"no database at {tmp_path}/tsaks.db")
+    assert (done.returncode, done.stderr.strip()) == (1, why.format(tmp_path))
     assert calls.read_text() == "apps:exists tasks\nstorage:list tasks --format json\n"
 
 

@@ -15,10 +15,11 @@ from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
-from backupd.tasks.context import TaskContext
+from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.prune import pin_generation
-from backupd.tasks.replica import Connect
+from backupd.tasks.replica import Connect, replica_inventory
 from backupd.tasks.requests import BackupRequest, PinRequest, ReplicationRequest, RetentionRule
+from backupd.tasks.verify import verify
 from support.file_sets import FileSet
 from support.points import publish_point
 from support.replicas import assert_checksums, over_sftp, replicate_to
@@ -210,3 +211,22 @@ def test_point_of_another_store_is_neither_removed_nor_overwritten(app: App) -> 
     report = app.replicate(LAST_ONE)
     assert report.details.points == (second,)
     assert index.read_bytes() == foreign
+
+
+def test_verify_reads_list_and_contents_of_either_store_and_names_the_files_that_it_lacks(app: App) -> None:
+    app.point()
+    app.replicate()
+    key = next(iter(app.names(LIST_SUFFIX)))
+    inventory = local_inventory(app.context)
+    assert verify(key, inventory, 1, app.context).sound
+    damaged, missing = sorted(app.there.glob("files/*/*"))[:2]
+    with app.connect() as replica:
+        there = replica_inventory("there", replica, app.context)
+        assert verify(key, there, 1, app.context, store=replica).sound
+        damaged.write_bytes(b"x" * damaged.stat().st_size)
+        missing.unlink()
+        found = verify(key, there, 1, app.context, store=replica)
+    assert (found.sound, found.damaged) == (False, True)
+    assert found.detail.startswith("2 of 41 files cannot be restored: '"), found
+    assert ".txt" in found.detail
+    assert verify(key, inventory, 1, app.context).sound

@@ -10,10 +10,9 @@ from backupd.model import Contents, Manifest
 from backupd.sqlite.inspection import Inspection
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
-from backupd.tasks.contents_check import SEND_AGAIN
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.app_check import add_proven
-from backupd.tasks.drill.session import DrillSession
+from backupd.tasks.drill.session import SEND_AGAIN, DrillSession
 from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import extract_verified, fetch
 from backupd.tasks.run import DrillRun

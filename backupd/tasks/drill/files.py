@@ -1,20 +1,25 @@
 """Drill a set of files: read its list and every content that this names; the files are put nowhere."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from backupd.errors import DrillFailed
+from backupd.errors import CopyCorrupt, DrillFailed
+from backupd.formatting import counted, printable
 from backupd.model import FilesManifest
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
-from backupd.tasks.contents_check import Entries, require_complete
+from backupd.tasks.contents_check import CheckedFiles, Entries
 from backupd.tasks.context import TaskContext
 from backupd.tasks.drill.app_check import add_proven
-from backupd.tasks.drill.session import DrillSession
+from backupd.tasks.drill.session import SEND_AGAIN, DrillSession
 from backupd.tasks.requests import DrillRequest, FilesRequest
 from backupd.tasks.restore.extract import extract_list, listed_entries
 from backupd.tasks.run import DrillRun
+
+_MOST_NAMED: Final = 3
 
 
 def check_files(
@@ -41,10 +46,10 @@ def check_files(
     )
     context.progress.stage("contents", manifest.files.size_bytes)
     entries = partial(listed_entries, listed, manifest.id)
-    found = opened.contents.check(entries, context.progress.advance)
+    found = opened.contents.check(entries, _MOST_NAMED, context.progress.advance)
     drill = replace(run.details.drill, files=found.files, files_missing=found.lacking)
     run.details = replace(run.details, drill=drill)
-    require_complete(found, manifest, request.store)
+    _require_complete(found, manifest, request.store)
     add_proven(run, "digests", "contents")
     run.details = replace(run.details, verification=manifest.verdict.level)
     if request.files and request.files.query:
@@ -69,3 +74,21 @@ def _check_references(files: FilesRequest, session: DrillSession, entries: Entri
             str(references), "find out what removes these files, or names them before they exist (docs/drill.md)"
         )
     add_proven(run, "references")
+
+
+def _require_complete(found: CheckedFiles, manifest: FilesManifest, store: str) -> None:
+    expected = manifest.files
+    if found.lacking:
+        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
+        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
+        raise CopyCorrupt(
+            f"{manifest.id}: {found.lacking} of {counted(found.files, 'file')} cannot be restored from {store}: "
+            f"{named}{more}",
+            SEND_AGAIN,
+        )
+    if (found.files, found.size_bytes) != (expected.files, expected.size_bytes):
+        raise CopyCorrupt(
+            f"{manifest.id} differs from its manifest: {counted(found.files, 'file')} with {found.size_bytes} bytes, "
+            f"not {expected.files} with {expected.size_bytes}",
+            SEND_AGAIN,
+        )

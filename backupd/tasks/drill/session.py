@@ -24,8 +24,8 @@ from backupd.tasks.requests import DrillRequest
 from backupd.tasks.restore.extract import FilesStore
 from backupd.tasks.restore.point_choice import choose_point, require_newest_point
 from backupd.tasks.run import DrillRun
-from backupd.tasks.verify import contents_check
 
+SEND_AGAIN: Final = "use another generation, and send this one again (backupd replicate)"
 _FEWEST: Final = 2  # sources that a restore point holds together
 M = TypeVar("M", Manifest, FilesManifest)
 OpenStore = Callable[[], AbstractContextManager[tuple[FilesStore, Inventory]]]
@@ -149,7 +149,8 @@ class DrillSession:
             points = {key: point for key, point in inventory.points.items() if provenance.counts(point)}
             inventory = replace(inventory, points=points)
         point, warning = self._choose_point(inventory) if len(self.requests) > 1 else (None, "")
-        return OpenedStore(store, inventory, foreign, point, warning, contents_check(store, request.workers))
+        threads = request.workers if request.store == LOCAL_STORE else 0
+        return OpenedStore(store, inventory, foreign, point, warning, ContentsCheck(store.contents, threads))
 
     def _choose_point(self, inventory: Inventory) -> tuple[RestorePoint | None, str]:
         """Return the newest restore point of these sources, None where it is too old, and what to warn of."""
