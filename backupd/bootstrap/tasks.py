@@ -370,12 +370,8 @@ def workers(config: Config) -> int:
 
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
-    store = drill_store(config)
-    subjects: Mapping[Task, Iterable[str]] = {
-        "backup": subjects_of_backups(config),
-        "replicate": config.replicas,
-        "drill": subjects_of_backups(config) if drills(config) else (),
-    }
+    store, every = drill_store(config), subjects_of_backups(config)
+    subjects: Mapping[Task, Iterable[str]] = {"replicate": config.replicas, "drill": every if drills(config) else ()}
     return tuple(
         Planned(
             task,
@@ -385,5 +381,5 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
-        for source in subjects.get(task, config.sources)
+        for source in subjects.get(task, every)
     )
