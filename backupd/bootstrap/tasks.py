@@ -127,13 +127,6 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
 
 
-def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what `sources` does, and sets of files too. Raises UsageError for an unknown one."""
-    if names and {*names} & {*config.files}:
-        return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
-    return sources(config, names) if names else (*config.sources, *config.files)
-
-
 def subjects_of_backups(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the sources and sets of files in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
     known = (*config.sources, *config.files)
@@ -377,12 +370,8 @@ def workers(config: Config) -> int:
 
 def planned_tasks(config: Config) -> tuple[Planned, ...]:
     """Return every task that the configuration schedules."""
-    store = drill_store(config)
-    subjects: Mapping[Task, Iterable[str]] = {
-        "backup": subjects_of_backups(config),
-        "replicate": config.replicas,
-        "drill": subjects_of_backups(config) if drills(config) else (),
-    }
+    store, every = drill_store(config), subjects_of_backups(config)
+    subjects: Mapping[Task, Iterable[str]] = {"replicate": config.replicas, "drill": every if drills(config) else ()}
     return tuple(
         Planned(
             task,
@@ -392,5 +381,5 @@ def planned_tasks(config: Config) -> tuple[Planned, ...]:
             config.sources[source].path if task == "backup" and source in config.sources else None,
         )
         for task in _SCHEDULED
-        for source in subjects.get(task, config.sources)
+        for source in subjects.get(task, every)
     )

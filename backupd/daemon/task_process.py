@@ -114,7 +114,7 @@ def _run_task(request: TaskRequest, config: Config, context: TaskContext) -> Any
         from backupd.tasks.prune import prune
 
         return prune(source, retention_rule(config), context)[0]
-    from backupd.tasks.verify import scrub
+    from backupd.tasks.scrub import scrub
 
     return scrub(source, context)
 

@@ -2,10 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from errno import EIO
 from functools import partial
 from pathlib import Path
@@ -15,20 +14,18 @@ from backupd.archive.archive import digest_of
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import CopyCorrupt, GenerationMissing, GenerationTaken, ManifestInvalid, NoSpace, ReplicaFailed
 from backupd.formatting import counted, printable
-from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Generation, Manifest
-from backupd.report import RunDetails, RunReport
+from backupd.model import LOCAL_STORE, AnyManifest, FilesManifest, Manifest
 from backupd.stores.contract import Archives, Store
 from backupd.system.held_file import HeldFile
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.choice import choose_generation
 from backupd.tasks.contents_check import ContentsCheck
-from backupd.tasks.context import TaskContext, local_inventory, work_directory
+from backupd.tasks.context import TaskContext, work_directory
 from backupd.tasks.events import CopyVerified, GenerationVerified
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.restore.extract import FilesStore, extract_list, extract_verified, listed_entries
-from backupd.tasks.run import Run
 
-_MOST_NAMED: Final = 3
+MOST_NAMED: Final = 3  # files, or generations, in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +172,12 @@ def verify(
     return replace(result, warning=warning)
 
 
+def named_files(named: Sequence[tuple[bytes, str]], lacking: int) -> str:
+    """Return the paths in `named`, each with its fault, and how many more of all the `lacking` files there are."""
+    first = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in named)
+    return f"{first}; and {lacking - len(named)} more" if lacking > len(named) else first
+
+
 def _verify_files(
     manifest: FilesManifest, store: FilesStore, listed: HeldFile, workers: int, contents: ContentsCheck, reserve: int
 ) -> None:
@@ -186,11 +189,10 @@ def _verify_files(
     with listed.stream() as stream:
         extract_list(manifest, store, stream, workers)
     entries = partial(listed_entries, listed, manifest.id)
-    found = contents.check(entries, _MOST_NAMED, lambda _done: None)
+    found = contents.check(entries, MOST_NAMED, lambda _done: None)
     if found.lacking:
-        named = "; ".join(f"{printable(os.fsdecode(path))!r}: {fault}" for path, fault in found.named)
-        more = f"; and {found.lacking - len(found.named)} more" if found.lacking > len(found.named) else ""
-        what = f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}{more}"
+        named = named_files(found.named, found.lacking)
+        what = f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}"
         raise CopyCorrupt(what, "another store may have them whole: backupd list")
 
 
@@ -219,41 +221,3 @@ def _verify_copy(
             return "its archive is gone"
         raise
     return "sound"
-
-
-def choose_generation_to_scrub(generations: Iterable[Generation], checked: Mapping[str, datetime]) -> Generation | None:
-    """Return the undamaged generation whose last check is the oldest; the first check is when it was made."""
-    undamaged = (generation for generation in generations if generation.verified)
-    return min(undamaged, key=lambda g: (checked.get(g.id, g.taken_at), g.id), default=None)
-
-
-def scrub(source: str, context: TaskContext) -> RunReport[RunDetails]:
-    """Read the archive of one generation of `source` back from the disk, and compare its digest with the manifest.
-
-    Damage is marked in the store, and fails the run; so does an archive that cannot be read, which is not marked.
-    """
-    with context.run("scrub", source, RunDetails()) as run:
-        run.start()
-        checked = context.ask_catalog(lambda catalog: catalog.last_checks(context.store.name), dict[str, datetime]())
-        inventory = local_inventory(context)
-        left = list(inventory.of(source))
-        while (chosen := choose_generation_to_scrub(left, checked)) is not None:
-            try:
-                _verify_archive(inventory.manifests[chosen.id], run, context)
-            except GenerationMissing:  # pruned since: choose another one
-                left.remove(chosen)
-            else:
-                return run.report
-        run.note("there is no generation to check yet")
-    return run.report
-
-
-def _verify_archive(manifest: AnyManifest, run: Run[RunDetails], context: TaskContext) -> None:
-    with run.stage("digest"):
-        found = digest_archive(manifest, context.store)
-    run.details = RunDetails(generation=manifest.id)
-    if found.sound or found.damaged:
-        duration_s = run.report.stages["digest"]
-        record_verification(manifest.id, context, sound=found.sound, detail=found.detail, duration_s=duration_s)
-    if not found.sound:
-        raise CopyCorrupt(f"{manifest.id}: {found.detail}", "check its rights, and test the disk (smartctl, dmesg)")

@@ -1,20 +1,26 @@
-"""A generation a day is read back from disk, the one with the oldest check first."""
+"""A generation a day is read back from disk, the one with the oldest check first; of sets of files contents as well."""
 
 import errno
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
+from backupd.bootstrap.tasks import planned_tasks
+from backupd.config import load_config
 from backupd.log import Event
 from backupd.model import Generation
+from backupd.report import RunDetails, RunReport
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.requests import BackupRequest
-from backupd.tasks.verify import choose_generation_to_scrub, scrub
+from backupd.tasks.scrub import choose_generation_to_scrub, scrub, share_of, share_on
 from support.command import log_lines
+from support.file_sets import FileSet
 from support.generations import backdated, flip_byte
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -106,6 +112,75 @@ def test_missing_archive_does_not_fail_scrub(order: BackupRequest, context: Task
     assert report.generation is not None
     context.store.archive_path(report.generation).unlink()
     assert scrub("tasks", context).outcome == "done"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileSet:
+    """A set of files with two generations, of which the second one lacks `old` and has `new`."""
+    made = FileSet(tmp_path / "app")
+    for name in ("a", "b/c", "old"):
+        made.write(name, f"what {name} contains")
+    made.back_up()
+    (made.path / "old").unlink()
+    made.write("new", "what new contains")
+    made.back_up()
+    return made
+
+
+def stored(files: FileSet, name: str) -> Path:
+    """Return where the content of the file `name` is stored."""
+    digest = hashlib.sha256(f"what {name} contains".encode()).hexdigest()
+    (path,) = (files.root / "backups" / "files" / digest[:2]).iterdir()
+    assert path.name.startswith(digest)
+    return path
+
+
+def scrub_on_day_of(name: str, files: FileSet, days_later: int = 0) -> RunReport[RunDetails]:
+    """Scrub so many days after one on which the content of the file `name` has its turn."""
+    share = share_of(hashlib.sha256(f"what {name} contains".encode()).digest())
+    day = next(day for day in (NOON + timedelta(days=number) for number in range(29)) if share_on(day) == share)
+    return scrub("uploads", replace(files.context, clock=lambda: day + timedelta(days=days_later)))
+
+
+@pytest.mark.parametrize("every", [1, 2, 7])
+def test_each_content_has_its_turn_in_29_scrubs_daily_or_weekly(every: int) -> None:
+    days = [NOON + timedelta(days=every * number) for number in range(29)]
+    shares = [share_on(day) for day in days]
+    digests = (hashlib.sha256(bytes([number])).digest() for number in range(200))
+    assert {shares.count(share_of(digest)) for digest in digests} == {1}
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_scrub_of_files_finds_content_on_its_day_names_files_and_marks_generations_that_need_it(
+    files: FileSet, fault: str
+) -> None:
+    newest, oldest = (generation.id for generation in local_inventory(files.context).of("uploads"))
+    path = stored(files, "b/c") if fault == "damaged" else stored(files, "old")
+    flip_byte(path) if fault == "damaged" else path.unlink()
+    name = "b/c" if fault == "damaged" else "old"
+    assert scrub_on_day_of(name, files, days_later=1).outcome == "done"
+    assert files.context.marks.ids() == frozenset()
+    found = scrub_on_day_of(name, files)
+    assert (found.outcome, found.exit_code) == ("failed", 1)
+    assert found.error is not None
+    assert f"{oldest}: 1 file cannot be restored: {name!r}: the content " in found.error
+    assert files.context.marks.ids() == ({newest, oldest} if fault == "damaged" else {oldest})
+    assert scrub_on_day_of(name, files).outcome == "done"
+
+
+def test_scrub_of_files_reads_the_list_with_the_oldest_check(files: FileSet) -> None:
+    newest, oldest = (generation.id for generation in local_inventory(files.context).of("uploads"))
+    flip_byte(files.context.store.archive_path(newest))
+    sound = scrub("uploads", files.context)
+    assert (sound.generation, files.context.marks.ids()) == (oldest, {newest})
+    assert sound.error is not None
+    assert sound.error.startswith(f"{newest}: ")
+
+
+def test_prune_and_scrub_are_scheduled_for_sets_of_files_too() -> None:
+    environ = {"BACKUPD_DATABASE": "/app/tasks.db", "BACKUPD_FILES__UPLOADS__PATH": "/app/uploads"}
+    planned = {(one.task, one.source) for one in planned_tasks(load_config(None, environ))}
+    assert planned == {(task, name) for task in ("backup", "prune", "scrub") for name in ("tasks", "uploads")}
 
 
 def ticking(context: TaskContext, day: int) -> TaskContext:

@@ -16,6 +16,7 @@ from test_metrics import names_of, samples_of
 from backupd.gate.metrics import metrics_response
 from support.gate_states import STATES as GATE_STATES
 from support.gate_states import TASKS
+from support.page_states import whole_app
 from support.web_site import ILL, WELL, status_of
 
 pytestmark = pytest.mark.no_cover
@@ -102,7 +103,7 @@ def test_page_explains_each_alert_with_severity() -> None:
 def test_alerts_use_existing_metrics() -> None:
     used = {name for alert in ALERTS for name in OURS.findall(alert.split("labels:")[0])}
     assert used
-    assert used <= names_of(status_of(WELL)) | names_of(status_of(ILL)) | names_of_gate()
+    assert used <= NAMES_OF_METRICS | names_of_gate()
 
 
 def names_of_gate() -> set[str]:
@@ -119,12 +120,13 @@ def queries() -> Iterator[str]:
 
 
 # The labels of each metric.
-LABELS = {name: {key for key, _ in labels} for site in (WELL, ILL) for name, labels in samples_of(status_of(site))}
+STATUSES = (status_of(WELL), status_of(ILL), whole_app().status)
+LABELS = {name: {key for key, _ in labels} for status in STATUSES for name, labels in samples_of(status)}
+NAMES_OF_METRICS = {name for status in STATUSES for name in names_of(status)}
 
 
 def test_dashboard_uses_existing_metrics_and_shows_most_of_them() -> None:
-    names = names_of(status_of(WELL)) | names_of(status_of(ILL))
-    exported = {name for name in names if not name.startswith("process_")}
+    exported = {name for name in NAMES_OF_METRICS if not name.startswith("process_")}
     used = {name for query in queries() for name in OURS.findall(query)}
     assert used <= exported | names_of_gate()
     assert exported - used <= {
