@@ -66,7 +66,7 @@ def test_verify_all_during_prune_continues_and_names_removed_generations(
 ) -> None:
     assert runner.run(["backup"], large.environ).code == 0
     newest, gone = sorted(large.generations(), key=large.taken_at, reverse=True)
-    with large.stopped("snapshot.sqlite3", "verify", "--all") as run:
+    with large.stopped("unpacked", "verify", "--all") as run:
         assert runner.run(["prune"], {**large.environ, "BACKUPD_RETENTION__LAST": "1"}).code == 0
         assert [*large.generations()] == [newest]
     assert run.returncode == 0
@@ -127,7 +127,7 @@ def test_list_verify_and_restore_during_backup_succeed(large: Workspace, runner:
 
 def test_backup_during_verify_keeps_its_staged_files(large: Workspace, runner: BackupdRunner) -> None:
     assert runner.run(["backup"], large.environ).code == 0
-    with large.stopped("snapshot.sqlite3", "verify") as run:
+    with large.stopped("unpacked", "verify") as run:
         write(large.database)
         assert runner.run(["backup"], large.environ).code == 0
         assert large.staged("snapshot.sqlite3")
