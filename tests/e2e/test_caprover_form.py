@@ -26,6 +26,7 @@ def service(lab: ContainerLab, host: SftpHost, network: str, volume: str) -> Ite
         "$$cap_image": "backupd",
         "$$cap_app_version": name,
         "$$cap_source_path": docker("volume", "inspect", "--format={{.Mountpoint}}", volume).out.strip(),
+        "$$cap_files_path": "/app/data/uploads",
         "$$cap_offsite_url": f"sftp://backupd@{host.container.name}/backups/{APP}",
         "$$cap_offsite_host_key": host.host_key,
         "$$cap_offsite_private_key": base64.b64encode(host.private_key.encode()).decode(),
@@ -40,6 +41,9 @@ def service(lab: ContainerLab, host: SftpHost, network: str, volume: str) -> Ite
     container = Container(f"srv-captain--{name}.1.x0y1z2")
     with ExitStack() as stack:
         docker("tag", lab.image, form["image"])
+        upload = "mkdir /app/data/uploads && echo hello >/app/data/uploads/note.txt"
+        beside = ("--rm", "--user=1000:1000", f"--volume={volume}:/app/data", "--entrypoint=sh")
+        docker("run", *beside, lab.image, "-euc", upload)
         stack.callback(docker, "rmi", form["image"], check=False)
         stack.callback(docker, "volume", "rm", "--force", f"captain--{name}-backups", check=False)
         stack.callback(docker, "rm", "--force", container.name, check=False)
@@ -56,7 +60,7 @@ def service(lab: ContainerLab, host: SftpHost, network: str, volume: str) -> Ite
 
 def test_filled_form_backs_up_and_replicates_as_its_end_text_says(service: Container, host: SftpHost) -> None:
     service.answers(HEALTH, 120)
-    assert "backs up tasks as user 1000:1000 (the owner of /app/data/tasks.db)" in service.logs()
+    assert "backs up tasks, uploads as user 1000:1000 (the owner of /app/data/tasks.db)" in service.logs()
     template = template_of(TEMPLATE)
     name = service.name.removeprefix("srv-captain--").partition(".")[0]
     end = deployed(template, defaults(template), name)["caproverOneClickApp"]["instructions"]["end"]
@@ -70,4 +74,9 @@ def test_filled_form_backs_up_and_replicates_as_its_end_text_says(service: Conta
     assert copies.count(": OK") >= 1, copies
     rows = service.exec("backupd", "list", "--json").json
     assert {tuple(sorted(row["stores"])) for row in rows} == {("local", "offsite")}
+    assert {row["source"] for row in rows} == {"tasks", "uploads"}
+    assert "`backupd restore --point latest`" in end
+    service.exec("rm", "/app/data/tasks.db", "/app/data/uploads/note.txt")
+    assert service.exec("backupd", "restore", "--point", "latest").code == 0
+    assert service.exec("cat", "/app/data/uploads/note.txt").out == "hello\n"
     assert service.get("http://127.0.0.1:8080/")[0] == 401
