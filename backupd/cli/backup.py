@@ -96,8 +96,12 @@ def _print(report: RunReport[BackupDetails]) -> None:
     details, stages = report.details, stages_text(report.stages, _SHOWN_STAGE_S)
     echo(f"{report.subject}: {report.outcome} {report.generation}, verified {details.verification}")
     echo(f"  archive  {details.archive_path}")
-    echo(f"  size     {human_bytes(details.snapshot_bytes or 0)} as {human_bytes(details.archive_bytes or 0)}")
-    if details.files is not None:
+    size, stored = human_bytes(details.snapshot_bytes or 0), human_bytes(details.archive_bytes or 0)
+    if details.files is None:
+        echo(f"  size     {size} as {stored}")
+    else:
+        added = "nothing" if report.outcome == "unchanged" else stored
+        echo(f"  size     {size}, {added} added to the store")
         echo(f"  files    {files_text(details)}")
     echo(f"  time     {human_duration(report.duration_s)}" + (f" ({stages})" if stages else ""))
     echo(f"  store    {details.kept} kept, {len(details.removed)} removed")

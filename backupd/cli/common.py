@@ -4,7 +4,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
@@ -18,6 +18,7 @@ from backupd.cli import Command, complete
 from backupd.cli.output import echo, fail, mask_output, print_error, print_warning
 from backupd.config import REPLICAS, Config, KeyPath, load_config, mask_of, refuse_gate_alone
 from backupd.errors import StoreUnusable, UnexpectedError, UsageError
+from backupd.formatting import counted
 from backupd.model import LOCAL_STORE, AnyManifest, Progress
 from backupd.privileges import ROOT_HINT, become_owner_of_backups, drop_privileges, runs_as_root
 from backupd.report import AnyReport
@@ -281,9 +282,11 @@ def read_claims(context: TaskContext) -> Provenance:
         return Provenance(None, {}, frozenset())
 
 
-def warn_of_foreign(manifest: AnyManifest, replica: Inventory, claims: Provenance, name: str) -> None:
-    """Warn where a generation at replica `name` is of another store, as after a disaster."""
-    for group in claims.foreign(replica, manifest.source):
-        if manifest.id in group.ids:
-            way_on = f"to adopt them into this store: backupd replicate --to {name} --adopt"
-            print_warning(f"{name} holds {group.describe(replica.now)}; {way_on}")
+def warn_of_foreign(chosen: Sequence[AnyManifest], replica: Inventory, claims: Provenance, name: str) -> None:
+    """Warn, once, where generations at replica `name` are of another store, as after a disaster."""
+    ids = {manifest.id for manifest in chosen}
+    groups = [group for group in claims.foreign(replica) if not ids.isdisjoint(group.ids)]
+    if groups:
+        others = f", and those of {counted(len(groups) - 1, 'more source')}" if len(groups) > 1 else ""
+        way_on = f"to adopt them into this store: backupd replicate --to {name} --adopt"
+        print_warning(f"{name} holds {groups[0].describe(replica.now)}{others}; {way_on}")

@@ -277,7 +277,7 @@ def _choose(
         else:
             claims = common.read_claims(context)
         manifest = choose_usable(inventory, claims, chosen.id, source, chosen.at, name)
-        common.warn_of_foreign(manifest, inventory, claims, name)
+        common.warn_of_foreign((manifest,), inventory, claims, name)
         inventory = claims.usable(inventory)
     if chosen.id != LATEST:
         return manifest, ""

@@ -152,7 +152,7 @@ def _chosen(
     manifest = choose_usable(inventory, claims, wanted.id, source, wanted.at, store)
     if wanted.id == LATEST:
         _require_same_path(manifest, request, store, inventory, claims)
-    common.warn_of_foreign(manifest, inventory, claims, store)
+    common.warn_of_foreign((manifest,), inventory, claims, store)
     return manifest
 
 

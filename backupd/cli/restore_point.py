@@ -157,8 +157,7 @@ def _choose(
     else:
         claims = common.read_claims(context)
         chosen = choose_usable_point(inventory, claims, wanted.id, wanted.at, wanted.only, name)
-        for manifest in chosen.manifests:
-            common.warn_of_foreign(manifest, inventory, claims, name)
+        common.warn_of_foreign(chosen.manifests, inventory, claims, name)
         inventory = claims.usable(inventory)
     if wanted.id != LATEST:
         return chosen, ""
@@ -266,7 +265,9 @@ def _print_files(part: FilesRestoreResult) -> None:
         output.echo(f"{verb} {part.generation} to {part.target}")
         unpacked = f"{counted(part.files, 'file')} ({human_bytes(part.size_bytes)})"
         gone = f", {part.extra} not in the copy" if part.extra else ""
-        output.echo(f"  changes  {part.missing} missing, {part.differing} differing{gone}: {unpacked} from the copy")
+        whole = " (a directory counts once)" if part.files > part.missing + part.differing else ""
+        changed = f"{part.missing} missing{whole}, {part.differing} differing{gone}"
+        output.echo(f"  changes  {changed}: {unpacked} from the copy")
         output.echo(f"  equal    {part.unchanged}, compared byte by byte with their digests")
     if part.kept:
         output.echo(f"  kept     {part.kept}: backupd clean removes it after {KEPT_FOR.days} days")

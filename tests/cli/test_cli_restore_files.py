@@ -107,6 +107,15 @@ def test_exact_removes_what_is_not_in_the_copy_but_not_what_is_excluded(app: App
     assert (kept / "old" / "new.jpg").read_bytes() == b"new"
 
 
+def test_directory_that_is_missing_is_said_to_count_once(app: App) -> None:
+    (app.uploads / "2026" / "kitten.jpg").write_bytes(b"kitten")
+    assert app.typed("backup").code == 0
+    shutil.rmtree(app.uploads / "2026")
+    done = app.typed("restore", "--point", "latest")
+    assert done.code == 0, done
+    assert "  changes  1 missing (a directory counts once), 0 differing: 2 files " in done.out
+
+
 def test_dry_run_shows_the_changes_and_makes_none(app: App) -> None:
     change(app)
     before = facts(app.uploads, inodes=True)

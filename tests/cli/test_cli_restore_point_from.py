@@ -50,7 +50,9 @@ def test_point_is_restored_on_new_machine(app: PointedApp, remote: Keyboard) -> 
     lose(app)
     done = remote("restore", "--point", "latest", "--from", "offsite")
     assert (done.code, app.rows) == (0, NEW), done
-    assert "to adopt them into this store: backupd replicate --to offsite --adopt" in done.err
+    assert done.err.count("warning: offsite holds 1 generation by store ") == 1, "all sources in one sentence"
+    assert "; to adopt them into this store: backupd replicate --to offsite --adopt" in done.err
+    assert ", and those of 1 more source; to adopt" in done.err
 
 
 def test_container_that_starts_without_data_gets_whole_point_from_replica(app: PointedApp, remote: Keyboard) -> None:

@@ -146,6 +146,8 @@ def test_command_backs_up_databases_and_files_as_one_point(tmp_path: Path) -> No
     done = backupd("backup")
     assert done.code == 0, done.err
     assert ": 2 sources, " in done.out
+    assert "  size     3 B, nothing " not in done.out
     assert len([*(tmp_path / "backups").glob("point-*.point.json")]) == 1
     alone = backupd("backup", "--source", "uploads", "--json")
     assert (alone.json["source"], alone.json["outcome"]) == ("uploads", "unchanged")
+    assert "  size     3 B, nothing added to the store\n" in backupd("backup", "--source", "uploads").out
