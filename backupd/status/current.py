@@ -11,7 +11,7 @@ from pathlib import Path
 from backupd.catalog import CatalogUnavailable, NotificationState, RunRecord, read_catalog
 from backupd.catalog.catalog import Catalog
 from backupd.health import Health, Limit
-from backupd.model import FilesManifest, RestorePoint
+from backupd.model import FilesManifest, PointPart, RestorePoint
 from backupd.notifications.delivery import read_pings
 from backupd.notifications.outbox import ACCEPTED, REFUSED
 from backupd.report import drill_of
@@ -100,10 +100,16 @@ def points_of(inventory: Inventory, context: TaskContext) -> tuple[PointFigures,
             parts=tuple(part.generation for part in point.parts),
             sound=inventory.counts(found),
             stores=(inventory.store, *_stores_of(point, copies, inventory.store)),
+            current=all(_is_newest(part, inventory) for part in point.parts),
         )
         for found in points_as_generations(inventory)
         if (point := inventory.points.get(found.id))
     )
+
+
+def _is_newest(part: PointPart, inventory: Inventory) -> bool:
+    newest = inventory.last_verified(part.source)
+    return newest is not None and newest.id == part.generation
 
 
 def _stores_of(point: RestorePoint, copies: Mapping[str, tuple[str, ...]], local: str) -> list[str]:

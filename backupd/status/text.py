@@ -116,7 +116,8 @@ def _points(status: Status) -> Iterator[str]:
     if status.point is not None:
         point, age_s = status.point, (status.taken_at - status.point.taken_at).total_seconds()
         spread = f"{counted(len(point.parts), 'part')} at most {point.spread_ms} ms apart"
-        yield f"{'restore point':<16} {point.id}: {human_age(age_s)} old, {spread}, {status.points} in all"
+        same = ", nothing has changed since" if point.current else ""
+        yield f"{'restore point':<16} {point.id}: {human_age(age_s)} old{same}, {spread}, {status.points} in all"
     elif status.points:
         yield f"{'restore point':<16} none of {status.points} IS SOUND | what to do: backupd list --points"
 

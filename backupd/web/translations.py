@@ -158,6 +158,7 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
     ),
     "point": Phrase("restore point", "punto de restauración"),
     "point.spread": Phrase("at most {spread} apart", "separados como máximo {spread}"),
+    "point.current": Phrase("nothing has changed since", "nada ha cambiado desde entonces"),
     "point.damaged": Phrase("a part is damaged or missing", "una parte está dañada o falta"),
     "parts": Phrase("parts", "partes"),
     "files": Phrase("Files", "Archivos"),

@@ -130,7 +130,7 @@ def test_backup_during_verify_keeps_its_staged_files(large: Workspace, runner: B
     with large.stopped("unpacked", "verify") as run:
         write(large.database)
         assert runner.run(["backup"], large.environ).code == 0
-        assert large.staged("snapshot.sqlite3")
+        assert large.staged("unpacked")
     assert run.returncode == 0
     assert Event.STAGING_SWEPT not in events(large)
     assert_tidy(large)

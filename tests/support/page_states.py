@@ -83,6 +83,7 @@ def whole_app() -> History:
             parts=tuple(generation_id(source, at) for source in ("tasks", "notes", "uploads")),
             sound=ago != 2,
             stores=("local", "offsite") if ago else ("local",),
+            current=ago == 0,
             kept_for=("within 48h",) if ago < 2 else (f"daily {at:%Y-%m-%d}",) if ago < 3 else (),
         )
         for ago in range(4)

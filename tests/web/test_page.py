@@ -275,7 +275,8 @@ def test_restore_points_and_files_are_shown_with_the_command_that_restores_them(
     assert f"docker exec 0a1b2c3d4e5f backupd restore --point {newest}" in text
     assert f"backupd restore --point {damaged} --from offsite" in text, "a replica may have what is damaged here"
     assert f"backupd restore --point {damaged} docker" not in text
-    assert "at most 12 ms apart" in text
+    assert "at most 12 ms apart · nothing has changed since" in text
+    assert text.count("nothing has changed since") == 1
     assert "12,345 files, 2.1 GiB" in text
     assert "+12 files, +3.0 MiB" in text
     assert "backupd restore uploads-" not in text, "files come back with their restore point"
