@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -83,6 +83,7 @@ class HealthFacts:
 
     `damaged` are generations that a check found damaged, each id with its source. Where the store could not be read
     (`store_unreadable`), or the catalog could not (`catalog_error`), what they alone know is missing from the rest.
+    `files` are the sources that are sets of files, `points` the newest restore point with each generation of these.
     """
 
     freshness: tuple[Freshness, ...]
@@ -92,6 +93,8 @@ class HealthFacts:
     refused: tuple[RefusedGeneration, ...] = ()
     store_unreadable: bool = False
     catalog_error: BackupdError | None = None
+    files: frozenset[str] = frozenset()
+    points: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
             continue
         kind: ProblemKind = "shrunk" if hold.kind == "shrink" else "unreadable" if hold.unreadable else "damaged"
         reference = hold.reference or ""
-        command = f"backupd restore {reference}" if reference else _restore_command(hold.source, facts)
+        command = _restore_command(hold.source, facts, reference)
         yield Problem(
             kind,
             "unhealthy",
@@ -180,12 +183,14 @@ def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
             reference=reference,
             restore=command,
             detail=hold.reason,
+            of_files=hold.source in facts.files,
         )
     held = {hold.source for hold in facts.holds if hold.kind == "corrupt"}
     for failure in facts.failures:
         kind_of_source = _source_kind(failure)
         if kind_of_source == "missing" or (kind_of_source and failure.subject not in held):
-            yield _problem(failure, kind_of_source, "unhealthy", _restore_command(failure.subject, facts))
+            problem = _problem(failure, kind_of_source, "unhealthy", _restore_command(failure.subject, facts))
+            yield replace(problem, of_files=failure.subject in facts.files)
 
 
 def _failing(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
@@ -231,9 +236,18 @@ def _problem(failure: Failure, kind: ProblemKind, severity: ProblemSeverity, res
     return replace(problem, store=failure.store, restore=restore, detail=failure.error, hint=failure.hint)
 
 
-def _restore_command(source: str, facts: HealthFacts) -> str:
-    """Return the command that restores `source`: from here, else from a replica; empty where there is no copy."""
+def _restore_command(source: str, facts: HealthFacts, generation: str = "") -> str:
+    """Return the command that restores `source`, of that generation or the newest: from here, else from a replica.
+
+    It is empty where there is no copy. A set of files is restored with its restore point alone.
+    """
+    if source in facts.files and generation and generation not in facts.points:
+        return "backupd list --points"
+    if generation and source not in facts.files:
+        return f"backupd restore {generation}"
     command = f"backupd restore latest --source {source}"
+    if source in facts.files:
+        command = f"backupd restore --point {facts.points.get(generation, 'latest')} --only {source}"
     if any((one.task, one.subject) == ("backup", source) and one.last_at for one in facts.freshness):
         return command
     replica = next((one.subject for one in facts.freshness if one.task == "replicate"), "")

@@ -120,29 +120,29 @@ _TEXTS: Final[Mapping[ProblemKind, _Texts]] = {
         "the catalog works again",
     ),
     "missing": _Texts(
-        "the database of {subject} is missing: no backup can be made",
+        "the {what} of {subject} is missing: no backup can be made",
         "check that its volume is mounted; {restore_if_lost}",
-        "the database of {subject} is no longer missing",
+        "the {what} of {subject} is no longer missing",
     ),
     "unusable": _Texts(
-        "the database of {subject} cannot be backed up in its current state",
+        "the {what} of {subject} cannot be backed up in its current state",
         f"{_DOCTOR}; {{restore_if_lost}}",
-        "the database of {subject} can be backed up again",
+        "the {what} of {subject} can be backed up again",
     ),
     "damaged": _Texts(
-        "the database of {subject} is damaged: nothing is pruned",
+        "the {what} of {subject} is damaged: nothing is pruned",
         "repair it, or {restore}",
-        f"the database of {{subject}} is intact again, {_ACCEPTED}",
+        f"the {{what}} of {{subject}} is intact again, {_ACCEPTED}",
     ),
     "unreadable": _Texts(
-        "the database of {subject} can no longer be read: nothing is pruned",
+        "the {what} of {subject} can no longer be read: nothing is pruned",
         f"if this is intended: {_UNFREEZE}; {{restore_if_not}}",
-        f"the database of {{subject}} can be read again, {_ACCEPTED}",
+        f"the {{what}} of {{subject}} can be read again, {_ACCEPTED}",
     ),
     "shrunk": _Texts(
-        "the database of {subject} has shrunk: nothing is pruned until an operator accepts it",
+        "the {what} of {subject} has shrunk: nothing is pruned until an operator accepts it",
         f"if the loss is intended: {_UNFREEZE}; {{restore_if_not}}",
-        f"the database of {{subject}} has grown back, {_ACCEPTED}",
+        f"the {{what}} of {{subject}} has grown back, {_ACCEPTED}",
     ),
     "never": _Texts("there is no {success} yet", "{renew}", _BACK),
     "future": _Texts(
@@ -193,6 +193,7 @@ class Problem:
     restore: str = ""  # the command that restores `subject`; empty where there is no copy
     detail: str = ""
     hint: str = ""
+    of_files: bool = False  # `subject` is a set of files
 
     def __str__(self) -> str:
         """Return what is wrong, in one sentence."""
@@ -242,6 +243,7 @@ class Problem:
         task = str(self.task)
         return template.format(
             subject=self.subject,
+            what="directory" if self.of_files else "database",
             reference=self.reference,
             run=self.run,
             success=self.success,

@@ -164,12 +164,14 @@ def _part_of(points: Sequence[str]) -> str:
 
 
 def keep_more(plan: RetentionPlan, more: Mapping[str, Sequence[str]]) -> RetentionPlan:
-    """Return the `plan` with `more` reasons to keep, by id of generation."""
-    found = [(kept.generation, (*kept.reasons, *more.get(kept.generation.id, ()))) for kept in plan.keep]
-    found += [(one.generation, tuple(more[one.generation.id])) for one in plan.remove if more.get(one.generation.id)]
+    """Return the `plan` with `more` reasons to keep, by id of generation; each is given once."""
+    found = [(kept.generation, [*kept.reasons, *more.get(kept.generation.id, ())]) for kept in plan.keep]
+    found += [(one.generation, [*more[one.generation.id]]) for one in plan.remove if more.get(one.generation.id)]
     found.sort(key=lambda one: (one[0].taken_at, one[0].id), reverse=True)
     remove = tuple(removed for removed in plan.remove if not more.get(removed.generation.id))
-    return RetentionPlan(tuple(Kept(generation, reasons) for generation, reasons in found), remove)
+    return RetentionPlan(
+        tuple(Kept(generation, tuple(dict.fromkeys(reasons))) for generation, reasons in found), remove
+    )
 
 
 def _counts(policy: RetentionPolicy) -> dict[str, int]:

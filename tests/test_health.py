@@ -341,3 +341,22 @@ def test_duration_is_in_unit_with_two_digits(seconds: float, said: str) -> None:
 
 def test_future_age_reads_in_duration() -> None:
     assert (human_age(-26 * 3600), human_age(-1)) == ("in 26 h", "in 1 s")
+
+
+@pytest.mark.parametrize(
+    ("reference", "command"),
+    [
+        ("uploads-20261122-0300", "backupd restore --point point-20261122-0300 --only uploads"),
+        ("uploads-20261121-0300", "backupd list --points"),
+        (None, "backupd restore --point latest --only uploads"),
+    ],
+)
+def test_set_of_files_that_shrank_is_restored_by_its_restore_point(reference: str | None, command: str) -> None:
+    hold = replace(SHRUNK, source="uploads", reference=reference)
+    points = {"uploads-20261122-0300": "point-20261122-0300"}
+    fresh = replace(WELL, subject="uploads")
+    health = Health.of(HealthFacts((fresh,), (hold,), files=frozenset({"uploads"}), points=points), NOW)
+    (problem,) = health.problems
+    assert str(problem).startswith("the directory of uploads has shrunk: ")
+    assert problem.restore == command
+    assert f"if not, stop the app and restore it: {command}" in problem.next_step

@@ -145,6 +145,13 @@ def test_pinned_point_stays_with_all_its_parts() -> None:
     assert found[0] not in kept_ids(points)
 
 
+def test_pins_of_all_parts_are_one_reason_for_their_point() -> None:
+    app = App()
+    point = app.run(NOW, SOURCES)
+    points, _ = app.plans(LITTLE, NOW, pins={part: Pin(part, NOW, None, "made by hand") for part in app.parts[point]})
+    assert points.reasons()[point].count("pinned until released: made by hand") == 1
+
+
 def test_pinned_generation_keeps_the_one_point_that_held_it_when_it_was_pinned() -> None:
     app = App()
     found = nights(app, 9, settings_every=20)

@@ -23,7 +23,7 @@ from backupd.stores.sftp.url import DirectoryAddress, SftpAddress, parse_address
 from backupd.stores.state import OWN_IDENTITY
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.doctor import Finding
-from backupd.tasks.doctor.files import check_restored_files
+from backupd.tasks.doctor.files import check_restored_files, check_sets
 from backupd.tasks.doctor.hooks import check_hooks
 from backupd.tasks.doctor.local import check_local
 from backupd.tasks.doctor.replica import check_replica
@@ -142,9 +142,10 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         what = f"no database was found for {', '.join(unknown)}"
         yield Finding("configuration", ok=True, detail=what, hint=_UNKNOWN, warning=True)
     requests = tuple(backup_request(config, name) for name in config.sources)
-    sets = [section.path for section in config.files.values()]
-    yield from check_local(requests, context, sets)
-    yield from check_restored_files(sets, context)
+    sets = {name: section.path for name, section in config.files.items()}
+    yield from check_local(requests, context, [*sets.values()])
+    yield from check_sets(sets)
+    yield from check_restored_files(sets.values(), context)
     yield from check_hooks(hooks(config))
     for name in config.replicas:
         yield from check_replica(

@@ -127,13 +127,6 @@ def sources(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or tuple(config.sources)
 
 
-def sources_and_files(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what `sources` does, and sets of files too. Raises UsageError for an unknown one."""
-    if names and {*names} & {*config.files}:
-        return tuple(dict.fromkeys(name if name in config.files else sources(config, (name,))[0] for name in names))
-    return sources(config, names) if names else (*config.sources, *config.files)
-
-
 def subjects_of_backups(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the sources and sets of files in `names`, all for an empty tuple. Raises UsageError for an unknown one."""
     known = (*config.sources, *config.files)

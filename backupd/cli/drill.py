@@ -65,12 +65,14 @@ def drill_command(
         )
     if as_json:
         print_json([report_facts(report) for report in reports])
+    said: set[str] = set()
     for report in reports:
-        _print(report, as_json=as_json)
+        _print(report, said, as_json=as_json)
     sys.exit(worst_exit(reports))
 
 
-def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
+def _print(report: RunReport[DrillDetails], said: set[str], *, as_json: bool) -> None:
+    """Print the facts of a drill; notes that are in `said` were printed below another one."""
     print_problems(report)
     if as_json:
         return
@@ -85,6 +87,7 @@ def _print(report: RunReport[DrillDetails], *, as_json: bool) -> None:
         if measured.files is not None:
             echo(f"  files    {counted(measured.files, 'file')}, {human_bytes(report.details.snapshot_bytes or 0)}")
         echo(f"  proven   {', '.join(measured.proven)}")
-    print_notes(report.notes)
+    print_notes([note for note in report.notes if note not in said])
+    said.update(report.notes)
     for line in measured.output.splitlines():
         echo(f"  command  {printable(line)}")

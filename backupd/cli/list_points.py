@@ -70,7 +70,7 @@ def print_points(rows: Sequence[PointRow], inventory: Inventory, place: str, zon
             f"{row.point.spread_ms} ms apart",
             human_bytes(row.generation.archive_bytes),
             row.generation.state,
-            ", ".join(part.generation for part in row.point.parts),
+            ", ".join(part.source for part in row.point.parts),
             ", ".join(row.kept_for) or "removed by the next prune",
             ", ".join(row.stores),
         )

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from backupd.bootstrap.tasks import sources_and_files
+from backupd.bootstrap.tasks import subjects_of_backups
 from backupd.cli import COMMANDS
 from backupd.cli.common import command, dry_run_option, open_context, require_mounted, source_option
 from backupd.cli.output import echo, print_json, print_table
@@ -36,7 +36,7 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
         span = parse_span(older_than)
     except ValueError as error:
         raise UsageError(f"--older-than: {error}", f"write it like {SPAN_EXAMPLE}") from None
-    chosen = sources_and_files(config, names)
+    chosen = subjects_of_backups(config, names)
     databases = {name: config.sources[name].path for name in chosen if name in config.sources}
     files = {name: config.files[name].path for name in chosen if name in config.files}
     context = open_context(config, writing=not dry_run)

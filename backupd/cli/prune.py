@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import click
 
-from backupd.bootstrap.tasks import retention_rule, sources_and_files
+from backupd.bootstrap.tasks import retention_rule, subjects_of_backups
 from backupd.cli import common, complete, output
 from backupd.config import Config
 from backupd.model import LOCAL_STORE, Generation, RetentionPlan
@@ -26,7 +26,7 @@ def prune_command(config: Config, names: tuple[str, ...], *, dry_run: bool, rele
     """Remove nothing while pruning of the source is on hold, and never its last verified generation."""
     if dry_run and release:
         raise common.refuse_together("--dry-run", "--unfreeze")
-    wanted = sources_and_files(config, names)
+    wanted = subjects_of_backups(config, names)
     context = common.open_context(config, writing=not dry_run)
     common.require_mounted(context)
     if release:

@@ -145,6 +145,10 @@ class Storing:
                 if isinstance(one, Future) and one.cancelled():
                     os.close(descriptor)
 
+    def lacks_any(self, lines: Iterable[bytes]) -> bool:
+        """Tell whether the store has lost a content that one of these lines of an index names."""
+        return not all(self._has(digest_of(line)) for line in lines if line.startswith(b"f"))
+
     def _flush(self, waiting: "deque[tuple[bytes | Future[_Read], int]]", index: IndexWriter, most: int) -> None:
         while len(waiting) > most or (waiting and isinstance(waiting[0][0], bytes)):
             self._write(waiting.popleft()[0], index)

@@ -131,11 +131,11 @@ class SendableContents(Contents, Protocol):
 class ReplicaContents(Contents, Protocol):
     """The contents at a replica."""
 
-    def publish(self, digests: Iterable[str], local: SendableContents) -> "Transfer":
+    def publish(self, digests: Iterable[str], local: SendableContents, damaged: Collection[str] = ()) -> "Transfer":
         """Send the stored files of `digests` from the `local` store, durably; each is verified before it gets its name.
 
-        What is already there in the size that it has here is not sent again. Raises CopyCorrupt, ContentMissing,
-        ReplicaUnreachable, OSError.
+        What is already there in the size that it has here is not sent again, unless it is among the `damaged`: that is
+        replaced. Raises CopyCorrupt, ContentMissing, ReplicaUnreachable, OSError.
         """
 
 

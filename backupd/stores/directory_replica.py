@@ -28,9 +28,12 @@ class DirectoryReplicaContents(LocalContents):
         super().__init__(replica.name, replica.directory)
         self._replica = replica
 
-    def publish(self, digests: Iterable[str], local: contract.SendableContents) -> contract.Transfer:
+    def publish(
+        self, digests: Iterable[str], local: contract.SendableContents, damaged: Collection[str] = ()
+    ) -> contract.Transfer:
         """Copy contents, each verified here before and, on its disk, there; see `stores.contract.ReplicaContents`."""
-        there, sent_bytes, count = self.sizes(), 0, 0
+        sizes, sent_bytes, count = self.sizes(), 0, 0
+        there = {digest: size for digest, size in sizes.items() if digest.hex() not in damaged} if damaged else sizes
         with self._replica.staging() as staging, self.adding(staging) as writer:
             for digest in digests:
                 try:

@@ -110,7 +110,7 @@ def _publish_all(
             states[request.source] = state = source_state(request.source, inventory, context)
             sources.append(SourceToCopy(request, state.previous, run))
     with ExitStack() as stack:
-        sets = SetsOfRun(staging, stack, context)
+        sets = SetsOfRun(inventory, staging, stack, context)
         sets.hold([(request, run) for request, run in orders if isinstance(request, FilesRequest)])
         with pinned_copies(sources, staging, context, sets.rescan if len(sets) else None) as pinned:
             # Those that are copied alone come last: they may take long, and each pin costs its app something.
@@ -118,7 +118,7 @@ def _publish_all(
                 with one.run.turn(context.working):
                     name = one.request.source
                     parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
-        return parts + sets.publish(inventory, parts)
+        return parts + sets.publish(parts)
 
 
 def _not_failed(orders: Sequence[_Order]) -> list[_Order]:

@@ -41,6 +41,11 @@ class ContentsCheck:
         self._known: set[bytes] = set()
         self._faults: dict[bytes, str] = {}
 
+    @property
+    def faulty(self) -> frozenset[str]:
+        """The digests of the contents that were missing or damaged."""
+        return frozenset(map(bytes.hex, self._faults))
+
     def check(self, entries: Entries, most_named: int, advance: Advance) -> CheckedFiles:
         """Read what the files in a list contain, unless it is known already; `entries` yields the list anew.
 

@@ -13,6 +13,7 @@ from backupd.model import Task
 from backupd.report import drill_of
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory
+from backupd.tasks.pruning_plan import newest_points
 
 _OTHER_TASKS: Final[tuple[Task, ...]] = ("drill", "prune", "scrub")
 _Successes: TypeAlias = Mapping[tuple[str, str, str], RunRecord]  # by task, source, and the store of a drill
@@ -59,6 +60,8 @@ def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: Task
             for key, source in ours
             if key in inventory.refused
         ),
+        files=frozenset(one.source for one in inventory.generations if one.kind == "files"),
+        points=newest_points(inventory),
     )
 
 

@@ -1,16 +1,18 @@
 """Send generations and restore points to a replica, each after all that it needs: contents, list, manifest, index."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from backupd.archive.content import unpacked
-from backupd.archive.file_list import contents_in
+from backupd.archive.file_list import FileEntry, contents_in, decode_entries
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ContentMissing, CopyCorrupt, GenerationMissing, ManifestInvalid, NoSpace
 from backupd.formatting import counted, human_bytes
 from backupd.model import AnyManifest, FilesManifest, RestorePoint
 from backupd.stores.contract import Replica, find_manifest, generation_taken
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import GenerationSent
 from backupd.tasks.run import ReplicationRun
@@ -40,8 +42,10 @@ def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: 
     there = _manifest_at(replica, generation_id)
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
         raise generation_taken(generation_id, replica.name)
-    if isinstance(manifest, FilesManifest) and not _send_contents(manifest, replica, run, context):
-        return
+    if isinstance(manifest, FilesManifest):
+        faulty = _faulty_contents(manifest, replica, run, context) if there is not None else frozenset[str]()
+        if not _send_contents(manifest, faulty, replica, run, context):
+            return
     _require_room(manifest, replica)
     context.progress.stage(f"send {generation_id}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
@@ -79,13 +83,26 @@ def send_lost_contents(
         run.warn(f"{counted(lost, 'content')} of files were no longer at {replica.name}, and were sent again")
 
 
-def _send_contents(manifest: FilesManifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> bool:
-    """Send the contents that the list of a generation names and the replica lacks.
+def _faulty_contents(
+    manifest: FilesManifest, replica: Replica, run: ReplicationRun, context: TaskContext
+) -> frozenset[str]:
+    """Read the contents of a generation that was found damaged at a replica; return the digests of those that are."""
+    check = ContentsCheck(replica.contents)
+    context.progress.stage(f"read {manifest.id} at {replica.name}", manifest.files.size_bytes)
+    with run.stage("read"):
+        check.check(partial(_entries_of, manifest, context), 0, context.progress.advance)
+    return check.faulty
+
+
+def _send_contents(
+    manifest: FilesManifest, faulty: Collection[str], replica: Replica, run: ReplicationRun, context: TaskContext
+) -> bool:
+    """Send the contents that the list of a generation names and that the replica lacks, or has `faulty`.
 
     Returns False, after marking the generation as damaged, where one is damaged or missing here.
     """
     context.progress.stage(f"send contents of {manifest.id}", manifest.files.size_bytes)
-    fault = _publish(_contents_of(manifest, context), replica, run, context)
+    fault = _publish(_contents_of(manifest, context), replica, run, context, faulty)
     if fault and context.store.has_files(manifest.id):
         record_verification(manifest.id, context, sound=False, detail=fault)
         run.warn(f"{manifest.id} was not sent: {fault}")
@@ -94,12 +111,17 @@ def _send_contents(manifest: FilesManifest, replica: Replica, run: ReplicationRu
     return not fault
 
 
-def _publish(found: Iterable[bytes], replica: Replica, run: ReplicationRun, context: TaskContext) -> str:
-    """Send what the replica lacks of the contents with these raw digests; returns what is wrong with one here."""
+def _publish(
+    found: Iterable[bytes], replica: Replica, run: ReplicationRun, context: TaskContext, faulty: Collection[str] = ()
+) -> str:
+    """Send what the replica lacks, or has `faulty`, of the contents with these raw digests.
+
+    Returns what is wrong with one here.
+    """
     digests = frozenset(found)
     try:
         with run.stage("send"), _counted(replica, run):
-            transfer = replica.contents.publish(map(bytes.hex, digests), context.store.contents)
+            transfer = replica.contents.publish(map(bytes.hex, digests), context.store.contents, faulty)
     except (ContentMissing, CopyCorrupt):
         if fault := _fault_here(digests, context):
             return fault
@@ -115,6 +137,11 @@ def _publish(found: Iterable[bytes], replica: Replica, run: ReplicationRun, cont
 def _contents_of(manifest: FilesManifest, context: TaskContext) -> Iterator[bytes]:
     with unpacked(context.store.open(manifest.id), manifest.archive.member_bytes) as listed:
         yield from contents_in(listed, manifest.files.list_sha256, manifest.id)
+
+
+def _entries_of(manifest: FilesManifest, context: TaskContext) -> Iterator[FileEntry]:
+    with unpacked(context.store.open(manifest.id), manifest.archive.member_bytes) as listed:
+        yield from decode_entries(listed, manifest.id)
 
 
 def _fault_here(digests: Iterable[bytes], context: TaskContext) -> str:

@@ -1,4 +1,4 @@
-"""`backupd drill` of a whole app: two databases, and the files that one of them names."""
+"""`backupd drill` and `doctor` of a whole app: two databases, and the files that one of them names."""
 
 import sqlite3
 from contextlib import closing
@@ -33,6 +33,22 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def remove_note(place: Path) -> None:
+    """Remove the content of note.txt from the store."""
+    for path in (place / "backups" / "files").rglob("*"):
+        if path.is_file() and path.stat().st_size < 100 and path.suffix != ".gz":
+            path.unlink()
+
+
+def test_doctor_looks_at_directory_of_each_set_of_files(config: Path, tmp_path: Path) -> None:
+    typed = Keyboard({"BACKUPD_CONFIG": str(config)})
+    assert f"ok     files uploads: {tmp_path}/uploads: uid " in typed("doctor").out
+    (tmp_path / "uploads").rename(tmp_path / "elsewhere")
+    found = typed("doctor")
+    assert found.code == 1
+    assert f"wrong  files uploads: no directory at {tmp_path}/uploads" in found.out
+
+
 def test_whole_app_is_drilled_and_files_that_it_lacks_are_named(config: Path, tmp_path: Path) -> None:
     typed = Keyboard({"BACKUPD_CONFIG": str(config)})
     done = typed("drill", "--json")
@@ -45,9 +61,8 @@ def test_whole_app_is_drilled_and_files_that_it_lacks_are_named(config: Path, tm
     plain = typed("drill")
     assert f"  point    {point}" in plain.out
     assert "  files    2 files, 2.9 KiB" in plain.out
-    for path in (tmp_path / "backups" / "files").rglob("*"):
-        if path.is_file() and path.stat().st_size < 100 and path.suffix != ".gz":
-            path.unlink()  # that of note.txt
+    assert plain.out.count("  note  ") == 1, "what is true of all sources is said once"
+    remove_note(tmp_path)
     failed = typed("drill")
     assert failed.code == 1
     assert "1 of 2 files cannot be restored from local: 'note.txt': " in failed.err

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from backupd.report import BackupDetails
+from backupd.tasks.context import local_inventory
 from backupd.tasks.files.capture import holding_set
 from support.file_sets import FileSet
 
@@ -73,7 +74,7 @@ def back_up_both(files: FileSet) -> tuple[int, int, int]:
         context.run("backup", "uploads", BackupDetails()) as run,
         context.exclusive_lock("backup"),
         context.store.staging() as staging,
-        holding_set(files.request, staging, context) as held,
+        holding_set(files.request, local_inventory(context), staging, context) as held,
     ):
         held.hold(run)
         rows = copy_database(files.root)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from backupd.files.index import DAY_DIGITS
+from backupd.tasks.context import local_inventory
 from backupd.tasks.requests import ShrinkGuard
+from backupd.tasks.verify import verify
 from support.file_sets import FileSet
 
 
@@ -75,7 +78,7 @@ def test_odd_names_and_links_are_stored_as_they_are(files: FileSet, tmp_path: Pa
 
 def test_unchanged_files_are_neither_opened_nor_published_again(files: FileSet, tmp_path: Path) -> None:
     for number in range(30):
-        files.write(f"d{number % 3}/f{number}", str(number))
+        files.write(f"d{number % 3}/file{number}", str(number))
     first = files.back_up()
     make_old(files)
     trace = tmp_path / "trace"
@@ -87,7 +90,7 @@ def test_unchanged_files_are_neither_opened_nor_published_again(files: FileSet, 
         [*command, str(files.root), str(Path(__file__).parents[1])], capture_output=True, text=True, check=True
     )
     assert ended.stdout.split() == ["unchanged", first.generation]
-    opened = re.findall(r'openat\([^,]*, "(f\d+)"', trace.read_text())
+    opened = re.findall(r'openat\([^,]*, "(file\d+)"', trace.read_text())
     assert opened == []
     assert "uploads" in trace.read_text(), "the trace saw the walk"
 
@@ -195,6 +198,36 @@ def test_content_that_the_store_has_lost_is_stored_again(files: FileSet) -> None
     assert second.outcome == "degraded"
     assert "the contents of 1 file of uploads were no longer in the store" in second.warnings[0]
     assert files.restored(second.generation) == files.on_disk()
+
+
+def test_content_that_the_store_has_lost_is_stored_again_though_no_file_has_changed(files: FileSet) -> None:
+    files.write("a", "lost")
+    files.write("b", "kept")
+    first = files.back_up()
+    make_old(files)
+    assert first.generation
+    shutil.rmtree(files.root / "backups" / "files")
+    again = files.back_up()
+    assert (again.outcome, again.generation) == ("unchanged", first.generation)
+    assert "the contents of 2 files of uploads were no longer in the store" in again.warnings[0]
+    assert files.restored(first.generation) == files.on_disk()
+    assert files.back_up().warnings == ()
+
+
+def test_content_that_was_found_damaged_is_stored_again_though_its_file_has_not_changed(files: FileSet) -> None:
+    files.write("a", "what it was")
+    files.write("b", "stays")
+    first = files.back_up()
+    make_old(files)
+    assert first.generation
+    (damaged,) = (files.root / "backups" / "files").glob(f"*/{files.entries(first.generation)['a'].digest}*")
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    assert verify(first.generation, local_inventory(files.context), 1, files.context).damaged
+    files.write("c", "new")
+    second = files.back_up()
+    assert second.generation not in (None, first.generation)
+    assert files.restored(second.generation or "") == files.on_disk()
+    assert verify(first.generation, local_inventory(files.context), 1, files.context).sound
 
 
 def test_sockets_and_pipes_are_skipped_and_counted(files: FileSet) -> None:

@@ -106,6 +106,20 @@ def test_point_is_sent_with_all_that_it_needs_and_only_what_changed_travels_late
     assert app.contents(app.there) == app.contents(app.here)
 
 
+def test_content_that_is_damaged_there_is_replaced_once_a_check_has_found_it(app: App) -> None:
+    app.point()
+    app.replicate()
+    (key,) = app.names(LIST_SUFFIX)
+    for damaged in sorted(app.there.glob("files/*/*"))[::20]:
+        damaged.chmod(0o600)
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+    with app.connect() as replica:
+        assert verify(key, replica_inventory("there", replica, app.context), 1, app.context, store=replica).damaged
+    report = app.replicate()
+    assert (report.outcome, report.details.sent, report.details.contents) == ("done", (key,), 3), report
+    assert app.contents(app.there) == app.contents(app.here)
+
+
 def test_point_that_was_cut_before_its_index_is_completed_by_it_alone(app: App) -> None:
     key = app.point()
     app.replicate()

@@ -109,12 +109,14 @@ class SftpContents:
         with self._connection.operation(len(paths) * _BYTES_OF_FILE):
             request_each(self._connection, sftp.CMD_REMOVE, "remove", paths)
 
-    def publish(self, digests: Iterable[str], local: contract.SendableContents) -> contract.Transfer:
+    def publish(
+        self, digests: Iterable[str], local: contract.SendableContents, damaged: Collection[str] = ()
+    ) -> contract.Transfer:
         """Send what is not there in the size that it has here; see `contract.ReplicaContents`.
 
         What is missing or damaged here is raised at the end. Raises WriteRefused for lack of space.
         """
-        sizes = self._lacking(digests, local)
+        sizes = self._lacking(digests, local, frozenset(map(bytes.fromhex, damaged)))
         before, sound = self._verified.sent_bytes, _Sound(local)
         self._begun_at, needed = before, sum(sizes.values())
         with self._connection.operation(2 * needed + len(sizes) * _BYTES_OF_FILE):
@@ -129,14 +131,19 @@ class SftpContents:
         sent_bytes = self._verified.sent_bytes - before
         return contract.Transfer(sent_bytes, resumed_bytes, contents=len(sizes))
 
-    def _lacking(self, digests: Iterable[str], local: contract.SendableContents) -> dict[str, int]:
-        """Return the sizes here of what is not there, in order; what is not here has none, and may be there in any."""
+    def _lacking(
+        self, digests: Iterable[str], local: contract.SendableContents, damaged: Collection[bytes]
+    ) -> dict[str, int]:
+        """Return the sizes here of what is not there, or `damaged`, in order.
+
+        What is not here has none, and may be there in any.
+        """
         found = dict.fromkeys(map(bytes.fromhex, digests), _UNKNOWN)
         for content in local.list():
             if content.digest in found:
                 found[content.digest] = content.stored_bytes
         for content in self.list():
-            if found.get(content.digest) in (content.stored_bytes, _UNKNOWN):
+            if content.digest not in damaged and found.get(content.digest) in (content.stored_bytes, _UNKNOWN):
                 del found[content.digest]
         return {digest.hex(): max(0, found[digest]) for digest in sorted(found)}
 

@@ -1,16 +1,29 @@
-"""Check what restores left in the directory of a set of files."""
+"""Check the directories of sets of files, and what restores left in them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from backupd.errors import RestoreFailed, SourceUnusable, TargetRefused
 from backupd.files.restoration import RUNNING, restorations
+from backupd.files.walker import FilesDirectory
 from backupd.formatting import human_age, human_bytes
 from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor import Finding
+from backupd.tasks.doctor import Finding, run_check
 from backupd.tasks.restore.files_left import KeptFiles, kept_files, opened_set
+
+
+def check_sets(paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Yield a finding for the directory of each set of files, by its name: a backup begins with the same look at it."""
+    for name, path in paths.items():
+        yield run_check(f"files {name}", partial(_directory, path))
+
+
+def _directory(path: Path) -> str:
+    found = FilesDirectory.inspect(path)
+    return f"{found.path}: uid {found.facts.uid}, mode {found.facts.mode:04o}"
 
 
 def check_restored_files(paths: Iterable[Path], context: TaskContext) -> Iterator[Finding]:

@@ -23,8 +23,8 @@ from backupd.tasks.run import BackupRun
 class SetsOfRun:
     """The sets of files of one run, held until `stack` ends; one that fails is left out, and ends no other."""
 
-    def __init__(self, staging: Directory, stack: ExitStack, context: TaskContext) -> None:
-        self._staging, self._stack, self._context = staging, stack, context
+    def __init__(self, inventory: Inventory, staging: Directory, stack: ExitStack, context: TaskContext) -> None:
+        self._inventory, self._staging, self._stack, self._context = inventory, staging, stack, context
         self._held: list[tuple[FilesRequest, BackupRun, HeldSet]] = []
         self._references: dict[str, References] = {}
         self._looks = 0
@@ -36,7 +36,7 @@ class SetsOfRun:
         """Hold what differs from the last run. Raises BackupdError and OSError of a run alone."""
         for request, run in orders:
             with run.turn(self._context.working):
-                held = self._stack.enter_context(holding_set(request, self._staging, self._context))
+                held = self._stack.enter_context(holding_set(request, self._inventory, self._staging, self._context))
                 held.hold(run)
                 self._held.append((request, run, held))
 
@@ -58,7 +58,7 @@ class SetsOfRun:
                     why = error.message if isinstance(error, BackupdError) else os_error_text(error)
                     run.warn(f"files.{request.source}.query failed: {why}")
 
-    def publish(self, inventory: Inventory, databases: Sequence[PointPart]) -> list[PointPart]:
+    def publish(self, databases: Sequence[PointPart]) -> list[PointPart]:
         """Store the contents of each, then publish its list; return the parts of a restore point.
 
         It degrades a set that one of the `databases` was copied after it, because that could not be pinned; what is new
@@ -71,13 +71,13 @@ class SetsOfRun:
                     late = [one.source for one in databases if one.until > held.held_until]
                     if late or not self._looks:
                         held.rescan(run)
-                    parts.append(self._publish(request, run, held, inventory))
+                    parts.append(self._publish(request, run, held))
                     for source in late if self._looks > 1 else ():
                         run.warn(f"{source} was copied after {request.source}: its newest rows may lack their files")
         return parts
 
-    def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet, inventory: Inventory) -> PointPart:
-        context, state = self._context, files_state(request.source, inventory, self._context)
+    def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet) -> PointPart:
+        context, state = self._context, files_state(request.source, self._inventory, self._context)
         references = self._references.get(request.source)
         capture = held.capture(state.previous, run, references.saw if references else None)
         lacking = [str(references)] if references and references.lacking else []

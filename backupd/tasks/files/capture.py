@@ -27,6 +27,7 @@ from backupd.system.os_errors import os_error_text
 from backupd.system.resources import lower_priority, require_space, reserve_bytes, watching_space
 from backupd.tasks.capture import ARCHIVE_PART, PackedCopy
 from backupd.tasks.context import TaskContext
+from backupd.tasks.inventory import Inventory
 from backupd.tasks.requests import FilesRequest
 from backupd.tasks.run import BackupRun
 
@@ -92,7 +93,7 @@ class HeldSet:
         """
         held = self._held
         is_known = previous is not None and self._trailer.list_sha256 == previous.files.list_sha256
-        if is_known and not held.seen.differs:
+        if is_known and not held.seen.differs and not held.storing.lacks_any(held.lines()):
             if saw is not None:
                 for line in held.lines():
                     if not line.startswith(b"d"):
@@ -174,7 +175,9 @@ class HeldSet:
 
 
 @contextmanager
-def holding_set(request: FilesRequest, staging: Directory, context: TaskContext) -> Iterator[HeldSet]:
+def holding_set(
+    request: FilesRequest, inventory: Inventory, staging: Directory, context: TaskContext
+) -> Iterator[HeldSet]:
     """Yield a set of files, of which nothing is held yet; `staging` is that of the run.
 
     Raises SourceMissing, SourceUnusable, NoSpace, OSError.
@@ -193,24 +196,37 @@ def holding_set(request: FilesRequest, staging: Directory, context: TaskContext)
             advance=_sometimes(watching_space(store.directory, reserve, context.progress.advance)),
             deadline=deadline,
         )
-        storing = Storing(writer, lambda: store.contents.sizes().keys(), options)
-        index, trailer = _last_index(request.source, own, store.directory)
+        storing = Storing(writer, store.contents.digests, options)
+        index, trailer = _last_index(request.source, inventory, own, store.directory)
         hold_options = HoldOptions(request.exclude, _left_out(request, directory, context), most_held(), deadline)
         context.progress.stage("files", 0)
         held = stack.enter_context(holding(directory, hold_options, index, storing, own))
         yield HeldSet(request, held, trailer, own, writer, context)
 
 
-def _last_index(source: str, own: Directory, store: Path) -> tuple[HeldFile, Trailer]:
-    """Return the index that the last run has left, an empty one where it cannot be read. Raises OSError."""
+def _last_index(source: str, inventory: Inventory, own: Directory, store: Path) -> tuple[HeldFile, Trailer]:
+    """Return the index that the last run has left, an empty one where it is of no use: all files are read again then.
+
+    So it is after a generation with the same list turned out to be damaged: contents that are not what they were are
+    stored again. Raises OSError.
+    """
     with suppress(OSError), Directory.open(store) as base, base.child(HIDDEN) as hidden:
         with hidden.child(INDEX) as directory:
             descriptor = directory.open_file(source)
         found = HeldFile(own, INDEX, own.hold(descriptor))
         with reopened(descriptor) as stream:
-            if trailer := read_trailer(stream):
+            if (trailer := read_trailer(stream)) and not _is_damaged(trailer, source, inventory):
                 return found, trailer
     return HeldFile.create(own, INDEX), Trailer()
+
+
+def _is_damaged(trailer: Trailer, source: str, inventory: Inventory) -> bool:
+    """Tell whether the newest generation with the list of an index is damaged."""
+    for generation in inventory.of(source):
+        manifest = inventory.manifests.get(generation.id)
+        if isinstance(manifest, FilesManifest) and manifest.files.list_sha256 == trailer.list_sha256:
+            return generation.damaged
+    return False
 
 
 def _left_out(request: FilesRequest, directory: FilesDirectory, context: TaskContext) -> tuple[str, ...]:
