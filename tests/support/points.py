@@ -121,8 +121,9 @@ def assert_complete_points(there: Path) -> set[str]:
 
     Returns the ids of the points.
     """
-    contents = [path.name.split(".")[0] for path in there.glob("files/*/*")]
-    assert sorted(map(_digest_of, there.glob("files/*/*"))) == sorted({*contents})
+    stored = [*there.glob("files/*/*")]
+    contents = {path.name.split(".")[0] for path in stored}
+    assert sorted(map(_digest_of, stored)) == sorted(contents)
     generations = {path.name.removesuffix(MANIFEST_SUFFIX) for path in there.glob(f"*{MANIFEST_SUFFIX}")}
     for generation in generations:
         manifest = decode_manifest((there / f"{generation}{MANIFEST_SUFFIX}").read_bytes(), generation)
@@ -130,7 +131,7 @@ def assert_complete_points(there: Path) -> set[str]:
         assert hashlib.sha256(archive).hexdigest() == manifest.archive.sha256
         if isinstance(manifest, FilesManifest):
             listed = io.BytesIO(gzip.decompress(archive))
-            assert {*map(bytes.hex, contents_in(listed, manifest.files.list_sha256, generation))} <= {*contents}
+            assert {*map(bytes.hex, contents_in(listed, manifest.files.list_sha256, generation))} <= contents
     points = {path.name.removesuffix(POINT_SUFFIX) for path in there.glob(f"*{POINT_SUFFIX}")}
     for key in points:
         assert decode_point((there / f"{key}{POINT_SUFFIX}").read_bytes(), key).generations <= generations
