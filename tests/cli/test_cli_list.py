@@ -101,7 +101,8 @@ def test_generations_of_several_sources_are_newest_first(pair: Pair) -> None:
     (tasks,) = backups.glob("tasks-*.sqlite3.gz")
     backdated(backups, tasks.name.removesuffix(".sqlite3.gz"), days=1.5)
     facts = typed("list", "--config", pair.config, "--json").json
-    assert [fact["source"] for fact in facts] == ["notes", "tasks", "notes", "tasks", "notes"]
+    sources = [fact["source"] for fact in facts]
+    assert (sorted(sources[:2]), sources[2:]) == (["notes", "tasks"], ["notes", "tasks", "notes"])  # two of one instant
     assert facts == sorted(facts, key=lambda fact: fact["taken_at"], reverse=True)
     assert all(fact["kept_for"] for fact in facts)
     only = typed("list", "--config", pair.config, "--source", "tasks", "--json").json

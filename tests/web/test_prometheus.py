@@ -188,7 +188,9 @@ def test_prometheus_answers_each_query_of_dashboard_and_marks_failure_and_restor
         wait_until(partial(prometheus.rows, filled(annotation["expr"])), f"the mark of {annotation['name']}")
     queries = [filled(target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
     empty = {re.findall(r"backupd_\w+", query)[0] for query in queries if not prometheus.rows(query)}
-    assert empty - {"backupd_problem"} == {  # without drills, messages, pings and a gate
+    assert empty - {"backupd_problem"} == {  # without drills, messages, pings, a gate, files and a second source
+        *("backupd_files", "backupd_files_size_bytes", "backupd_point_timestamp_seconds"),
+        *("backupd_point_spread_seconds", "backupd_point_parts"),
         *("backupd_gate_deploys", "backupd_gate_step_duration_seconds"),
         *("backupd_drill_recovery_seconds", "backupd_stage_duration_seconds", "backupd_drill_data_age_seconds"),
         *("backupd_message_last_success_timestamp_seconds", "backupd_message_last_failure_timestamp_seconds"),
