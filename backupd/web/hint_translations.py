@@ -25,7 +25,6 @@ HINTS: Final[Mapping[str, str]] = {
     ),
     "this one from another store (backupd list)": "esta desde otro almacén (backupd list)",
     "send this one again (backupd replicate)": "envíe esta de nuevo (backupd replicate)",
-    "check its rights": "revise sus permisos",
     # The catalog.
     "try again": "inténtelo de nuevo",
     "try again in a minute": "inténtelo de nuevo en un minuto",
