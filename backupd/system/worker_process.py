@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Generic, Self, TypeVar
+from typing import IO, Final, Generic, Self, TypeVar
 
 from backupd import errors
 from backupd.errors import BackupdError, WorkerFailed, WorkerHung
@@ -20,6 +20,7 @@ OnEvent = Callable[[str, str], None]
 Reply = TypeVar("Reply")
 
 _STDERR_CHARACTERS = 400
+_END_S: Final = 1.0
 _EXIT_TIMEOUT_S = 5.0
 _LONGEST_LINE_BYTES = 32 << 20
 _SETTINGS = "BACKUPD_"  # secrets may be among them
@@ -31,7 +32,7 @@ def ignore(_first: object, _second: object) -> None:
 
 
 class WorkerProcess(Generic[Reply]):
-    """A child process that runs `module`; as a context manager, it is killed at the end.
+    """A child process that runs `module`; as a context manager, it ends with the block: at once after an error.
 
     It begins in `directory`, without the settings in the environment, has the open `files`, by the same descriptors,
     and has until `deadline` by the monotonic clock. A process that waits for a dead disk or server cannot be killed:
@@ -59,7 +60,11 @@ class WorkerProcess(Generic[Reply]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_rest: object) -> None:
+        if error is None:  # one that waits for a further command ends by itself, and in order
+            close_input(self._process)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
         self.kill()
         self._stdout.close()
         try:

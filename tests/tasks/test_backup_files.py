@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from backupd.files.index import DAY_DIGITS
+from backupd.report import BackupDetails
 from backupd.tasks.context import local_inventory
+from backupd.tasks.files.capture import holding_set
 from backupd.tasks.requests import ShrinkGuard
 from backupd.tasks.verify import verify
 from support.file_sets import FileSet
+
+pytestmark = pytest.mark.cover_processes  # a child walks the directory
 
 
 @pytest.fixture
@@ -120,6 +124,31 @@ def test_changed_new_and_gone_files_make_a_generation_of_their_own(files: FileSe
     assert set(files.restored(first.generation)) == {"kept", "changed", "gone", "d/kept", "d/gone"}
     details = second.details
     assert (details.new_files, details.gone_files) == (1, 2)
+
+
+def test_what_is_new_changed_or_gone_after_the_hold_is_found_by_the_look_after_it(files: FileSet) -> None:
+    for name in ("stays", "gone", "known/changed", "known/replaced"):
+        files.write(name, name)
+    context, listed = files.context, set[str]()
+    with (
+        context.run("backup", "uploads", BackupDetails()) as run,
+        context.exclusive_lock("backup"),
+        context.store.staging() as staging,
+        holding_set(files.request, local_inventory(context), staging, context) as held,
+    ):
+        held.hold(run)
+        files.write("new/deep/file", "new")
+        files.write("known/changed", "changed since")
+        files.write("known/exchanged", "exchanged").rename(files.path / "known" / "replaced")
+        (files.path / "link").symlink_to("stays")
+        (files.path / "gone").unlink()
+        held.rescan(run)
+        capture = held.capture(None, run, lambda path: listed.add(path.decode()))
+    assert run.report.error is None, run.report
+    assert listed == {"stays", "gone", "known/changed", "known/replaced", "new/deep/file", "link"}
+    assert capture.files is not None
+    assert (capture.files.files, capture.files.directories, capture.files.links) == (5, 3, 1)
+    assert capture.files.size_bytes == len("staysgonechanged sinceexchangednew")
 
 
 def test_same_size_and_mtime_do_not_hide_a_change(files: FileSet) -> None:

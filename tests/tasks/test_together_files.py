@@ -23,6 +23,8 @@ from support.uploading_app import uploading_app
 ROUNDS = 5
 QUERY = "SELECT path FROM uploads"
 
+pytestmark = pytest.mark.cover_processes  # a child walks the directory, and looks again
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> FileSet:
