@@ -195,8 +195,19 @@ class Replica(Store, Protocol):
     def sent_bytes(self) -> int:
         """Bytes of archives sent so far, failed transfers included; it only grows."""
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
-        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably."""
+    def publish(
+        self,
+        generation_id: str,
+        archive: Path,
+        manifest: bytes,
+        kind: Kind = "database",
+        replaces: bytes | None = None,
+    ) -> None:
+        """Put a verified archive (a local file) and its manifest in place, the manifest last, durably.
+
+        Of the manifests that may be there, only this one and `replaces` are overwritten: the caller has seen that one,
+        and that its copy is damaged. Raises GenerationTaken for another.
+        """
 
     def has_hidden(self, path: str) -> bool:
         """Tell whether `path` exists in the directory HIDDEN there, whatever it is; "": HIDDEN. Raises OSError."""
@@ -307,9 +318,9 @@ def find_manifest(store: Store, generation_id: str) -> bytes | None:
         return None
 
 
-def require_unchanged_manifest(store: Store, generation_id: str, before: bytes | None, own: bytes) -> None:
-    """Raise GenerationTaken when another sender published: the manifest is neither the one `before` nor our `own`."""
-    if find_manifest(store, generation_id) not in (before, own):
+def require_unchanged_manifest(store: Store, generation_id: str, replaces: bytes | None, own: bytes) -> None:
+    """Raise GenerationTaken when another sender published: the manifest is neither the one `replaces` nor our `own`."""
+    if find_manifest(store, generation_id) not in (None, replaces, own):
         raise generation_taken(generation_id, store.name)
 
 

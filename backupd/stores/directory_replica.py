@@ -84,14 +84,21 @@ class DirectoryReplica(DirectoryStore):
         except FileNotFoundError:
             return False
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
+    def publish(
+        self,
+        generation_id: str,
+        archive: Path,
+        manifest: bytes,
+        kind: Kind = "database",
+        replaces: bytes | None = None,
+    ) -> None:
         """Copy `archive`, verify the copy on its disk, and place it. Raises CopyCorrupt, GenerationTaken, OSError."""
-        before = contract.find_manifest(self, generation_id)
+        contract.require_unchanged_manifest(self, generation_id, replaces, manifest)
         with self.staging() as staging, open(open_regular(archive), "rb") as source:
             copy = HeldFile.create(staging, "archive.part")
             self._copy(source, copy)
             self._verify(source, copy)
-            contract.require_unchanged_manifest(self, generation_id, before, manifest)
+            contract.require_unchanged_manifest(self, generation_id, replaces, manifest)
             self.place(generation_id, copy, manifest, kind=kind)
             self.last_transfer = contract.Transfer(copy.size_bytes, 0)
 

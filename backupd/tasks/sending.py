@@ -39,7 +39,8 @@ def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: 
     if not found.sound:
         run.warn(f"{generation_id} was not sent: {found.detail}")
         return
-    there = _manifest_at(replica, generation_id)
+    found_there = find_manifest(replica, generation_id)
+    there = _decoded(found_there, generation_id)
     if there is not None and there.archive.sha256 != manifest.archive.sha256:
         raise generation_taken(generation_id, replica.name)
     if isinstance(manifest, FilesManifest):
@@ -49,7 +50,8 @@ def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: 
     _require_room(manifest, replica)
     context.progress.stage(f"send {generation_id}", manifest.archive.size_bytes)
     with run.stage("send"), _counted(replica, run):
-        replica.publish(generation_id, context.store.archive_path(generation_id), encoded, manifest.kind)
+        path = context.store.archive_path(generation_id)
+        replica.publish(generation_id, path, encoded, manifest.kind, found_there)
     _record_sent(manifest, replica, run)
 
 
@@ -165,8 +167,7 @@ def _counted(replica: Replica, run: ReplicationRun) -> Iterator[None]:
         run.details = replace(run.details, sent_bytes=sent_bytes)
 
 
-def _manifest_at(replica: Replica, generation_id: str) -> AnyManifest | None:
-    encoded = find_manifest(replica, generation_id)
+def _decoded(encoded: bytes | None, generation_id: str) -> AnyManifest | None:
     try:
         return None if encoded is None else decode_manifest(encoded, generation_id)
     except ManifestInvalid:  # damaged: about to be replaced

@@ -14,6 +14,7 @@ from backupd.log import null_log
 from backupd.report import AnyReport
 from backupd.stores import contract
 from backupd.stores.contract import Replica
+from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
@@ -139,6 +140,29 @@ def test_one_of_two_simultaneous_senders_of_same_id_is_refused(
             assert len(complete_generations(files)) == 1
             assert_checksums(files)
             empty_replica(files, *sites)
+
+
+@pytest.mark.parametrize("over", ["sftp", "directory"])
+def test_sender_that_is_overtaken_after_it_has_compared_overwrites_nothing(
+    sshd: Sshd, files: Path, sender: Callable[[str], TaskContext], over: str
+) -> None:
+    first, second = sender("tasks"), sender("tasks")
+
+    def connect(context: TaskContext) -> Connect:
+        return over_sftp(sshd, files, context) if over == "sftp" else lambda: in_directory(files)
+
+    def other() -> None:
+        assert replicate_to(connect(first), first).outcome == "done"
+
+    report = replicate_to(meanwhile(connect(second), "publish", other), second)
+    assert (report.outcome, "there has another generation tasks-" in str(report.error)) == ("failed", True)
+    assert {path.read_bytes() for path in files.glob("*.gz")} == archives(first)
+    assert_checksums(files)
+
+
+@contextmanager
+def in_directory(files: Path) -> Iterator[Replica]:
+    yield DirectoryReplica("there", files)
 
 
 def test_later_sender_of_same_id_overwrites_nothing(

@@ -212,7 +212,14 @@ class SftpStore:
             file = files.RemoteFile(self._client.open(path, "r"), begin, attributes.st_size or 0, self._connection)
             return io.BufferedReader(file, _BUFFER_BYTES)
 
-    def publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind = "database") -> None:
+    def publish(
+        self,
+        generation_id: str,
+        archive: Path,
+        manifest: bytes,
+        kind: Kind = "database",
+        replaces: bytes | None = None,
+    ) -> None:
         """Send the verified `archive`, resuming an earlier transfer, and its manifest.
 
         Both are verified before they get their names. Raises CopyCorrupt, GenerationTaken when another sender has
@@ -220,13 +227,14 @@ class SftpStore:
         """
         # What lies there is perhaps compared before, and what was sent afterwards.
         with self._connection.operation(3 * archive.stat().st_size):
-            self._publish(generation_id, archive, manifest, kind)
+            self._publish(generation_id, archive, manifest, kind, replaces)
 
-    def _publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind) -> None:
+    def _publish(self, generation_id: str, archive: Path, manifest: bytes, kind: Kind, replaces: bytes | None) -> None:
         final, part = self._path(generation_id, SUFFIXES[kind]), self._part(generation_id, kind)
         final_manifest = self._path(generation_id, MANIFEST_SUFFIX)
         old_manifest, old_archive = stat_many(self._client, (final_manifest, final))
-        before = contract.find_manifest(self, generation_id) if old_manifest else None
+        if old_manifest:
+            contract.require_unchanged_manifest(self, generation_id, replaces, manifest)
         complete = None  # where a publication was interrupted just before its end
         if old_archive and files.is_file(old_archive) and old_archive.st_size == archive.stat().st_size:
             complete = self._verify_published(final, archive)
@@ -234,7 +242,7 @@ class SftpStore:
         staged = f"{self._parts}/{generation_id}{MANIFEST_SUFFIX}.part"
         with files.partial_removed_on_error(self._client, part):
             files.write_small_file(self._client, staged, manifest)
-        contract.require_unchanged_manifest(self, generation_id, before, manifest)
+        contract.require_unchanged_manifest(self, generation_id, replaces, manifest)
         try:
             if complete is None:
                 (files.replace if old_archive else files.rename_exclusively)(self._client, part, final)
