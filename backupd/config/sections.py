@@ -144,7 +144,9 @@ class ScheduleSection(Table):
     replicate: kinds.When = Field("sun 05:00", description="When to replicate; a replica can have its own schedule.")
     drill: kinds.When = Field("0 6 1 * *", description="When to run the restore drill.")
     prune: kinds.When = Field("05:30", description="When to prune; each backup prunes too.")
-    scrub: kinds.When = Field("05:45", description="When to verify the generation whose last verification is oldest.")
+    scrub: kinds.When = Field(
+        "05:45", description="When to read back the generation with the oldest check, and some contents of files."
+    )
     daily: kinds.When = Field("07:00", description="When to send the daily ping; it waits until everything is healthy.")
     run_timeout_s: kinds.Seconds = Field(
         21600, gt=0, description="Seconds after which a scheduled run is stopped and has failed."

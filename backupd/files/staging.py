@@ -66,7 +66,7 @@ class Staging:
         """
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="unpack")
         try:
-            for entry in _wanted(entries, puts):
+            for entry in wanted_entries(entries, puts):
                 self._take(entry, pool)
                 while len(self._waiting) > _IN_FLIGHT:
                     self._waiting.popleft()()
@@ -140,7 +140,7 @@ def damage_error(staged: Staged, generation: str) -> CopyCorrupt:
     )
 
 
-def _wanted(entries: Iterable[FileEntry], puts: Iterator[bytes]) -> Iterator[FileEntry]:
+def wanted_entries(entries: Iterable[FileEntry], puts: Iterator[bytes]) -> Iterator[FileEntry]:
     """Yield the entries whose paths are in `puts`, and those below them."""
     put, below = next(puts, None), b"/"  # no path begins with that
     for entry in entries:

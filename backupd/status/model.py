@@ -65,9 +65,7 @@ class PointFigures:
     sound: bool  # whether all of them are there, undamaged
     stores: tuple[str, ...]
     kept_for: tuple[str, ...] = ()
-    current: bool = (
-        False  # whether no source has a newer verified generation: a run that finds no change makes no point
-    )
+    current: bool = False  # no source has a newer verified one; a run without changes makes no point
 
 
 @dataclass(frozen=True, slots=True)

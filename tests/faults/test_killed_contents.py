@@ -1,26 +1,17 @@
-"""Contents, restore points and sweeps, killed before each change, or refused it by the disk: nothing needed is lost.
-
-The process is a fork of the test, which ends itself before its Nth change of the file system, or gets an error there.
-"""
+"""Contents, restore points and sweeps, killed before each change, or refused it by the disk: nothing needed is lost."""
 
 import errno
 import hashlib
 import os
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from types import FrameType
 
 import pytest
+from forks import hit
 
-from backupd.errors import BackupdError
 from backupd.model import RetentionPolicy
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
@@ -32,45 +23,9 @@ from support.generations import dated_back
 from support.points import publish_point
 
 LAST = RetentionRule(RetentionPolicy(last=1, within=timedelta(), daily=0, weekly=0))
-CHANGES = frozenset({"mkdir", "write", "rename", "link", "unlink", "rmdir", "utime"})
-WITH_FSYNC = CHANGES | {"fsync"}  # a kill before it leaves what one after it leaves
 REMOVALS = frozenset({"rename", "unlink"})
 CONTENTS = (b"new", b"there already", b"damaged there")
 POINT = "point-20261121-0400"
-
-
-@dataclass
-class Fault:
-    """In this process: before change number `at` the process is killed, or the change fails with an `error`."""
-
-    at: int
-    error: int
-    changes: frozenset[str]
-    calls: int = 0
-
-    def watch(self, _frame: FrameType, event: str, function: object) -> None:
-        """See sys.setprofile."""
-        if event != "c_call" or getattr(function, "__name__", "") not in self.changes:
-            return
-        self.calls += 1
-        if self.calls == self.at:
-            if not self.error:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError(self.error, os.strerror(self.error))
-
-
-def hit(action: Callable[[], object], at: int, error: int, changes: frozenset[str] | None = None) -> bool:
-    """Do `action` in a fork with a fault at change number `at`; return whether there was such a change."""
-    child = os.fork()
-    if not child:
-        fault = Fault(at, error, changes or (WITH_FSYNC if error else CHANGES))
-        with suppress(BackupdError, OSError):
-            sys.setprofile(fault.watch)
-            action()
-        sys.setprofile(None)
-        os._exit(1 if fault.calls >= at else 0)
-    _, status = os.waitpid(child, 0)
-    return status != 0
 
 
 def digest(data: bytes) -> str:

@@ -1,5 +1,6 @@
 """Sets of files and restore points in a store, as backups would publish them, and an app that has one."""
 
+import gzip
 import hashlib
 import io
 import sqlite3
@@ -11,17 +12,20 @@ from pathlib import Path
 
 from backupd import __version__
 from backupd.archive.archive import pack
-from backupd.archive.file_list import FileEntry, encode_entry
-from backupd.archive.manifest import decode_manifest, encode_manifest, encode_point
+from backupd.archive.file_list import FileEntry, contents_in, encode_entry
+from backupd.archive.manifest import decode_manifest, decode_point, encode_manifest, encode_point
 from backupd.model import (
     LOCAL_STORE,
+    MANIFEST_SUFFIX,
     POINT,
+    POINT_SUFFIX,
     DirectoryFacts,
     FilesFacts,
     FilesManifest,
     PointPart,
     RestorePoint,
     Verdict,
+    archive_name,
     generation_id,
 )
 from backupd.stores.local import DirectoryStore
@@ -110,6 +114,34 @@ def _entries(tree: Mapping[str, bytes]) -> Iterator[FileEntry]:
             data = paths[parts]
             digest = hashlib.sha256(data).hexdigest()
             yield FileEntry(path, "f", 0o644, 1000, 1000, 0, size_bytes=len(data), digest=digest)
+
+
+def assert_complete_points(there: Path) -> set[str]:
+    """Fail unless all that is named there is there, once: contents by lists, archives by manifests, parts by indexes.
+
+    Returns the ids of the points.
+    """
+    stored = [*there.glob("files/*/*")]
+    contents = {path.name.split(".")[0] for path in stored}
+    assert sorted(map(_digest_of, stored)) == sorted(contents)
+    generations = {path.name.removesuffix(MANIFEST_SUFFIX) for path in there.glob(f"*{MANIFEST_SUFFIX}")}
+    for generation in generations:
+        manifest = decode_manifest((there / f"{generation}{MANIFEST_SUFFIX}").read_bytes(), generation)
+        archive = (there / archive_name(generation, manifest.kind)).read_bytes()
+        assert hashlib.sha256(archive).hexdigest() == manifest.archive.sha256
+        if isinstance(manifest, FilesManifest):
+            listed = io.BytesIO(gzip.decompress(archive))
+            assert {*map(bytes.hex, contents_in(listed, manifest.files.list_sha256, generation))} <= contents
+    points = {path.name.removesuffix(POINT_SUFFIX) for path in there.glob(f"*{POINT_SUFFIX}")}
+    for key in points:
+        assert decode_point((there / f"{key}{POINT_SUFFIX}").read_bytes(), key).generations <= generations
+    return points
+
+
+def _digest_of(stored: Path) -> str:
+    """Return the digest of what a stored content holds."""
+    data = stored.read_bytes()
+    return hashlib.sha256(gzip.decompress(data) if stored.suffix else data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class ResumingArchives:
 
     def __init__(self, first: FilesStore, connect: Connect, retry: Retry) -> None:
         self.name = first.name
-        self.first, self.connect, self.retry = first, connect, retry
+        self.connect, self.retry = connect, retry
         self._store: FilesStore | None = first
         self._stack = ExitStack()
 

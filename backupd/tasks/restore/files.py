@@ -20,7 +20,7 @@ from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
 from backupd.errors import NoSpace, RestoreFailed, TargetRefused
 from backupd.files.comparison import Changes, Comparison, Stays
 from backupd.files.restoration import Goal, Restoration, State
-from backupd.files.staging import Staged, Staging, damage_error
+from backupd.files.staging import Staged, Staging, damage_error, wanted_entries
 from backupd.files.steps import Move, Step, decode_steps, encode_step
 from backupd.model import FilesManifest
 from backupd.sqlite.history import PointRestore
@@ -28,7 +28,7 @@ from backupd.sqlite.swap import SwapJournal
 from backupd.sqlite.target import FileLease, Target
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
-from backupd.system.fs import is_disk_full
+from backupd.system.fs import OPEN_FILES, is_disk_full
 from backupd.system.links import reach
 from backupd.system.os_errors import explain_full, os_error_text
 from backupd.system.resources import tune_malloc, watching_space
@@ -117,7 +117,7 @@ class InspectedFiles:
             stays = request.stays if request.exact else None
             comparison = Comparison(root, stays, request.workers, context.progress)
             with open(plan.stream.fileno(), "wb", closefd=False) as stream:
-                stream.writelines(map(encode_step, comparison.steps(_decoded(entries, manifest.id))))
+                stream.writelines(map(encode_step, comparison.steps(decode_entries(entries.lines(), manifest.id))))
         return cls(manifest, request, store, run, context, target, comparison.changes, entries, plan)
 
     @property
@@ -184,13 +184,13 @@ class InspectedFiles:
                 discard_unused(restoration)
 
     def _unpack(self, restoration: Restoration) -> Staged:
-        context, store, root = self.context, self.store, restoration.root
-        context.progress.stage("unpack", self.changes.new_bytes)
-        advance = watching_space(Path(root.fixed_path), 0, context.progress.advance)
+        progress = self.context.progress
+        progress.stage("unpack", self.changes.new_bytes)
+        advance = watching_space(Path(restoration.root.fixed_path), 0, progress.advance)
+        needed = (entry.digest for entry in wanted_entries(self._entries(), self._puts()) if entry.type == "f")
+        contents = contents_of(self.store, needed, self.changes.new_files)
         with restoration.new_tree() as new:
-            staging = Staging(new, contents_of(store).open, self.request.workers, advance)
-            puts = (step.path for step in self._steps() if isinstance(step, Move) and step.kind == "put")
-            staged = staging.unpack(_decoded(self.entries, self.manifest.id), puts)
+            staged = Staging(new, contents.open, self.request.workers, advance).unpack(self._entries(), self._puts())
         if staged.damage:
             raise damage_error(staged, self.manifest.id)
         return staged
@@ -204,8 +204,14 @@ class InspectedFiles:
         if staged.set_id:
             self.run.note(f"{staged.set_id} files in {self.target} lost setuid and setgid: chmod gives them back")
 
+    def _entries(self) -> Iterator[FileEntry]:
+        return decode_entries(self.entries.lines(), self.manifest.id)
+
     def _steps(self) -> Iterator[Step]:
         return decode_steps(self.plan.lines(), "the plan")
+
+    def _puts(self) -> Iterator[bytes]:
+        return (step.path for step in self._steps() if isinstance(step, Move) and step.kind == "put")
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,14 +336,9 @@ class _Scratch:
         weakref.finalize(self, self.stream.close)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield its lines, from the beginning; only one such reader at a time."""
-        self.stream.seek(0)
-        with open(self.stream.fileno(), "rb", closefd=False) as buffered:
+        """Yield its lines, from the beginning."""
+        with open(f"{OPEN_FILES}{self.stream.fileno()}", "rb") as buffered:
             yield from iter(lambda: buffered.readline(MAX_LINE_BYTES), b"")
-
-
-def _decoded(entries: _Scratch, found_in: str) -> Iterator[FileEntry]:
-    return decode_entries(entries.lines(), found_in)
 
 
 @contextmanager
