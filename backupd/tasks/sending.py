@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from backupd.archive.content import unpacked
 from backupd.archive.file_list import FileEntry, contents_in, decode_entries
@@ -18,6 +19,8 @@ from backupd.tasks.events import GenerationSent
 from backupd.tasks.run import ReplicationRun
 from backupd.tasks.store_events import PointSent
 from backupd.tasks.verify import digest_archive, record_verification
+
+_MOST_ROUNDS: Final = 3  # of sending contents: what is lost there faster than that is found by the next run
 
 
 def send(manifest: AnyManifest, replica: Replica, run: ReplicationRun, context: TaskContext) -> None:
@@ -118,21 +121,26 @@ def _publish(
 ) -> str:
     """Send what the replica lacks, or has `faulty`, of the contents with these raw digests.
 
-    Returns what is wrong with one here.
+    While some are sent, another store that uses the replica may sweep what is there and no list names yet: so it is
+    listed again after them. Returns what is wrong with one here.
     """
     digests = frozenset(found)
-    try:
-        with run.stage("send"), _counted(replica, run):
-            transfer = replica.contents.publish(map(bytes.hex, digests), context.store.contents, faulty)
-    except (ContentMissing, CopyCorrupt):
-        if fault := _fault_here(digests, context):
-            return fault
-        raise
-    run.details = replace(
-        run.details,
-        contents=run.details.contents + transfer.contents,
-        contents_bytes=run.details.contents_bytes + transfer.sent_bytes,
-    )
+    for _ in range(_MOST_ROUNDS):
+        try:
+            with run.stage("send"), _counted(replica, run):
+                transfer = replica.contents.publish(map(bytes.hex, digests), context.store.contents, faulty)
+        except (ContentMissing, CopyCorrupt):
+            if fault := _fault_here(digests, context):
+                return fault
+            raise
+        run.details = replace(
+            run.details,
+            contents=run.details.contents + transfer.contents,
+            contents_bytes=run.details.contents_bytes + transfer.sent_bytes,
+        )
+        faulty = ()
+        if not transfer.contents:
+            break
     return ""
 
 

@@ -163,3 +163,16 @@ def test_contents_are_opened_many_at_a_time(replica: StoreFixture, local: Direct
             found[digest] = type(error).__name__
     wrong = {"0" * 64: "ContentMissing", small[0]: "CopyCorrupt"}
     assert found == {digest: digest for digest in digests} | wrong
+
+
+@pytest.mark.parametrize("data", [TEXT, LARGE], ids=["small", "large"])
+def test_damaged_content_in_other_form_is_not_read_instead_of_what_was_sent(
+    replica: StoreFixture, local: DirectoryStore, data: bytes
+) -> None:
+    (digest,) = add_contents(local, data, packed=False)
+    there = replica.files / "files" / digest[:2]
+    there.mkdir(parents=True)
+    (there / f"{digest}.gz").write_bytes(b"damaged")
+    publish(replica, local, digest)
+    assert [path.name for path in there.iterdir()] == [digest]
+    assert read(replica, digest) == data

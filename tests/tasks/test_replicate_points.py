@@ -1,11 +1,13 @@
 """Restore points and sets of files at a replica: what they need comes first, what nothing needs goes last."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +16,7 @@ from backupd.model import ARCHIVE_SUFFIX, LIST_SUFFIX, POINT_SUFFIX, RetentionPo
 from backupd.report import ReplicationDetails, RunReport
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
+from backupd.system.directory import Directory
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.prune import pin_generation
@@ -189,6 +192,33 @@ def test_content_that_the_replica_has_lost_is_sent_again_and_said(app: App) -> N
     report = app.replicate()
     assert report.outcome == "degraded"
     assert any("3 contents of files were no longer at there" in warning for warning in report.warnings), report.warnings
+    assert app.contents(app.there) == app.contents(app.here)
+
+
+@pytest.mark.parametrize("app", ["directory"], indirect=True)
+def test_content_that_another_store_sweeps_while_others_are_sent_is_sent_too(app: App) -> None:
+    app.point()
+    shutil.copytree(app.here / "files", app.there / "files")
+    lacking, swept, *_ = app.there.glob("files/*/*")
+    lacking.unlink()
+
+    @contextmanager
+    def connect() -> Iterator[Replica]:
+        replica = DirectoryReplica("there", app.there)
+        begin = replica.staging
+
+        def begin_later() -> AbstractContextManager[Directory]:
+            """Begin to send, once it is known what is there."""
+            if not lacking.exists():
+                swept.unlink()
+            return begin()
+
+        with patch.object(replica, "staging", begin_later):
+            yield replica
+
+    app.connect = connect
+    report = app.replicate()
+    assert (report.outcome, report.details.contents) == ("done", 2)
     assert app.contents(app.there) == app.contents(app.here)
 
 

@@ -5,6 +5,7 @@ import posixpath
 import stat
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -116,7 +117,7 @@ class SftpContents:
 
         What is missing or damaged here is raised at the end. Raises WriteRefused for lack of space.
         """
-        sizes = self._lacking(digests, local, frozenset(map(bytes.fromhex, damaged)))
+        sizes, replaced = self._lacking(digests, local, frozenset(map(bytes.fromhex, damaged)))
         before, sound = self._verified.sent_bytes, _Sound(local)
         self._begun_at, needed = before, sum(sizes.values())
         with self._connection.operation(2 * needed + len(sizes) * _BYTES_OF_FILE):
@@ -126,6 +127,7 @@ class SftpContents:
             self._make_directories(sorted({digest[:2] for digest in sizes}))
             doubtful = self._send_small(sound.read(digest for digest in sizes if sizes[digest] <= SMALL_BYTES))
             resumed_bytes = sum(self._send_large(*stored) for stored in sound.opened([*doubtful, *large]))
+            self._remove_others(replaced, sound.names)
         if sound.error is not None:
             raise sound.error
         sent_bytes = self._verified.sent_bytes - before
@@ -133,11 +135,12 @@ class SftpContents:
 
     def _lacking(
         self, digests: Iterable[str], local: contract.SendableContents, damaged: Collection[bytes]
-    ) -> dict[str, int]:
-        """Return the sizes here of what is not there, or `damaged`, in order.
+    ) -> tuple[dict[str, int], AbstractSet[str]]:
+        """Return the sizes here of what is not there, or `damaged`, in order; and what is there, but not so.
 
         What is not here has none, and may be there in any.
         """
+        replaced = set[bytes]()
         found = dict.fromkeys(map(bytes.fromhex, digests), _UNKNOWN)
         for content in local.list():
             if content.digest in found:
@@ -145,7 +148,16 @@ class SftpContents:
         for content in self.list():
             if content.digest not in damaged and found.get(content.digest) in (content.stored_bytes, _UNKNOWN):
                 del found[content.digest]
-        return {digest.hex(): max(0, found[digest]) for digest in sorted(found)}
+            elif content.digest in found:
+                replaced.add(content.digest)
+        sizes = {digest.hex(): max(0, found[digest]) for digest in sorted(found)}
+        return sizes, {digest.hex() for digest in replaced & found.keys()}
+
+    def _remove_others(self, replaced: AbstractSet[str], sent: AbstractSet[str]) -> None:
+        """Remove what would be read instead of what was `sent`: the same content packed, or as it is."""
+        pairs = [contract.content_names(digest) for digest in replaced]
+        others = [name for pair in pairs if not sent.isdisjoint(pair) for name in pair if name not in sent]
+        request_each(self._connection, sftp.CMD_REMOVE, "remove", list(map(self._path, others)), tolerated=OSError)
 
     def _require_room(self, needed: int) -> None:
         free = files.free_bytes(self._client, posixpath.dirname(self._root)) if needed else None
@@ -238,10 +250,14 @@ class SftpContents:
 
 
 class _Sound:
-    """What is stored here, in the order asked for, except what is missing or damaged: `error` is the first of that."""
+    """What is stored here, in the order asked for, except what is missing or damaged: `error` is the first of that.
+
+    `names` are those of all that was yielded.
+    """
 
     def __init__(self, local: contract.SendableContents) -> None:
         self._local = local
+        self.names = set[str]()
         self.error: BackupdError | None = None
 
     def read(self, digests: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -252,6 +268,7 @@ class _Sound:
                 with stored:
                     data = stored.read(SMALL_BYTES + 1)
                 _require_sound(name, data)
+                self.names.add(name)
                 yield name, data
 
     def opened(self, digests: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
@@ -259,7 +276,9 @@ class _Sound:
         for digest in digests:
             with self._noting(digest):
                 self._local.require_sound(digest)
-                yield self._local.open_stored(digest)
+                name, stored = self._local.open_stored(digest)
+                self.names.add(name)
+                yield name, stored
 
     @contextmanager
     def _noting(self, digest: str) -> Iterator[None]:
