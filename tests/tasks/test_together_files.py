@@ -47,11 +47,14 @@ def make_app(files: FileSet, *names: str) -> None:
 
 
 def lacking(files: FileSet, report: RunReport[BackupDetails], listed: RunReport[BackupDetails], to: Path) -> set[str]:
-    """Return the files that the archive of a database names and the list of the set does not."""
+    """Return the files that the archive of a database names and that the set does not have with the content of the app."""
     assert report.details.archive_path is not None
     to.write_bytes(gzip.decompress(Path(report.details.archive_path).read_bytes()))
     with closing(sqlite3.connect(to)) as copy:
-        return {path for (path,) in copy.execute(QUERY)} - files.entries(listed.generation or "").keys()
+        rows = {path for (path,) in copy.execute(QUERY)}
+    assert len(rows) >= 100
+    contents = files.restored(listed.generation or "")
+    return {path for path in rows if contents.get(path) != (path * 50).encode()}
 
 
 @pytest.mark.no_cover
@@ -62,6 +65,7 @@ def test_no_row_lacks_its_file_in_points_of_an_app_that_writes_all_the_time(file
             done = run(files, database(files), asking)
             rows, listed = done.reports
             assert [rows.outcome, listed.outcome] == ["published", "published"], done.reports
+            assert listed.warnings == ()
             assert done.point is not None
             assert {part.kind for part in done.point.parts} == {"database", "files"}
             assert lacking(files, rows, listed, tmp_path / "restored.db") == set()
@@ -73,6 +77,9 @@ def test_point_holds_database_and_files_and_unchanged_ones_make_no_other(files: 
     first = run(files, database(files), files.request)
     assert first.point is not None
     assert first.point.generations == {report.generation for report in first.reports}
+    database_part, files_part = first.point.parts
+    assert (database_part.kind, files_part.kind) == ("database", "files")
+    assert files_part.since <= database_part.since <= database_part.until <= files_part.until
     again = run(files, database(files), files.request)
     assert [report.outcome for report in again.reports] == ["unchanged", "unchanged"]
     assert again.point == first.point
@@ -85,20 +92,24 @@ def test_point_holds_database_and_files_and_unchanged_ones_make_no_other(files: 
 
 def test_file_that_database_names_and_copy_lacks_degrades_the_files_and_is_named(files: FileSet) -> None:
     files.write("cat.jpg")
-    make_app(files, "cat.jpg", "gone.jpg")
+    there = ("cat.jpg", str(files.path / "cat.jpg"), "./cat.jpg")
+    make_app(files, *there, "lost-1", "lost-2", "lost-3", "lost-4", "/outside/of/it")
     asking = replace(files.request, database="app", query=QUERY)
-    rows, listed = run(files, database(files), asking).reports
-    assert (rows.outcome, listed.outcome) == ("published", "degraded")
-    assert listed.warnings == ("app names 1 file that uploads does not have: gone.jpg",)
+    done = run(files, database(files), asking)
+    assert [report.outcome for report in done.reports] == ["published", "degraded"]
+    missing = "/outside/of/it, lost-1, lost-2 and 2 more"
+    assert done.reports[1].warnings == (f"app names 5 files that uploads does not have: {missing}",)
+    assert done.point is not None, "what there is, is a restore point all the same"
 
 
 def test_query_that_fails_degrades_the_files_and_database_is_published(files: FileSet) -> None:
     files.write("cat.jpg")
     make_app(files)
-    asking = replace(files.request, database="app", query="SELECT path FROM nothing")
+    asking = replace(files.request, database="app", query="SELECT path FROM elsewhere")
     done = run(files, database(files), asking)
     assert [report.outcome for report in done.reports] == ["published", "degraded"]
     assert done.reports[1].warnings[0].startswith("files.uploads.query failed: the copy cannot be queried")
+    assert "no such table: elsewhere" in done.reports[1].warnings[0]
     assert done.point is not None
 
 
@@ -125,7 +136,9 @@ def test_missing_directory_of_files_fails_alone(files: FileSet) -> None:
     files.path.rmdir()
     done = run(files, database(files), files.request)
     assert [report.outcome for report in done.reports] == ["published", "failed"]
+    assert done.reports[1].error == f"no directory at {files.path}"
     assert done.point is None
+    assert files.context.store.points() == ()
     assert done.reports[0].notes == ("there is no restore point of this run: it has nothing of uploads",)
 
 
@@ -153,3 +166,20 @@ def test_command_backs_up_databases_and_files_as_one_point(tmp_path: Path) -> No
     alone = backupd("backup", "--source", "uploads", "--json")
     assert (alone.json["source"], alone.json["outcome"]) == ("uploads", "unchanged")
     assert "  size     3 B, nothing added to the store\n" in backupd("backup", "--source", "uploads").out
+
+
+def test_set_of_files_alone_makes_no_point_and_its_query_waits_for_the_database(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg")
+    config = files.root / "backupd.toml"
+    config.write_text(
+        f'backups_dir = "{files.root}/backups"\n[sources.app]\npath = "{files.root}/app.db"\n'
+        f'[files.uploads]\npath = "{files.path}"\nquery = "{QUERY}"\n[space]\nreserve = "0"\n'
+    )
+    backupd = Backupd({"BACKUPD_CONFIG": str(config)}, files.root)
+    alone = backupd("backup", "--source", "uploads", "--no-pin", "--json").json
+    assert (alone["outcome"], alone["files"], alone["new_files"]) == ("published", 1, 1)
+    assert files.context.store.points() == ()
+    shown = backupd("backup", "--source", "uploads", "--no-pin").out
+    assert "files    1 file" in shown
+    assert "note     files.uploads.query is checked when its database is backed up in the same run" in shown
