@@ -47,7 +47,7 @@ def make_app(files: FileSet, *names: str) -> None:
 
 
 def lacking(files: FileSet, report: RunReport[BackupDetails], listed: RunReport[BackupDetails], to: Path) -> set[str]:
-    """Return the files that the archive of a database names and that the set does not have with the content of the app."""
+    """Return the files that the archive of a database names, and that the set does not have as the app wrote them."""
     assert report.details.archive_path is not None
     to.write_bytes(gzip.decompress(Path(report.details.archive_path).read_bytes()))
     with closing(sqlite3.connect(to)) as copy:
