@@ -29,6 +29,7 @@ from backupd.errors import BackupdError, GenerationMissing, TargetRefused
 from backupd.model import is_generation_id, is_point_id, is_source_name
 from backupd.sqlite.database_files import SIDE_SUFFIXES, DatabasePlace
 from backupd.sqlite.inspection import query_copy
+from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
 from backupd.system.small_file import UnexpectedFile
 
@@ -94,18 +95,19 @@ def record_name(kept: str) -> str:
 
 
 def read_record(
-    place: DatabasePlace,
+    directory: Directory,
     name: str,
     adapter: TypeAdapter[Record],
     is_valid: Callable[[Record], bool],
     damaged: TargetRefused,
+    max_bytes: int = _MAX_BYTES,
 ) -> Record | None:
-    """Read the record `name` beside a database, at most 64 KiB: other users may have replaced it; None without it.
+    """Read the record `name` in the directory of a target: other users may have replaced it; None without it.
 
     Raises `damaged` if it is not valid or no regular file, and PermissionError, which concerns the directory.
     """
     try:
-        record = adapter.validate_json(place.directory.read(name, _MAX_BYTES))
+        record = adapter.validate_json(directory.read(name, max_bytes))
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -261,7 +263,7 @@ def _recorded(place: DatabasePlace, kept: str) -> RecordedRestore:
     damaged = _damaged(
         place.path_of(name), f"remove it; {path}, if it exists, is the database from before that restore"
     )
-    record = read_record(place, name, _RECORDS, RestoreRecord.is_valid, damaged)
+    record = read_record(place.directory, name, _RECORDS, RestoreRecord.is_valid, damaged)
     return RecordedRestore(path, record or RestoreRecord("restore", None, "file"))
 
 
@@ -348,7 +350,7 @@ def pending_online_restore(place: DatabasePlace) -> OnlineRestore | None:
 
     name = _online_name(place)
     hint = f"check whether {place.path} holds the database of the last online restore, and remove it"
-    return read_record(place, name, _ONLINE, is_valid, _damaged(place.path_of(name), hint))
+    return read_record(place.directory, name, _ONLINE, is_valid, _damaged(place.path_of(name), hint))
 
 
 def took_effect(place: DatabasePlace, started: OnlineRestore) -> bool:

@@ -95,7 +95,7 @@ def pending_swap(place: DatabasePlace) -> SwapJournal | None:
         f"{place.path_of(name)} is damaged: cannot determine how far a killed restore went",
         f"check {place.path} and the files named {place.name}{KEPT}…, correct what is wrong, and remove it",
     )
-    return read_record(place, name, _JOURNAL, lambda journal: journal.is_valid(place.name), damaged)
+    return read_record(place.directory, name, _JOURNAL, lambda journal: journal.is_valid(place.name), damaged)
 
 
 def _remove_journal(place: DatabasePlace) -> None:

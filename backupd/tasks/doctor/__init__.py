@@ -4,10 +4,14 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from backupd.errors import CheckFailed
+from backupd.formatting import human_age, human_bytes
+from backupd.sqlite.history import KEPT_FOR
 from backupd.system.fs import collect_limits
 from backupd.system.os_errors import foreseen_error
+from backupd.tasks.context import TaskContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,16 @@ def run_check(check: str, inspect: Callable[[], str]) -> Finding:
         if foreseen is None:
             raise
         return Finding(check, ok=False, detail=foreseen.message, hint=foreseen.hint)
+
+
+def kept_by_restore(what: object, kept_at: datetime, size_bytes: int, context: TaskContext) -> Finding:
+    """Return a finding for what a restore has kept at `kept_at` (aware)."""
+    age = context.clock() - kept_at
+    text = human_age(age.total_seconds())
+    when = text if age < timedelta() else f"{text} ago"
+    hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" after {KEPT_FOR.days} days")
+    detail = f"{what} is what a restore replaced {when}, {human_bytes(size_bytes)}"
+    return Finding("restore", ok=True, detail=detail, hint=hint)
 
 
 def check_program(program: str, key: str) -> str:

@@ -1,18 +1,15 @@
 """Check the directories of sets of files, and what restores left in them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from backupd.errors import RestoreFailed, SourceUnusable, TargetRefused
 from backupd.files.restoration import RUNNING, restorations
 from backupd.files.walker import FilesDirectory
-from backupd.formatting import human_age, human_bytes
-from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.context import TaskContext
-from backupd.tasks.doctor import Finding, run_check
-from backupd.tasks.restore.files_left import KeptFiles, kept_files, opened_set
+from backupd.tasks.doctor import Finding, kept_by_restore, run_check
+from backupd.tasks.restore.files_left import kept_files, opened_set
 
 
 def check_sets(paths: Mapping[str, Path]) -> Iterator[Finding]:
@@ -36,17 +33,8 @@ def check_restored_files(paths: Iterable[Path], context: TaskContext) -> Iterato
                     hint = "the next backup or restore finishes or undoes it"
                     yield Finding("restore", ok=False, detail=what, hint=hint)
             for kept in kept_files(path, sized=True):
-                yield _kept(kept, context)
+                yield kept_by_restore(kept.path, kept.kept_at, kept.size_bytes, context)
         except (TargetRefused, RestoreFailed) as error:
             yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
         except (SourceUnusable, OSError):  # an unreadable directory is a finding of its set
             continue
-
-
-def _kept(kept: KeptFiles, context: TaskContext) -> Finding:
-    age = context.clock() - kept.kept_at
-    text = human_age(age.total_seconds())
-    when = text if age < timedelta() else f"{text} ago"
-    detail = f"{kept.path} is what a restore replaced {when}, {human_bytes(kept.size_bytes)}"
-    hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" after {KEPT_FOR.days} days")
-    return Finding("restore", ok=True, detail=detail, hint=hint)

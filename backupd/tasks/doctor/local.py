@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from backupd.log import LOG_NAME, require_log_writable
 from backupd.model import CLOCK_TOLERANCE
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.discovery import NARROWER, DirectoryContents, Search, contents_of, is_directory, names_of
-from backupd.sqlite.history import KEPT_FOR, KeptDatabase, kept_files
+from backupd.sqlite.history import KEPT_FOR, kept_files
 from backupd.sqlite.snapshot import probe_source
 from backupd.sqlite.source import real_path
 from backupd.stores.names import unexpected_files
@@ -28,7 +28,7 @@ from backupd.system.owners import NAMESPACE_HINT
 from backupd.system.resources import require_space, reserve_bytes
 from backupd.tasks.context import TaskContext, local_inventory, read_inventory
 from backupd.tasks.copying import FILES_OF_A_BACKUP, bytes_needed, inspect_source
-from backupd.tasks.doctor import Finding, run_check
+from backupd.tasks.doctor import Finding, kept_by_restore, run_check
 from backupd.tasks.inventory import Inventory, shared_source_warning
 from backupd.tasks.requests import BackupRequest
 from backupd.tasks.restore.recovery import restore_pending
@@ -218,20 +218,11 @@ def _restores(path: Path, context: TaskContext) -> Iterator[Finding]:
                 yield Finding("restore", ok=False, detail=what, hint="the next backup or restore finishes or undoes it")
             for kept in kept_files(place):
                 if kept.holds_data:
-                    yield _kept(kept, context)
+                    yield kept_by_restore(kept.path.name, kept.since, kept.size_bytes, context)
     except TargetRefused as error:
         yield Finding("restore", ok=False, detail=error.message, hint=error.hint)
     except (SourceUnusable, OSError):  # a link that is refused, or an unreadable directory, is a finding of the source
         return
-
-
-def _kept(kept: KeptDatabase, context: TaskContext) -> Finding:
-    age = context.clock() - kept.since
-    text = human_age(age.total_seconds())
-    when = text if age < timedelta() else f"{text} ago"
-    detail = f"{kept.path.name} is what a restore replaced {when}, {human_bytes(kept.size_bytes)}"
-    hint = "backupd clean removes it" + ("" if age >= KEPT_FOR else f" after {KEPT_FOR.days} days")
-    return Finding("restore", ok=True, detail=detail, hint=hint)
 
 
 def _readable(request: BackupRequest) -> str:

@@ -19,14 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from backupd.errors import TargetRefused
 from backupd.model import Kind, is_point_id
-from backupd.sqlite.history import new_part_name, point_journal_name
+from backupd.sqlite.history import new_part_name, point_journal_name, read_record
 from backupd.sqlite.swap import SwapJournal
 from backupd.system.directory import Directory
-from backupd.system.small_file import UnexpectedFile
 
 FILES_JOURNAL: Final = ".backupd-restore-point"  # in the directory of a set of files
 FILES_JOURNAL_PART: Final = f"{FILES_JOURNAL}.part"  # while it is written
@@ -104,19 +103,7 @@ def read_copy(directory: Directory, place: PartPlace) -> PointJournal | None:
         "check each database and directory of the app and what was kept beside it (….pre-restore-…), correct what is "
         "wrong, and remove it",
     )
-    try:
-        journal = _JOURNAL.validate_json(directory.read(place.name, _MAX_BYTES))
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        raise
-    except UnexpectedFile as error:
-        raise TargetRefused(f"{damaged.message}; it is {error.strerror}", damaged.hint) from error
-    except (ValidationError, OSError):
-        raise damaged from None
-    if not journal.is_valid(place):
-        raise damaged
-    return journal
+    return read_record(directory, place.name, _JOURNAL, lambda journal: journal.is_valid(place), damaged, _MAX_BYTES)
 
 
 def remove_copy(directory: Directory, place: PartPlace) -> None:
