@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from backupd.errors import BackupdError
-from backupd.stores.contract import Replica
+from backupd.stores.contract import Replica, find_manifest
 from backupd.stores.sftp.connection import Timeouts
 from backupd.stores.sftp.handshake import fetch_host_keys
 from backupd.tasks.replica import replica_errors
@@ -40,7 +40,7 @@ def _publish(replica: Replica) -> None:
     with TemporaryDirectory() as directory:
         archive = Path(directory) / "archive"
         archive.write_bytes(bytes(range(256)) * 10)
-        replica.publish(ID, archive, b"{}\n")
+        replica.publish(ID, archive, b"{}\n", replaces=find_manifest(replica, ID))
 
 
 def _read(replica: Replica) -> None:

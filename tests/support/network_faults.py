@@ -105,7 +105,9 @@ class FaultyProxy:
                 client.close()
                 continue
             self.connections += 1
-            self._open.append(_Connection(self, client, server))
+            connection = _Connection(self, client, server)
+            self._open.append(connection)  # before its first byte, so that who got an answer can cut it
+            connection.start()
 
 
 class _Connection:
@@ -124,11 +126,15 @@ class _Connection:
         for end in self.sockets:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        pieces = 1024 if proxy.faults.delay_s else 2  # few, so that a sender blocks when the receiver does not read
+
+    def start(self) -> None:
+        """Begin to forward."""
+        delay_s = self.proxy.faults.delay_s
+        pieces = 1024 if delay_s else 2  # few, so that a sender blocks when the receiver does not read
         for direction in (UP, DOWN):
             queue: Queue[tuple[float, bytes]] = Queue(pieces)
-            proxy.spawn(self._receive, direction, queue, proxy.faults.delay_s)
-            proxy.spawn(self._forward, direction, queue)
+            self.proxy.spawn(self._receive, direction, queue, delay_s)
+            self.proxy.spawn(self._forward, direction, queue)
 
     def close(self, *, reset: bool) -> None:
         """Close both sides."""
