@@ -1,7 +1,7 @@
 """The OpenSSH server of the replica tests does what its options say, as seen by OpenSSH's own clients."""
 
-import socket
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
