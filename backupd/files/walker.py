@@ -59,6 +59,13 @@ class FilesDirectory:
         finally:
             os.close(descriptor)
         uid, gid = known_owner(real, state)
+        if os.geteuid() not in (0, uid) and not os.access(real, os.R_OK | os.X_OK, effective_ids=True):
+            owner = "a user that is not mapped here" if uid is None else f"uid {uid}"
+            raise SourceUnusable(
+                f"uid {os.geteuid()} may not read {real}, which belongs to {owner}",
+                "let one user own the databases and sets of files, or its group read them (PGID); or set PUID=0: as "
+                "root backupd reads each as its owner",
+            )
         return cls(real, DirectoryFacts(str(real), uid, gid, state.st_mode & 0o7777), state.st_dev, state.st_ino)
 
     def may_be_read_by(self, uid: int | None) -> bool:

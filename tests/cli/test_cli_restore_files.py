@@ -99,10 +99,11 @@ def test_point_puts_database_and_files_back_and_undo_takes_both_back(app: App) -
 def test_exact_removes_what_is_not_in_the_copy_but_not_what_is_excluded(app: App) -> None:
     before = facts(app.uploads)
     change(app)
+    (app.uploads / "lost+found").mkdir(mode=0o700)
     done = app.typed("restore", "--point", app.point, "--exact")
     assert done.code == 0, done
     assert "1 missing, 1 differing, 1 not in the copy: 2 files" in done.out
-    assert set(facts(app.uploads)) == {*before, b"half.tmp"}
+    assert set(facts(app.uploads)) == {*before, b"half.tmp", b"lost+found"}
     (kept,) = app.kept
     assert (kept / "old" / "new.jpg").read_bytes() == b"new"
 

@@ -295,6 +295,24 @@ def test_file_that_its_owner_may_not_read_degrades_the_run_and_is_named(files: F
     assert again.warnings == (warning,), "as long as it is so"
 
 
+@pytest.mark.root
+def test_lost_and_found_of_the_file_system_is_no_problem_and_one_of_the_app_is_copied(files: FileSet) -> None:
+    files.write("a")
+    files.write("b/lost+found/c")
+    (files.path / "lost+found").mkdir(mode=0o700)
+    for path in (files.path, *files.path.rglob("*")):
+        os.chown(path, 1234, 1234)
+    os.chown(files.path / "lost+found", 0, 0)
+    for above in files.path.parents:
+        if above.stat().st_uid == os.getuid():
+            above.chmod(above.stat().st_mode | 0o011)
+    report = files.back_up()
+    assert (report.outcome, report.warnings) == ("published", ()), report
+    assert set(files.entries(report.generation or "")) == {"a", "b", "b/lost+found", "b/lost+found/c"}
+    os.chown(files.path / "lost+found", 1234, 1234)
+    assert "lost+found" in files.entries(files.back_up().generation or "")
+
+
 def test_excluded_files_backups_databases_and_own_files_are_left_out(files: FileSet) -> None:
     names = ("a.jpg", "a.tmp", "cache/x", "tasks.db", "tasks.db-wal", "b/tasks.db", ".backupd-undo/x", "b/y.tmp")
     for name in (*names, "tasks.db.pre-restore-20260101T000000Z", "thumbs/z"):
