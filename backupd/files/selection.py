@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from backupd.system.path_patterns import excluded
 
@@ -21,3 +22,9 @@ def left_alone(exclude: Sequence[str], left_out: Iterable[str]) -> Callable[[byt
         return is_own or path in paths or (matches is not None and bool(matches(path)))
 
     return is_left_alone
+
+
+def path_below(directory: Path, path: Path | str) -> str | None:
+    """Return `path`, whose links are followed, relative to a `directory` without links; None where it is not below."""
+    real = Path(os.path.realpath(path))
+    return str(real.relative_to(directory)) if directory in real.parents else None

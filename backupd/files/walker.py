@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from backupd.errors import SourceMissing, SourceUnusable, WorkerFailed, WorkerHung
+from backupd.files.selection import path_below
 from backupd.files.worker.walk import END, FILES_OF_A_MESSAGE, MESSAGE_BYTES, WalkReply, WalkRequest
 from backupd.model import DirectoryFacts
 from backupd.system.fs import OPEN_FILES, opened
@@ -74,8 +75,7 @@ class FilesDirectory:
 
     def below(self, path: Path | str) -> str | None:
         """Return `path`, whose links are followed, relative to this directory; None where it is not below it."""
-        relative = os.path.relpath(os.path.realpath(path), self.path)
-        return None if relative.startswith("..") or relative == "." else relative
+        return path_below(self.path, path)
 
 
 class Edit(NamedTuple):

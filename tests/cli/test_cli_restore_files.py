@@ -174,6 +174,24 @@ def test_empty_machine_gets_database_and_files(app: App) -> None:
     assert done.code == 0, done
     assert facts(app.uploads) == before
     assert transfers(app.database) == 0
+    assert "--undo" not in done.out, "nothing was there that could come back"
+
+
+def test_undo_is_not_offered_where_a_database_was_missing(app: App) -> None:
+    app.database.rename(app.root / "gone.db")
+    done = app.typed("restore", "--point", "latest")
+    assert (done.code, "--undo" in done.out) == (0, False), done
+    assert app.typed("restore", "--undo").code == 1
+
+
+def test_exact_leaves_a_database_alone_whose_path_begins_with_dots(app: App) -> None:
+    place = app.uploads / "..data" / "notes.db"
+    place.parent.mkdir()
+    make_bank(place, rows=5)
+    config = app.root / "backupd.toml"
+    config.write_text(f'{config.read_text()}[sources.notes]\npath = "{place}"\n')
+    assert app.typed("restore", "--point", "latest", "--exact").code == 0
+    assert transfers(place) == 0
 
 
 def test_clean_removes_what_restores_replaced_once_it_is_old(app: App) -> None:

@@ -172,6 +172,29 @@ def test_file_that_database_names_and_copy_lacks_degrades_the_files_and_is_named
     assert done.point is not None, "what there is, is a restore point all the same"
 
 
+def test_row_without_a_file_names_none(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg", "")
+    done = run(files, database(files), replace(files.request, database="app", query=f"{QUERY} UNION SELECT NULL"))
+    assert [(report.outcome, report.warnings) for report in done.reports] == [("published", ())] * 2
+
+
+def test_query_that_no_database_answers_degrades_backup_and_drill(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", tmp_path / "backupd.toml"
+    (data / "uploads").mkdir(parents=True)
+    for name in ("one.db", "two.db"):
+        make_bank(data / name, rows=2)
+    config.write_text(
+        f'backups_dir = "{tmp_path}/backups"\n[sources.app]\npath = "{data}"\nexclude = ["uploads/"]\n'
+        f'[files.uploads]\npath = "{data}/uploads"\nquery = "{QUERY}"\n[space]\nreserve = "0"\n'
+    )
+    backupd = Backupd({"BACKUPD_CONFIG": str(config)}, tmp_path)
+    why = "files.uploads.query was not run: set files.uploads.with to the source whose database it reads"
+    for command in ("backup", "drill"):
+        done = backupd(command)
+        assert (done.code, why in done.err) == (3, True), done
+
+
 def test_query_that_fails_degrades_the_files_and_database_is_published(files: FileSet) -> None:
     files.write("cat.jpg")
     make_app(files)

@@ -89,7 +89,9 @@ class SetsOfRun:
         lacking = [str(references)] if references and references.lacking else []
         decision = decide_files(request, capture, state, context.clock(), lacking)
         apply_files(decision, request, capture, state, run, context)
-        if request.query and not references:
+        if request.unread_query:
+            run.warn(request.unread_query)
+        elif request.query and not references:
             run.note(f"files.{request.source}.query is checked when its database is backed up in the same run")
         details = run.details
         assert details.generation is not None  # noqa: S101 - for the type checker: it was published, or is unchanged
