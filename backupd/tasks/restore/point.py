@@ -122,7 +122,7 @@ def _unknown(source: str, chosen: ChosenPoint) -> UsageError:
 
 def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool = False) -> PointResult:
     point = chosen.point
-    undo = next((part.undo for part in parts if part.undo is not None), None)
+    undo = None if any(part.undo is None for part in parts) else parts[0].undo
     return PointResult(point.id, point.taken_at, point.spread_ms, dry_run, parts, undo)
 
 
