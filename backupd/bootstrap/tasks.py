@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from backupd.config import Config, DrillSection, WithheldSecret, config_digest, mask_of, secrets_of
 from backupd.config.kinds import is_web
 from backupd.errors import BackupdError, ConfigError, UsageError
-from backupd.files.selection import left_alone
+from backupd.files.selection import left_alone, path_below
 from backupd.health import Limit, health_limit
 from backupd.log import LOG_NAME, EventLog, LogSettings, null_log, open_log
 from backupd.model import LOCAL_STORE, NoProgress, Progress, Task
@@ -194,11 +194,13 @@ def _hook(text: str | None) -> Hook | None:
 def files_request(config: Config, name: str) -> FilesRequest:
     """Return the request to back up the set of files `name`."""
     section = config.files[name]
+    only = next(iter(config.sources)) if len(config.sources) == 1 else ""
+    database = only if section.with_ is None else section.with_
     return FilesRequest(
         source=name,
         path=section.path,
         exclude=section.exclude,
-        database=section.with_ or (next(iter(config.sources)) if len(config.sources) == 1 else ""),
+        database=database if database in config.sources else "",
         query=section.query,
         timeout_s=section.timeout_s,
         databases=tuple(Path(source.path) for source in config.sources.values()),
@@ -233,12 +235,12 @@ def files_restore_request(
         config.backups_dir,
         *(Path(f"{each.path}{suffix}") for each in config.sources.values() for suffix in ("", *SIDE_SUFFIXES)),
     )
-    below = (os.path.relpath(os.path.realpath(path), real) for path in kept_elsewhere)
+    below = (path_below(real, path) for path in kept_elsewhere)
     return FilesRestoreRequest(
         source=source,
         path=section.path,
         workers=max(workers(config), _LEAST_UNPACKING),
-        stays=left_alone(section.exclude, [path for path in below if not path.startswith(os.pardir)]),
+        stays=left_alone(section.exclude, filter(None, below)),
         exact=exact,
         stopped=stopped,
         dry_run=dry_run,

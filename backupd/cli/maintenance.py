@@ -30,7 +30,8 @@ def clean_command(config: Config, names: tuple[str, ...], older_than: str, *, dr
     """Databases and files that restores kept are removed, databases with their side files.
 
     What the next restore --undo needs stays for 30 days, whatever --older-than says. Copies in quarantine stay while
-    pruning of their source is on hold. No generation is removed: prune and remove do that.
+    pruning of their source is on hold. Contents of files that no generation names go after a day, unless --source is
+    given. No generation is removed: prune and remove do that.
     """
     try:
         span = parse_span(older_than)

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from backupd.errors import RestoreFailed, TargetRefused
 from backupd.files.steps import MAX_STEP_BYTES, Attributes, SetAttributes, Step, decode_steps, encode_step
 from backupd.files.tree import Cursor, make_durable, remove_tree, size_of_tree
+from backupd.formatting import counted
 from backupd.system.directory import Directory
 from backupd.system.fs import is_disk_full
 from backupd.system.small_file import UnexpectedFile
@@ -251,7 +252,7 @@ class Restoration:
             self._set_attributes(tree, lambda step: step.was)
         if lost:
             raise RestoreFailed(
-                f"{len(lost)} files could not be put back, since their directories are gone: "
+                f"{counted(len(lost), 'file')} could not be put back, since no directory is there any more: "
                 f"{os.fsdecode(lost[0])!r} is in {self.directory.path_of(_OLD)}",
                 "make the directories again, and run the same command again",
             )

@@ -18,6 +18,7 @@ from backupd.archive.file_list import FileEntry
 from backupd.errors import BackupdError, CopyCorrupt
 from backupd.files.comparison import MAX_DEPTH, too_deep
 from backupd.files.steps import DIRECTORY_MODE, FILE_MODE
+from backupd.formatting import counted
 from backupd.system.directory import Directory
 from backupd.system.sync import can_sync_at_once
 
@@ -135,7 +136,7 @@ def damage_error(staged: Staged, generation: str) -> CopyCorrupt:
     named = "; ".join(f"{os.fsdecode(path)!r}: {error.message}" for path, error in staged.damage[:_MAX_NAMED])
     more = f"; and {len(staged.damage) - _MAX_NAMED} more" if len(staged.damage) > _MAX_NAMED else ""
     return CopyCorrupt(
-        f"{generation}: {len(staged.damage)} files cannot be restored: {named}{more}",
+        f"{generation}: {counted(len(staged.damage), 'file')} cannot be restored: {named}{more}",
         "use another generation, or this one from another store (backupd list)",
     )
 

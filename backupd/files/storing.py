@@ -64,7 +64,7 @@ class _Read(NamedTuple):
     path: bytes
     line: bytes = b""
     digest: bytes = b""
-    stored_bytes: int = 0  # of the file, if its content was new
+    stored_bytes: int = 0  # that its content takes in the store, 0 where it was there already
     changed: bool = False  # it never held still
     silently: bool = False  # another content under the same times
 
@@ -84,8 +84,7 @@ class StoreOptions:
 class Findings:
     """What was found while contents were stored: how many, and some by their names (as lines have them)."""
 
-    stored: int = 0  # contents that were new
-    stored_bytes: int = 0
+    stored_bytes: int = 0  # by which the store has grown
     unreadable: list[bytes] = field(default_factory=list)
     unreadable_count: int = 0
     changed: list[bytes] = field(default_factory=list)
@@ -95,7 +94,6 @@ class Findings:
 
     def add(self, read: _Read) -> None:
         """Count one file."""
-        self.stored += read.stored_bytes > 0
         self.stored_bytes += read.stored_bytes
         for found, names in (
             (not read.line, self.unreadable),
@@ -161,6 +159,8 @@ class Storing:
                 index.write(one)
             return
         read = one.result()
+        if read.digest in self._stored_now:  # two threads may have packed the same
+            read = read._replace(stored_bytes=0)
         self._stored_now.add(read.digest)
         self.findings.add(read)
         if read.line:
@@ -190,8 +190,7 @@ class Storing:
         shown = content.digest.hex().encode() + (DATABASE if content.is_database else b"")
         line = b"%s\t%s\t%s\t%s\n" % (racy(key, now_ns), path, shown, day_of(now_ns))
         silently = item.old.startswith(b"%s\t" % key) and digest_of(item.old) != content.digest
-        stored_bytes = content.size_bytes if content.is_new else 0
-        return _Read(path, line, content.digest, stored_bytes, not held_still, silently)
+        return _Read(path, line, content.digest, content.stored_bytes, not held_still, silently)
 
     def _content(self, item: Item, state: os.stat_result, workers: int) -> "_Content":
         """Read the file, and store its content where that is new. Raises UnreadableContent, OSError of the store."""
@@ -212,17 +211,19 @@ class Storing:
 
     def _small(self, data: bytes) -> "_Content":
         digest = hashlib.sha256(data).digest()
-        is_new = not self._sink.holds(digest)
-        if is_new:
+        stored_bytes = 0
+        if not self._sink.holds(digest):
             member = pack_member(data, self._options.level)
             packed = len(member) <= WORTH * len(data)
+            stored = member if packed else data
             with self._sink.part() as part:
-                part.write(member if packed else data)
+                part.write(stored)
                 part.finish(digest, packed=packed)
-        return _Content(digest, len(data), is_new=is_new, is_database=data.startswith(_SQLITE))
+            stored_bytes = len(stored)
+        return _Content(digest, len(data), stored_bytes, is_database=data.startswith(_SQLITE))
 
     def _large(self, descriptor: int, size_bytes: int, workers: int) -> "_Content":
-        digest, read_bytes = hashlib.sha256(), 0
+        digest, read_bytes, stored_bytes = hashlib.sha256(), 0, 0
 
         def pieces() -> Iterator[bytes]:
             nonlocal read_bytes
@@ -242,10 +243,12 @@ class Storing:
                 members = map(pack, pieces())
             for member in members:
                 part.write(member)
+                stored_bytes += len(member)
             is_new = not self._sink.holds(digest.digest())
             if is_new:
                 part.finish(digest.digest(), packed=packed)
-        return _Content(digest.digest(), read_bytes, is_new=is_new, is_database=_is_database(descriptor))
+        added_bytes = stored_bytes if is_new else 0
+        return _Content(digest.digest(), read_bytes, added_bytes, is_database=_is_database(descriptor))
 
     def _pieces(self, descriptor: int) -> Iterator[bytes]:
         """Yield the contents of a file from its beginning; holes are not read. Raises UnreadableContent."""
@@ -273,7 +276,7 @@ class UnreadableContent(Exception):
 class _Content(NamedTuple):
     digest: bytes
     size_bytes: int
-    is_new: bool = False
+    stored_bytes: int = 0
     is_database: bool = False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from backupd.errors import SourceMissing, SourceUnusable, WorkerFailed, WorkerHung
+from backupd.files.selection import path_below
 from backupd.files.worker.walk import END, FILES_OF_A_MESSAGE, MESSAGE_BYTES, WalkReply, WalkRequest
 from backupd.model import DirectoryFacts
 from backupd.system.fs import OPEN_FILES, opened
@@ -59,6 +60,13 @@ class FilesDirectory:
         finally:
             os.close(descriptor)
         uid, gid = known_owner(real, state)
+        if os.geteuid() not in (0, uid) and not os.access(real, os.R_OK | os.X_OK, effective_ids=True):
+            owner = "a user that is not mapped here" if uid is None else f"uid {uid}"
+            raise SourceUnusable(
+                f"uid {os.geteuid()} may not read {real}, which belongs to {owner}",
+                "let one user own the databases and sets of files, or its group read them (PGID); or set PUID=0: as "
+                "root backupd reads each as its owner",
+            )
         return cls(real, DirectoryFacts(str(real), uid, gid, state.st_mode & 0o7777), state.st_dev, state.st_ino)
 
     def may_be_read_by(self, uid: int | None) -> bool:
@@ -67,8 +75,7 @@ class FilesDirectory:
 
     def below(self, path: Path | str) -> str | None:
         """Return `path`, whose links are followed, relative to this directory; None where it is not below it."""
-        relative = os.path.relpath(os.path.realpath(path), self.path)
-        return None if relative.startswith("..") or relative == "." else relative
+        return path_below(self.path, path)
 
 
 class Edit(NamedTuple):

@@ -4,11 +4,12 @@ One worker process pins all databases of one owner: a process for each would tak
 pin later than the others by the time that it takes to start.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from backupd.sqlite.worker.protocol import PinCommand, PinReply, PinRequest, Sna
 from backupd.sqlite.worker_process import WorkerProcess
 from backupd.system.directory import Directory
 from backupd.system.held_file import HeldFile
+from backupd.system.mounts import filesystem_of, is_remote
 from backupd.system.resources import descriptor_limits
 from backupd.system.worker_process import OnEvent, OnProgress, ignore
 
@@ -26,6 +28,10 @@ MOST_TOGETHER: Final = 200
 _MOST_OWNERS: Final = 4  # each of whom takes a process
 _WAIT_S: Final = 2.0  # for a locked database; the worker waits less where that holds the writers of others
 _OPENING_S: Final = 30.0
+_MOST_PINS: Final = 5  # of which the last stays, whatever is written meanwhile
+_PINS_S: Final = 1.0  # for all of them; files may be many
+_TICK_S: Final = 0.01  # of the clock of files, at most
+_CLOCK_OF_FILES: Final = 5  # CLOCK_REALTIME_COARSE of clock_gettime(2), from which Linux takes the times of files
 _DESCRIPTORS: Final = 5  # that a worker has open for each: its copy, twice, database, WAL and shared memory
 _OTHER_DESCRIPTORS: Final = 100
 
@@ -46,6 +52,18 @@ class PinnedSource:
     holds_writers: bool  # its writers wait until it is copied
     _by: "_Worker"
     _number: int
+    unsure_ms: int = 0  # its app wrote to it while something was done `around` the pins, which took as long
+
+    def written_since(self, time_ns: int) -> bool:
+        """Tell whether its app may have committed since a time by the clock of files. Raises OSError."""
+        if self.holds_writers:
+            return False
+        path = self._by.sources[self._number].source.path
+        try:
+            modified_ns = path.with_name(f"{path.name}-wal").stat().st_mtime_ns
+        except FileNotFoundError:  # no commit has been written to it
+            return False
+        return modified_ns >= time_ns or is_remote(filesystem_of(str(path)))  # whose clock is another
 
     def copy(self, deadline: float, on_progress: OnProgress, on_event: OnEvent) -> Snapshot | None:
         """Copy it now, once, until `deadline` by the monotonic clock.
@@ -117,13 +135,15 @@ def pinned_together(
     wanted: Sequence[Pinnable | None],
     staging: Directory,
     fewest: int = 2,
-    before_pins: Callable[[], None] | None = None,
+    around: Callable[[], None] | None = None,
 ) -> Iterator[list[PinnedSource | None]]:
     """Pin the sources together for the block, with their copies in the empty directory `staging`.
 
-    All is open, and the pins take no time any more, when `before_pins` is called.
-
     None for one that cannot be pinned, and for all where there are not even the `fewest`: these are copied alone.
+
+    `around` is called just before the pins, when all is open and they take no time any more, and as soon as all are
+    pinned. Where an app has committed in the meantime, its pin is taken again, and `around` is called again, a few
+    times. So what a row of a copy names is there when `around` looks for it: the row was not deleted until then.
     """
     pinned: list[PinnedSource | None] = [None] * len(wanted)
     with ExitStack() as stack:
@@ -138,14 +158,45 @@ def pinned_together(
         for worker, _ in workers:
             with suppress(BackupdError):
                 worker.reply()  # all sources are open
-        if before_pins is not None:
-            before_pins()
-        for worker, _ in workers:
-            worker.command(None, 0.0, time.monotonic() + _WAIT_S)
-        for worker, numbers in workers:
-            for index, held in worker.pinned():
-                pinned[numbers[index]] = held
+        if around is None:
+            _pin(workers, pinned)
+        else:
+            _pin_between(workers, pinned, around)
         yield pinned
+
+
+def _pin(workers: Sequence[tuple[_Worker, list[int]]], pinned: list[PinnedSource | None]) -> None:
+    """Pin all, which may be pinned already."""
+    pinned[:] = [None] * len(pinned)
+    for worker, _ in workers:
+        worker.command(None, 0.0, time.monotonic() + _WAIT_S)
+    for worker, numbers in workers:
+        for index, held in worker.pinned():
+            pinned[numbers[index]] = held
+
+
+def _pin_between(
+    workers: Sequence[tuple[_Worker, list[int]]], pinned: list[PinnedSource | None], around: Callable[[], None]
+) -> None:
+    """Pin all between two calls of `around`, until no app has committed since the pins; what stays is `unsure_ms`."""
+    give_up = time.monotonic() + _PINS_S
+    around()
+    for attempt in range(1, _MOST_PINS + 1):
+        began_s, began_ns = time.monotonic(), time.clock_gettime_ns(_CLOCK_OF_FILES)
+        _pin(workers, pinned)
+        if not all(pinned):
+            return
+        around()
+        written = [number for number, one in enumerate(pinned) if one and one.written_since(began_ns)]
+        if not written:
+            return
+        if attempt < _MOST_PINS and time.monotonic() < give_up:
+            time.sleep(_TICK_S)  # else what was written before would count once more
+            continue
+        unsure_ms = math.ceil((time.monotonic() - began_s) * 1000)
+        for number in written:
+            pinned[number] = (one := pinned[number]) and replace(one, unsure_ms=unsure_ms)
+        return
 
 
 def _by_owner(wanted: Sequence[Pinnable | None], fewest: int) -> list[list[int]]:

@@ -95,6 +95,7 @@ _NAMES: Final = (
     (".backupd/pins/ID.new", "file", "unfinished pin", _REMOVED),
     (".backupd/damaged", "directory", "marks of damage, a file each", _FAILS),
     (".backupd/damaged/ID", "file", "mark of a damaged generation", "counts as a mark"),
+    (".backupd/damaged/ID.new", "file", "unfinished mark", _REMOVED),
     (".backupd/sweeps", "directory", "sweeps of contents that are due, a file each", f"{_DEGRADED}; nothing is swept"),
     (".backupd/sweeps/STORE", "file", "sweep that is due in that store", "counts as such"),
     (".backupd/quarantine", "directory", "damaged copies, by source", _NOT_KEPT),

@@ -5,7 +5,7 @@ It is in files, not in the catalog: a lost catalog must not end a hold or a pin.
 .backupd/holds/SOURCE.json        hold on a source: nothing of it is pruned
         /holds/SOURCE.accepted    the next backup of a held source is published although it is unreadable
         /pins/ID.json             pin on a generation: no store prunes it
-        /damaged/ID               mark of a damaged generation
+        /damaged/ID               mark of a damaged generation: why, and the digests of contents that it lacks
         /sweeps/STORE             contents of files in that store are to be swept
         /quarantine/SOURCE/NAME/  damaged copies, with what was found
         /identity                 16 hex digits, made once: the `store` of each manifest of this store
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backupd.model import STORE_IDENTITY, Hold, Pin, is_generation_id
-from backupd.stores.contract import MayRead, anybody
+from backupd.stores.contract import MayRead, anybody, is_digest
 from backupd.system.directory import Directory
 from backupd.system.file_lock import file_lock
 from backupd.system.held_file import HeldFile
@@ -229,10 +229,21 @@ class DamageMarks(_Kept):
         """Return the ids that are marked. Raises OSError."""
         return frozenset(filter(is_generation_id, self._names()))
 
-    def add(self, generation: str, why: str) -> None:
-        """Mark `generation`, durably. Raises OSError."""
-        if not self._has(generation):
-            self._add(generation, f"{why}\n")
+    def add(self, generation: str, why: str, contents: Iterable[str] = ()) -> None:
+        """Mark `generation`, durably, and note the digests of `contents` that it lacks. Raises OSError."""
+        lines = [why, *contents]
+        if len(lines) > 1 or not self._has(generation):
+            with self._opened(make=True) as directory:
+                text = "".join(f"{line}\n" for line in lines)
+                directory.replace(generation, text.encode(errors="backslashreplace"), temporary=f"{generation}.new")
+
+    def contents(self, generation: str) -> tuple[str, ...]:
+        """Return the digests of contents that were missing or damaged, none where they are not known."""
+        try:
+            _why, *lines = self._read(generation).decode(errors="replace").splitlines()
+        except (OSError, ValueError):
+            return ()
+        return tuple(filter(is_digest, lines))
 
     def clear(self, generation: str) -> None:
         """Remove the mark: the generation was verified, or is gone. Raises OSError."""

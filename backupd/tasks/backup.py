@@ -118,7 +118,8 @@ def _publish_all(
                 with one.run.turn(context.working):
                     name = one.request.source
                     parts += _publish(one, states[name], pinned.get(name), sets, staging, context)
-        return parts + sets.publish(parts)
+        unsure_ms = {name: copy.pin.unsure_ms for name, copy in pinned.items() if copy.pin.unsure_ms}
+        return parts + sets.publish(parts, unsure_ms)
 
 
 def _not_failed(orders: Sequence[_Order]) -> list[_Order]:

@@ -1,26 +1,30 @@
-"""Remove old leftovers: databases and files that restores replaced, and damaged copies."""
+"""Remove old leftovers: databases and files that restores replaced, damaged copies, and contents that no list names."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from backupd.errors import GenerationMissing
-from backupd.formatting import human_bytes, human_duration
+from backupd.errors import CopyCorrupt, GenerationMissing
+from backupd.formatting import counted, human_bytes, human_duration
 from backupd.sqlite.database_files import DatabasePlace
 from backupd.sqlite.history import KEPT_FOR, KeptDatabase, choose_undo, kept_files, remove_kept, restore_history
 from backupd.sqlite.source import real_path
 from backupd.sqlite.target import restore_lock, restore_locks
-from backupd.tasks.context import TaskContext
+from backupd.stores.contract import CONTENTS, ListedContent
+from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.events import LeftoverRemoved
+from backupd.tasks.pruning_plan import holds_on
 from backupd.tasks.restore import files_left
 from backupd.tasks.restore.recovery import recover_files, recover_restore
+from backupd.tasks.store_events import ContentsSwept
+from backupd.tasks.sweep import GRACE, remove_contents, unneeded_contents
 
-Kind = Literal["replaced database", "replaced files", "record of a restore", "damaged copy"]
+Kind = Literal["replaced database", "replaced files", "record of a restore", "damaged copy", "contents of files"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,9 @@ class Leftover:
     """A file or directory that is kept for an undo or for inspection."""
 
     kind: Kind  # an online restore replaces no file: only its record is left
-    source: str
+    source: str  # empty for contents, which belong to the whole store
     path: Path
-    since: datetime  # aware, UTC
+    since: datetime  # aware, UTC; of contents that of the oldest
     size_bytes: int
 
 
@@ -92,9 +96,10 @@ def clean(
 ) -> tuple[CleanDecision, ...]:
     """Remove old leftovers of the `databases` and sets of `files` (paths by name); with `dry_run` nothing is changed.
 
-    With `everything` damaged copies of sources that are no longer configured go too. Holds the lock of the store, and
-    the restore lock of each of them, where a killed restore is recovered first. Raises LockHeld, TargetRefused,
-    OSError.
+    With `everything` damaged copies of sources that are no longer configured go too, and contents of files that no list
+    names, such as those of a backup that was killed: a day old, as in pruning, and under no hold. Holds the lock of the
+    store, and the restore lock of each of them, where a killed restore is recovered first. Raises LockHeld,
+    TargetRefused, OSError.
     """
     with nullcontext() if dry_run else context.exclusive_lock("clean"):
         if not dry_run:
@@ -105,6 +110,7 @@ def clean(
             *chain.from_iterable(replaced),
             *chain.from_iterable(replaced_files),
             *_clean_damaged(None if everything else {*databases, *files}, older_than, context, dry_run=dry_run),
+            *(_clean_contents(context, dry_run=dry_run) if everything else ()),
         )
 
 
@@ -165,6 +171,38 @@ def _clean_damaged(
             context.quarantine.remove(copies[decision.leftover.path])
             _log_removed(decision.leftover, context)
     return decisions
+
+
+def _clean_contents(context: TaskContext, *, dry_run: bool) -> Iterator[CleanDecision]:
+    """Sweep the contents that no list names; a prune ends what was begun here, and takes later what is young."""
+    store, inventory = context.store, read_inventory(context)
+    held = holds_on({generation.source for generation in inventory.generations if generation.kind == "files"}, context)
+    try:
+        old, young = unneeded_contents(store, inventory)
+    except (CopyCorrupt, GenerationMissing) as error:  # of a list
+        yield _of_contents([], error.message, context)
+        return
+    reason = f"pruning of {', '.join(held)} is on hold" if held else ""
+    if (old or young) and not dry_run:
+        context.sweeps.add(store.name)
+    if old and not held and not dry_run:
+        remove_contents(store, old)
+        context.emit(ContentsSwept(store.name, len(old), sum(content.stored_bytes for content in old)))
+    if not (young or held or dry_run):
+        context.sweeps.clear(store.name)
+    if old:
+        yield _of_contents(old, reason, context)
+    if young:
+        yield _of_contents(young, reason or f"younger than {_span(GRACE)}", context)
+
+
+def _of_contents(contents: Sequence[ListedContent], why_kept: str, context: TaskContext) -> CleanDecision:
+    """Return what is decided about contents that no list names; they go where nothing speaks against it."""
+    since = min((datetime.fromtimestamp(one.modified_at, UTC) for one in contents), default=context.clock())
+    size_bytes = sum(content.stored_bytes for content in contents)
+    found = Leftover("contents of files", "", context.store.directory / CONTENTS, since, size_bytes)
+    reason = why_kept or f"no generation needs {counted(len(contents), 'content')}"
+    return CleanDecision(found, removed=not why_kept, reason=reason)
 
 
 def _replaced(kept: KeptDatabase, source: str) -> Leftover:

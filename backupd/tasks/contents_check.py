@@ -27,6 +27,7 @@ class CheckedFiles:
     size_bytes: int
     lacking: int  # files whose content is missing or damaged
     named: tuple[tuple[bytes, str], ...]  # the first of these with the reason
+    digests: tuple[str, ...] = ()  # of their contents
 
 
 class ContentsCheck:
@@ -59,13 +60,15 @@ class ContentsCheck:
             if fault:
                 self._faults[digest] = fault
         files = total_bytes = lacking = 0
-        named: list[tuple[bytes, str]] = []
+        named, digests = list[tuple[bytes, str]](), list[str]()
         for entry in _files(entries()):
             files, total_bytes = files + 1, total_bytes + entry.size_bytes
             if fault := self._faults.get(bytes.fromhex(entry.digest), ""):
                 lacking += 1
-                named += [(entry.path, fault)] if lacking <= most_named else []
-        return CheckedFiles(files, total_bytes, lacking, tuple(named))
+                if lacking <= most_named:
+                    named.append((entry.path, fault))
+                    digests.append(entry.digest)
+        return CheckedFiles(files, total_bytes, lacking, tuple(named), tuple(dict.fromkeys(digests)))
 
     def _unknown(self, entries: Iterable[FileEntry]) -> Iterator[str]:
         for entry in _files(entries):

@@ -94,7 +94,7 @@ def pinned_copies(
     """Pin the sources together for the block, and copy those first whose writers wait; yields the pinned ones by name.
 
     What cannot be pinned, for whatever reason, is copied alone; so is a single source, unless something is to be done
-    `around_pins`: just before, and at once when all of them are pinned.
+    `around_pins`: see `pinned_together`.
     """
     taken_at, wanted = context.clock(), [_pinnable(one, context) for one in sources]
     fewest = 2 if around_pins is None else 1
@@ -110,8 +110,6 @@ def pinned_copies(
             for one, pinnable, pin in zip(sources, wanted, pins, strict=True)
             if pinnable is not None and pin is not None
         }
-        if around_pins is not None and len(copies) == len(sources):
-            around_pins()
         held = [copy for copy in copies.values() if copy.pin.holds_writers]
         for copy in sorted(held, key=lambda copy: copy.source.size_bytes):
             with suppress(BackupdError, OSError):  # raised again when its turn comes

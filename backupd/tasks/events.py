@@ -247,14 +247,17 @@ class SnapshotProgressed(TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class GenerationVerified(TaskEvent):
-    """A verification that an operator asked for found the copy sound."""
+    """A verification that an operator asked for, or a scrub of a damaged generation, found the copy sound."""
 
     generation: str
     store: str
+    was_damaged: bool = False  # it was marked so until now
 
     def entries(self) -> Iterator[EventLine]:
         """Yield its lines."""
-        yield EventLine("info", Event.GENERATION_VERIFIED, f"{self.generation} is verified", asdict(self))
+        what = "is whole again, and counts: it was marked as damaged" if self.was_damaged else "is verified"
+        facts = {"generation": self.generation, "store": self.store}
+        yield EventLine("info", Event.GENERATION_VERIFIED, f"{self.generation} {what}", facts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ class References:
     def __init__(self, database: str, source: str, names: Iterator[bytes], roots: tuple[Path | str, ...]) -> None:
         self.database, self.source = database, source
         prefixes = tuple({os.fsencode(root).rstrip(b"/") + b"/" for root in roots})
-        self._lacking = {_relative(name, prefixes) for name in names}
+        self._lacking = {_relative(name, prefixes) for name in names if name}
 
     @classmethod
     def read(cls, copy: HeldFile, request: FilesRequest, *roots: Path | str) -> "References":

@@ -19,7 +19,7 @@ from backupd.errors import (
 from backupd.formatting import printable
 from backupd.stores.contract import Replica
 from backupd.system.fs import is_disk_full
-from backupd.system.os_errors import explain_full
+from backupd.system.os_errors import explain_full, os_error_text
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import CopyForgotten, GenerationRemoved
 from backupd.tasks.inventory import Inventory, take_inventory
@@ -92,8 +92,7 @@ def replica_errors(name: str) -> Iterator[None]:
             raise NoSpace(f"{name}: {what}", hint) from error
         if isinstance(error, TimeoutError | ConnectionError) or error.errno in _AWAY:
             raise ReplicaUnreachable(f"{name}: {error.strerror or error}", "check that host and the network") from error
-        path = f": {error.filename}" if isinstance(error.filename, str) else ""
-        what = f"{name}: {printable(f'{error.strerror or error}{path}')[:_MAX_MESSAGE]}"
+        what = f"{name}: {printable(os_error_text(error))[:_MAX_MESSAGE]}"
         hint = _DENIED if isinstance(error, PermissionError) else "check free space, inodes, quota and rights there"
         raise ReplicaFailed(what, f"{hint}; backupd doctor tries them") from error
 

@@ -123,7 +123,7 @@ class FilesRequest:
     source: str
     path: Path  # the directory
     exclude: tuple[str, ...] = ()  # patterns as in .gitignore, relative to `path`
-    database: str = ""  # the source that the files belong to; empty: none
+    database: str = ""  # the source that the files belong to; empty: none that there is now
     query: str | None = None  # whose rows name files that must be in the copy
     timeout_s: float = 3600
     databases: tuple[Path, ...] = ()  # of all sources; with their side files they are left out
@@ -135,6 +135,14 @@ class FilesRequest:
     replicas: tuple[str, ...] = ()
     pin: PinRequest | None = None
     hooks: Hooks = field(default_factory=Hooks)
+
+    @property
+    def unread_query(self) -> str:
+        """Why the query can be run on no database, empty where it can, or there is none."""
+        if not self.query or self.database:
+            return ""
+        name = f"files.{self.source}"
+        return f"{name}.query was not run: set {name}.with to the source whose database it reads"
 
 
 AnyBackupRequest: TypeAlias = BackupRequest | FilesRequest

@@ -1,6 +1,7 @@
 """Scrub: read back from the disk what was not read for the longest time, so that damage is found while copies are left.
 
 A run reads the archive of one generation, and of a set of files a share of the contents that its generations need.
+Before that, a damaged generation of a set is verified again whose contents a later backup has stored again.
 """
 
 import os
@@ -15,10 +16,12 @@ from backupd.formatting import counted
 from backupd.model import AnyManifest, FilesManifest, Generation
 from backupd.report import RunDetails, RunReport
 from backupd.stores.local import DirectoryStore
+from backupd.system.os_errors import os_error_text
+from backupd.tasks.contents_check import ContentsCheck
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.run import Run
-from backupd.tasks.verify import MOST_NAMED, digest_archive, named_files, record_verification
+from backupd.tasks.verify import MOST_NAMED, digest_archive, named_files, record_verification, verify
 
 _SHARES: Final = 29  # less than the days of a month, and a prime: each has its turn, also in a scrub once a week
 
@@ -31,6 +34,8 @@ def scrub(source: str, context: TaskContext) -> RunReport[RunDetails]:
     with context.run("scrub", source, RunDetails()) as run:
         run.start()
         inventory = local_inventory(context)
+        if _verify_repaired(source, inventory, run, context):
+            inventory = local_inventory(context)
         faults = dict(_archive_faults(source, inventory, run, context))
         sound = [inventory.manifests[g.id] for g in inventory.of(source) if g.verified and g.id not in faults]
         faults |= _content_faults(sound, run, context)
@@ -55,6 +60,45 @@ def share_of(digest: bytes) -> int:
 def share_on(now: datetime) -> int:
     """Return which share of the contents is read on the day of `now`."""
     return now.toordinal() % _SHARES
+
+
+def _verify_repaired(source: str, inventory: Inventory, run: Run[RunDetails], context: TaskContext) -> bool:
+    """Verify damaged generations of a set of files again, and return whether one is whole again.
+
+    One is verified when the contents are sound that were noted with its mark, so that lasting damage costs little.
+    """
+    marked, contents, repaired = context.marks.ids(), ContentsCheck(context.store.contents), False
+    for generation in inventory.of(source):
+        if generation.kind != "files" or generation.id not in marked or generation.id in inventory.refused:
+            continue
+        try:
+            with run.stage("repaired"):
+                lacking = context.marks.contents(generation.id)
+                if any(content_fault(digest, context.store) for digest in lacking):
+                    continue
+                result = verify(generation.id, inventory, 1, context, reserve=None, contents=contents)
+        except GenerationMissing:  # pruned since
+            continue
+        except OSError as error:
+            run.warn(f"{generation.id} could not be verified again: {os_error_text(error)}")
+            break
+        if result.sound:
+            repaired = True
+            run.note(f"{generation.id} is whole again: its contents were stored again")
+        if result.warning:
+            run.warn(result.warning)
+    return repaired
+
+
+def content_fault(digest: str, store: DirectoryStore) -> str:
+    """Read a content from the disk, and return what is wrong with it, empty where nothing is. Raises OSError."""
+    try:
+        with store.contents.open_stored(digest)[1] as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what counts is the disk
+        store.contents.require_sound(digest)
+    except (ContentMissing, CopyCorrupt) as error:
+        return error.message
+    return ""
 
 
 def _archive_faults(
@@ -94,7 +138,7 @@ def _content_faults(manifests: Iterable[AnyManifest], run: Run[RunDetails], cont
         if isinstance(manifest, FilesManifest):
             try:
                 with run.stage("contents"):
-                    fault = share.fault_of(manifest)
+                    fault, lacking = share.fault_of(manifest)
             except GenerationMissing:
                 continue
             except OSError as error:
@@ -102,7 +146,9 @@ def _content_faults(manifests: Iterable[AnyManifest], run: Run[RunDetails], cont
                 break
             if fault and context.store.has_files(manifest.id):  # else it was pruned since, with its contents
                 faults[manifest.id] = fault
-                if warning := record_verification(manifest.id, context, sound=False, detail=fault):
+                if warning := record_verification(
+                    manifest.id, context, sound=False, detail=fault, contents=lacking[:MOST_NAMED]
+                ):
                     run.warn(warning)
     return faults
 
@@ -114,30 +160,21 @@ class _Share:
         self._store, self._number = store, number
         self._faults: dict[str, str] = {}  # by digest, empty where there is none
 
-    def fault_of(self, manifest: FilesManifest) -> str:
+    def fault_of(self, manifest: FilesManifest) -> tuple[str, list[str]]:
         """Read what a generation needs of the share, and was not read yet; return which files cannot be restored.
 
-        Empty where all can. Raises GenerationMissing, OSError.
+        With them come the digests of their contents; nothing where all can be. Raises GenerationMissing, OSError.
         """
         try:
             with unpacked(self._store.open(manifest.id), manifest.archive.member_bytes) as listed:
                 found = contents_in(listed, manifest.files.list_sha256, manifest.id)
                 digests = {digest.hex() for digest in found if share_of(digest) == self._number}
             for digest in sorted(digests - self._faults.keys()):
-                self._faults[digest] = self._content_fault(digest)
+                self._faults[digest] = content_fault(digest, self._store)
             damaged = {digest for digest in digests if self._faults[digest]}
-            return self._named(damaged, manifest) if damaged else ""
+            return self._named(damaged, manifest) if damaged else "", sorted(damaged)
         except CopyCorrupt as error:  # the list
-            return error.message
-
-    def _content_fault(self, digest: str) -> str:
-        try:
-            with self._store.contents.open(digest) as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what counts is the disk
-            self._store.contents.require_sound(digest)
-        except (ContentMissing, CopyCorrupt) as error:
-            return error.message
-        return ""
+            return error.message, []
 
     def _named(self, damaged: set[str], manifest: FilesManifest) -> str:
         with unpacked(self._store.open(manifest.id), manifest.archive.member_bytes) as listed:

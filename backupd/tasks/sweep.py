@@ -84,6 +84,16 @@ def sweep(store: SweptStore, inventory: Inventory) -> Swept:
 
     Raises CopyCorrupt, GenerationMissing, where a list cannot be read, before anything is removed; OSError.
     """
+    old, young = unneeded_contents(store, inventory)
+    remove_contents(store, old)
+    return Swept(len(old), sum(content.stored_bytes for content in old), len(young))
+
+
+def unneeded_contents(store: SweptStore, inventory: Inventory) -> tuple[list[ListedContent], list[ListedContent]]:
+    """Return the contents that no list in the `inventory` of a store names: those to be swept, and young ones.
+
+    Raises what `sweep` does.
+    """
     marked, newest, unmarked = marked_contents(store, inventory), 0.0, list[ListedContent]()
     for content in store.contents.list():
         newest = max(newest, content.modified_at)
@@ -92,12 +102,15 @@ def sweep(store: SweptStore, inventory: Inventory) -> Swept:
     # The clock of another host may run behind: it has reached the time of its newest content at least.
     now = inventory.now.timestamp() if inventory.store == LOCAL_STORE else min(inventory.now.timestamp(), newest)
     before = now - GRACE.total_seconds()
-    doomed = [content for content in unmarked if content.modified_at < before]
-    left = iter(doomed)
+    old = [content for content in unmarked if content.modified_at < before]
+    return old, [content for content in unmarked if content.modified_at >= before]
+
+
+def remove_contents(store: SweptStore, contents: Iterable[ListedContent]) -> None:
+    """Remove contents that no list names. Raises OSError."""
+    left = iter(contents)
     while some := [content.digest.hex() for content in islice(left, _AT_ONCE)]:
         store.contents.remove(some)
-    stored_bytes = sum(content.stored_bytes for content in doomed)
-    return Swept(len(doomed), stored_bytes, len(unmarked) - len(doomed))
 
 
 def marked_contents(store: Archives, inventory: Inventory) -> set[bytes]:

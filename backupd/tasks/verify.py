@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import EIO
@@ -78,10 +78,12 @@ def record_verification(
     detail: str,
     duration_s: float = 0.0,
     store: str = LOCAL_STORE,
+    contents: Iterable[str] = (),
 ) -> str:
     """Record whether the copy of `generation` in `store` is damaged; returns why it could not be marked, else nothing.
 
-    In the local store it is marked; a damaged copy at a replica is replaced by the next replication.
+    In the local store it is marked, with the digests of some `contents` that it lacks: a scrub clears the mark when
+    they are there again. A damaged copy at a replica is replaced by the next replication.
     """
     context.emit(CopyVerified(generation, store, sound, detail, duration_s))
     if store != LOCAL_STORE:
@@ -90,7 +92,7 @@ def record_verification(
         if sound:
             context.marks.clear(generation)
         else:
-            context.marks.add(generation, detail)
+            context.marks.add(generation, detail, contents)
     except OSError as error:
         mark = "verified, and still does not count" if sound else "damaged, and still counts"
         return f"{generation} could not be marked as {mark}: {error.strerror}"
@@ -147,7 +149,7 @@ def verify(
         return VerificationResult(generation, store.name, sound=False, detail=why, duration_s=0.0, unreadable=not gone)
     try:
         contents = contents or ContentsCheck(store.contents)
-        detail = _verify_copy(generation, inventory, workers, context, reserve, store, contents)
+        detail, lacking = _verify_copy(generation, inventory, workers, context, reserve, store, contents)
     except (NoSpace, ReplicaFailed) as error:
         # Its manifest may claim any size, and a server may refuse one archive: the others are verified all the same.
         detail, duration_s = f"{error.message}: {error.hint}", round(time.monotonic() - began, 3)
@@ -159,15 +161,16 @@ def verify(
         found = digest_archive(inventory.manifests[generation], context.store)
         if found.sound:  # so it was the work directory
             raise
-        detail = found.detail
+        detail, lacking = found.detail, ()
         if not found.damaged:
             return VerificationResult(generation, store.name, sound=False, detail=detail, duration_s=0, unreadable=True)
     sound, duration_s = detail == "sound", round(time.monotonic() - began, 3)
     result = VerificationResult(generation, store.name, sound, detail, duration_s, damaged=not sound)
     if result.sound:
-        context.emit(GenerationVerified(generation, store.name))
+        was_damaged = store is context.store and generation in context.marks.ids()
+        context.emit(GenerationVerified(generation, store.name, was_damaged=was_damaged))
     warning = record_verification(
-        generation, context, sound=result.sound, detail=detail, duration_s=result.duration_s, store=store.name
+        generation, context, sound=sound, detail=detail, duration_s=duration_s, store=store.name, contents=lacking
     )
     return replace(result, warning=warning)
 
@@ -180,20 +183,20 @@ def named_files(named: Sequence[tuple[bytes, str]], lacking: int) -> str:
 
 def _verify_files(
     manifest: FilesManifest, store: FilesStore, listed: HeldFile, workers: int, contents: ContentsCheck, reserve: int
-) -> None:
+) -> tuple[str, tuple[str, ...]]:
     """Read the list of a set of files, and every content that it names and that was not read before.
 
-    Raises CopyCorrupt, which names files that cannot be restored; NoSpace, ReplicaUnreachable, OSError.
+    Returns what `_verify_copy` does. Raises CopyCorrupt for the list; NoSpace, ReplicaUnreachable, OSError.
     """
     require_space(Path(listed.directory.fixed_path), manifest.files.list_bytes, reserve, f"verifying {manifest.id}")
     with listed.stream() as stream:
         extract_list(manifest, store, stream, workers)
     entries = partial(listed_entries, listed, manifest.id)
     found = contents.check(entries, MOST_NAMED, lambda _done: None)
-    if found.lacking:
-        named = named_files(found.named, found.lacking)
-        what = f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}"
-        raise CopyCorrupt(what, "another store may have them whole: backupd list")
+    if not found.lacking:
+        return "sound", ()
+    named = named_files(found.named, found.lacking)
+    return f"{found.lacking} of {counted(found.files, 'file')} cannot be restored: {named}", found.digests
 
 
 def _verify_copy(
@@ -204,7 +207,8 @@ def _verify_copy(
     reserve: int | None,
     store: FilesStore,
     contents: ContentsCheck,
-) -> str:
+) -> tuple[str, tuple[str, ...]]:
+    """Return `sound`, or what is wrong with a copy, with the digests of some contents that it lacks."""
     try:
         manifest = choose_generation(inventory, generation, None, None)
         with work_directory(context) as directory:
@@ -212,12 +216,11 @@ def _verify_copy(
             copy = HeldFile.create(directory, "unpacked")
             if isinstance(manifest, Manifest):
                 extract_verified(manifest, store, copy, workers, context, kept_free)
-            else:
-                _verify_files(manifest, store, copy, workers, contents, kept_free)
+                return "sound", ()
+            return _verify_files(manifest, store, copy, workers, contents, kept_free)
     except (CopyCorrupt, ManifestInvalid, GenerationTaken) as error:
-        return error.message
+        return error.message, ()
     except GenerationMissing:
         if store is context.store and context.store.has_files(generation):
-            return "its archive is gone"
+            return "its archive is gone", ()
         raise
-    return "sound"

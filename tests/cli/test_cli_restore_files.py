@@ -99,10 +99,11 @@ def test_point_puts_database_and_files_back_and_undo_takes_both_back(app: App) -
 def test_exact_removes_what_is_not_in_the_copy_but_not_what_is_excluded(app: App) -> None:
     before = facts(app.uploads)
     change(app)
+    (app.uploads / "lost+found").mkdir(mode=0o700)
     done = app.typed("restore", "--point", app.point, "--exact")
     assert done.code == 0, done
     assert "1 missing, 1 differing, 1 not in the copy: 2 files" in done.out
-    assert set(facts(app.uploads)) == {*before, b"half.tmp"}
+    assert set(facts(app.uploads)) == {*before, b"half.tmp", b"lost+found"}
     (kept,) = app.kept
     assert (kept / "old" / "new.jpg").read_bytes() == b"new"
 
@@ -133,6 +134,7 @@ def test_restore_that_changes_no_file_leaves_nothing_behind_and_is_taken_back_wi
     done = app.typed("restore", "--point", "latest")
     assert done.code == 0, done
     assert "  changes  0 missing, 0 differing" in done.out
+    assert "undo of all: backupd restore --undo" in done.out
     assert (facts(app.uploads, inodes=True), app.kept, transfers(app.database)) == (before, [], 0)
     alone = app.typed("restore", "--point", "latest", "--only", "uploads", "--json")
     assert (alone.code, alone.json["parts"][0]["kept"], alone.json["undo"]) == (0, None, None)
@@ -224,6 +226,24 @@ def test_empty_machine_gets_database_and_files(app: App) -> None:
     assert facts(app.uploads) == before
     assert transfers(app.database) == 0
     assert app.kept == [], "nothing was there before"
+    assert "--undo" not in done.out, "nothing was there that could come back"
+
+
+def test_undo_is_not_offered_where_a_database_was_missing(app: App) -> None:
+    app.database.rename(app.root / "gone.db")
+    done = app.typed("restore", "--point", "latest")
+    assert (done.code, "--undo" in done.out) == (0, False), done
+    assert app.typed("restore", "--undo").code == 1
+
+
+def test_exact_leaves_a_database_alone_whose_path_begins_with_dots(app: App) -> None:
+    place = app.uploads / "..data" / "notes.db"
+    place.parent.mkdir()
+    make_bank(place, rows=5)
+    config = app.root / "backupd.toml"
+    config.write_text(f'{config.read_text()}[sources.notes]\npath = "{place}"\n')
+    assert app.typed("restore", "--point", "latest", "--exact").code == 0
+    assert transfers(place) == 0
 
 
 def test_clean_removes_what_restores_replaced_once_it_is_old(app: App) -> None:

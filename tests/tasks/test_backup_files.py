@@ -20,6 +20,15 @@ from backupd.tasks.requests import ShrinkGuard
 from backupd.tasks.verify import verify
 from support.file_sets import FileSet
 
+WRITES = """
+import itertools, os, sys
+file = os.open(sys.argv[1], os.O_WRONLY)
+for number in itertools.count():
+    os.pwrite(file, b"%020d" % number, number * 4099 % (8 << 20) & ~4095)
+    if number == 100:
+        print("writing", flush=True)
+"""
+
 pytestmark = pytest.mark.cover_processes  # a child walks the directory
 
 
@@ -295,6 +304,24 @@ def test_file_that_its_owner_may_not_read_degrades_the_run_and_is_named(files: F
     assert again.warnings == (warning,), "as long as it is so"
 
 
+@pytest.mark.root
+def test_lost_and_found_of_the_file_system_is_no_problem_and_one_of_the_app_is_copied(files: FileSet) -> None:
+    files.write("a")
+    files.write("b/lost+found/c")
+    (files.path / "lost+found").mkdir(mode=0o700)
+    for path in (files.path, *files.path.rglob("*")):
+        os.chown(path, 1234, 1234)
+    os.chown(files.path / "lost+found", 0, 0)
+    for above in files.path.parents:
+        if above.stat().st_uid == os.getuid():
+            above.chmod(above.stat().st_mode | 0o011)
+    report = files.back_up()
+    assert (report.outcome, report.warnings) == ("published", ()), report
+    assert set(files.entries(report.generation or "")) == {"a", "b", "b/lost+found", "b/lost+found/c"}
+    os.chown(files.path / "lost+found", 1234, 1234)
+    assert "lost+found" in files.entries(files.back_up().generation or "")
+
+
 def test_excluded_files_backups_databases_and_own_files_are_left_out(files: FileSet) -> None:
     names = ("a.jpg", "a.tmp", "cache/x", "tasks.db", "tasks.db-wal", "b/tasks.db", ".backupd-undo/x", "b/y.tmp")
     for name in (*names, "tasks.db.pre-restore-20260101T000000Z", "thumbs/z"):
@@ -303,6 +330,59 @@ def test_excluded_files_backups_databases_and_own_files_are_left_out(files: File
     report = files.back_up(exclude=("*.tmp", "cache/", "/thumbs/"), databases=databases)
     assert report.generation
     assert set(files.restored(report.generation)) == {"a.jpg", "b/tasks.db"}
+
+
+def test_database_whose_path_begins_with_dots_is_left_out(files: FileSet) -> None:
+    files.write("a.jpg")
+    files.write("..data/tasks.db", b"SQLite format 3\0" + bytes(4080))
+    report = files.back_up(databases=(files.path / "..data" / "tasks.db",))
+    assert (report.outcome, report.warnings) == ("published", ())
+    assert set(files.restored(report.generation or "")) == {"a.jpg"}
+
+
+def test_report_says_by_how_much_the_store_has_grown(files: FileSet) -> None:
+    files.write("packed", b"a" * 200_000)
+    files.write("as it is", os.urandom(10_000))
+    files.write("large", b"b" * (3 << 20))
+    for name in ("same", "same again", "and again"):
+        files.write(name, b"c" * 100_000)
+    os.truncate(files.write("hole"), 64 << 20)
+    first = files.back_up().details
+    assert (first.archive_bytes, first.snapshot_bytes) == (stored_bytes(files), files_bytes(files))
+    files.write("packed too", b"a" * 200_000)
+    files.write("other", b"d" * 200_000)
+    before = stored_bytes(files)
+    assert files.back_up().details.archive_bytes == stored_bytes(files) - before
+
+
+def stored_bytes(files: FileSet) -> int:
+    """Return the size of all lists and contents in the store."""
+    backups = files.root / "backups"
+    stored = [path for path in (backups / "files").rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in [*stored, *backups.glob("*.files.gz")])
+
+
+def files_bytes(files: FileSet) -> int:
+    return sum(path.stat().st_size for path in files.path.iterdir())
+
+
+def test_file_that_never_holds_still_is_kept_as_it_was_read_named_and_read_again(files: FileSet) -> None:
+    files.write("a.jpg")
+    log = files.write("app.log", b"0" * (8 << 20))
+    with subprocess.Popen([sys.executable, "-c", WRITES, log], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None
+            writer.stdout.readline()  # it writes now
+            report = files.back_up()
+        finally:
+            writer.kill()
+    assert (report.outcome, report.warnings) == ("published", ())
+    assert report.notes == ("1 file of uploads changed again and again while being copied: app.log",)
+    assert len(files.restored(report.generation or "")["app.log"]) == 8 << 20, "restored by its digest"
+    make_old(files)
+    again = files.back_up()
+    assert again.notes == ()
+    assert files.restored(again.generation or "")["app.log"] == log.read_bytes()
 
 
 def test_store_inside_the_directory_is_left_out(tmp_path: Path) -> None:

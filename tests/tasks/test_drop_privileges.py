@@ -27,6 +27,7 @@ CHILD = """
 import json, os, sys
 from backupd.config import load_config
 from backupd.errors import BackupdError
+from backupd.files.walker import FilesDirectory
 from backupd.privileges import drop_privileges
 from backupd.stores.local import DirectoryStore
 try:
@@ -37,6 +38,7 @@ try:
         "reason": first and first.reason, "again": again and again.reason,
         "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(), "home": os.environ["HOME"],
         "capabilities": [line.split()[1] for line in open("/proc/self/status") if line[:6] in ("CapPrm", "CapEff")],
+        "set": str(FilesDirectory.inspect(config.files["uploads"].path).path) if config.files else None,
         "read": open(config.sources["tasks"].path, "rb").read(6).decode() if "READ" in os.environ else None,
     }))
 except BackupdError as error:
@@ -110,6 +112,25 @@ def test_three_capabilities_suffice_for_new_volume_beside_private_data(volume: V
     said = volume.drop_privileges("chown,setuid,setgid", PUID="auto", READ="1")
     assert (said["uid"], said["read"]) == ([APP] * 3, "SQLite")
     assert owner(volume.backups) == owner(volume.backups / ".backupd") == (APP, GROUP)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o711, 0o750])
+def test_set_of_files_that_the_owner_of_the_database_may_not_read_is_named_with_its_owner(
+    volume: Volume, mode: int
+) -> None:
+    uploads = volume.data.parent / "uploads"
+    uploads.mkdir()
+    os.chown(uploads, APP + 1, GROUP + 1)
+    uploads.chmod(mode)
+    named = {"BACKUPD_FILES__UPLOADS__PATH": str(uploads)}
+    said = volume.drop_privileges("all", PUID="auto", **named)
+    assert said["error"] == f"uid {APP} may not read {uploads}, which belongs to uid {APP + 1}"
+    assert "PUID=0" in said["hint"]
+    assert volume.drop_privileges("all", PUID="0", **named)["set"] == str(uploads)
+    if mode == 0o750:
+        assert volume.drop_privileges("all", PUID="auto", PGID=str(GROUP + 1), **named)["set"] == str(uploads)
+    uploads.chmod(0o755)
+    assert volume.drop_privileges("all", PUID="auto", **named)["set"] == str(uploads)
 
 
 def test_backups_beside_database_need_no_chown_capability(volume: Volume) -> None:

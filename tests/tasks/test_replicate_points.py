@@ -195,6 +195,15 @@ def test_content_that_the_replica_has_lost_is_sent_again_and_said(app: App) -> N
     assert app.contents(app.there) == app.contents(app.here)
 
 
+def test_directory_in_the_place_of_a_content_is_named(app: App) -> None:
+    app.point()
+    content = min(app.here.glob("files/*/*"))
+    place = app.there / content.relative_to(app.here)
+    place.mkdir(parents=True)
+    report = app.replicate()
+    assert (report.outcome, place.name in str(report.error)) == ("failed", True), report.error
+
+
 @pytest.mark.parametrize("app", ["directory"], indirect=True)
 def test_content_that_another_store_sweeps_while_others_are_sent_is_sent_too(app: App) -> None:
     app.point()

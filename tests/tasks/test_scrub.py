@@ -11,7 +11,7 @@ import pytest
 
 from backupd.bootstrap.tasks import planned_tasks
 from backupd.config import load_config
-from backupd.log import Event
+from backupd.log import LOG_NAME, Event, open_log
 from backupd.model import Generation
 from backupd.report import RunDetails, RunReport
 from backupd.stores.local import DirectoryStore
@@ -175,6 +175,40 @@ def test_scrub_of_files_reads_the_list_with_the_oldest_check(files: FileSet) -> 
     assert (sound.generation, files.context.marks.ids()) == (oldest, {newest})
     assert sound.error is not None
     assert sound.error.startswith(f"{newest}: ")
+
+
+def test_marks_go_in_the_scrub_after_a_backup_has_stored_the_contents_again_and_the_log_says_so(files: FileSet) -> None:
+    ids = {generation.id for generation in local_inventory(files.context).of("uploads")}
+    flip_byte(stored(files, "b/c"))
+    stored(files, "a").unlink()
+    scrub_on_day_of("b/c", files)
+    assert files.context.marks.ids() == ids
+    assert scrub_on_day_of("b/c", files, days_later=1).outcome != "failed"
+    assert files.context.marks.ids() == ids, "nothing was stored again"
+    assert files.back_up().exit_code in {0, 3}
+    files.context = replace(files.context, log=open_log(files.context.store.directory / LOG_NAME))
+    again = scrub_on_day_of("b/c", files, days_later=2)
+    assert (again.outcome, files.context.marks.ids()) == ("done", frozenset())
+    assert {note.partition(" ")[0] for note in again.notes if "is whole again" in note} == ids
+    files.context.log.close()
+    lines = [line for line in log_lines(files.context.store.directory) if "marked as damaged" in line["message"]]
+    assert {line["event.action"] for line in lines} == {Event.GENERATION_VERIFIED}
+    assert {line["message"].partition(" ")[0] for line in lines} == ids
+    assert all(generation.verified for generation in local_inventory(files.context).of("uploads"))
+
+
+def test_generation_whose_contents_are_still_missing_is_not_read_again(files: FileSet) -> None:
+    _newest, oldest = (generation.id for generation in local_inventory(files.context).of("uploads"))
+    digest = hashlib.sha256(b"what old contains").hexdigest()
+    stored(files, "old").unlink()
+    files.context.marks.add(oldest, "some file cannot be restored")
+    scrub("uploads", files.context)
+    assert files.context.marks.contents(oldest) == (digest,), "found by reading all of it"
+    archive = files.context.store.archive_path(oldest)
+    archive.rename(archive.with_suffix(".away"))
+    archive.write_bytes(bytes(archive.with_suffix(".away").stat().st_size))
+    assert scrub("uploads", files.context).outcome == "done"
+    assert files.context.marks.contents(oldest) == (digest,), "its list was not even opened"
 
 
 def test_prune_and_scrub_are_scheduled_for_sets_of_files_too() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from backupd.model import Hold, RetentionPolicy
 from backupd.stores.contents import LocalContents
+from backupd.tasks.clean import clean
 from backupd.tasks.context import read_inventory
 from backupd.tasks.prune import prune
 from backupd.tasks.remove import remove_local
@@ -149,3 +150,59 @@ def test_sweep_removes_nothing_that_a_list_names(files: FileSet) -> None:
     swept = sweep(files.context.store, read_inventory(files.context))
     assert swept.contents == 0
     assert len(files.stored()) == 3
+
+
+def killed_backup(files: FileSet) -> None:
+    """Leave contents in the store whose list was never published."""
+    files.write("never listed", "of a backup that was killed")
+    generation = files.back_up(retention=None).generation
+    assert generation
+    for suffix in (".files.gz", ".manifest.json"):
+        (files.root / "backups" / f"{generation}{suffix}").unlink()
+
+
+def clean_contents(files: FileSet, *, dry_run: bool = False) -> list[tuple[bool, str]]:
+    decisions = clean({}, timedelta(days=30), files.context, files={"uploads": files.path}, dry_run=dry_run)
+    return [(one.removed, one.reason) for one in decisions if one.leftover.kind == "contents of files"]
+
+
+def test_clean_sweeps_contents_of_a_killed_backup_that_no_prune_knows_of(files: FileSet) -> None:
+    killed_backup(files)
+    age(files)
+    before = held_by(files)
+    assert prune("uploads", RetentionRule(RetentionPolicy(last=2)), files.context)[0].warnings == ()
+    assert len(files.stored()) == 4
+    expected = [(True, "no generation needs 1 content")]
+    assert clean_contents(files, dry_run=True) == expected
+    assert len(files.stored()) == 4
+    assert not files.context.sweeps.due("local")
+    assert clean_contents(files) == expected
+    assert len(files.stored()) == 3
+    assert held_by(files) == before
+    assert clean_contents(files) == []
+    assert not files.context.sweeps.due("local")
+
+
+def test_clean_leaves_young_contents_to_the_next_prune_and_held_ones_to_the_end_of_the_hold(files: FileSet) -> None:
+    killed_backup(files)
+    age(files, hours=23)
+    assert clean_contents(files) == [(False, "younger than 24 h")]
+    age(files)
+    files.context.holds.set(Hold("uploads", "shrink", files.context.clock(), "many are gone", None))
+    assert clean_contents(files) == [(False, "pruning of uploads is on hold")]
+    assert len(files.stored()) == 4
+    files.context.holds.release("uploads")
+    prune("uploads", RetentionRule(RetentionPolicy(last=2)), files.context)
+    assert len(files.stored()) == 3, "it was noted as due"
+
+
+def test_clean_sweeps_nothing_where_a_list_cannot_be_read_and_says_so(files: FileSet) -> None:
+    killed_backup(files)
+    age(files)
+    (older, _newer) = [stored.id for stored in files.context.store.list()]
+    archive = files.root / "backups" / f"{older}.files.gz"
+    os.truncate(archive, archive.stat().st_size - 20)
+    ((removed, reason),) = clean_contents(files)
+    assert not removed
+    assert older in reason
+    assert len(files.stored()) == 4

@@ -2,10 +2,13 @@
 
 import gzip
 import os
+import re
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from backupd.model import NoProgress
 from backupd.report import BackupDetails, RunReport
 from backupd.tasks.backup import Backups, back_up_together
+from backupd.tasks.files.backup import SetsOfRun
 from backupd.tasks.requests import AnyBackupRequest, BackupRequest
 from support.bank import make_bank
 from support.command import Backupd
@@ -22,6 +26,7 @@ from support.uploading_app import uploading_app
 
 ROUNDS = 5
 QUERY = "SELECT path FROM uploads"
+Looking = Callable[[int, sqlite3.Connection], None]
 
 pytestmark = pytest.mark.cover_processes  # a child walks the directory, and looks again
 
@@ -71,6 +76,71 @@ def test_no_row_lacks_its_file_in_points_of_an_app_that_writes_all_the_time(file
             assert lacking(files, rows, listed, tmp_path / "restored.db") == set()
 
 
+@contextmanager
+def looking(files: FileSet, before: Looking, after: Looking) -> Iterator[sqlite3.Connection]:
+    """Let an app do something `before` and `after` each look at its files, whose number it gets."""
+    looks, look = count(1), SetsOfRun.rescan
+    with closing(sqlite3.connect(files.root / "app.db")) as app, pytest.MonkeyPatch.context() as patch:
+        app.execute("PRAGMA journal_mode = wal")
+
+        def watched(sets: SetsOfRun) -> None:
+            number = next(looks)
+            before(number, app)
+            look(sets)
+            after(number, app)
+
+        patch.setattr(SetsOfRun, "rescan", watched)
+        yield app
+
+
+def copied_rows(report: RunReport[BackupDetails], to: Path) -> set[str]:
+    assert report.details.archive_path is not None
+    to.write_bytes(gzip.decompress(Path(report.details.archive_path).read_bytes()))
+    with closing(sqlite3.connect(to)) as copy:
+        return {path for (path,) in copy.execute(QUERY)}
+
+
+def test_file_that_comes_just_before_the_pin_and_goes_just_after_is_not_missed(files: FileSet, tmp_path: Path) -> None:
+    files.write("stays")
+    make_app(files, "stays")
+
+    def upload(look: int, app: sqlite3.Connection) -> None:
+        if look == 1:
+            files.write("short")
+            with app:
+                app.execute("INSERT INTO uploads VALUES ('short')")
+
+    def delete(look: int, app: sqlite3.Connection) -> None:
+        if look == 2:
+            with app:
+                app.execute("DELETE FROM uploads WHERE path = 'short'")
+            (files.path / "short").unlink()
+
+    with looking(files, delete, upload):
+        rows, listed = run(files, database(files), files.request).reports
+    assert (rows.outcome, listed.outcome) == ("published", "published")
+    assert copied_rows(rows, tmp_path / "copy.db") == {"stays"}
+    assert set(files.restored(listed.generation or "")) == {"stays"}
+    assert not [note for note in listed.notes if "written to" in note]
+
+
+def test_app_that_writes_at_each_pin_is_named_with_the_time_that_a_file_must_have_been_there(files: FileSet) -> None:
+    make_app(files)
+    looks = list[int]()
+
+    def write(look: int, app: sqlite3.Connection) -> None:
+        looks.append(look)
+        with app:
+            app.execute("INSERT INTO uploads VALUES (?)", (str(look),))
+
+    with looking(files, write, lambda _look, _app: None):
+        rows, listed = run(files, database(files), replace(files.request, database="app")).reports
+    assert (rows.outcome, listed.outcome) == ("published", "published")
+    assert 3 <= len(looks) <= 6
+    (note,) = (note for note in listed.notes if "written to" in note)
+    assert re.match(r"app was written to whenever it was pinned: .* deleted within \d+ ms at that moment", note)
+
+
 def test_point_holds_database_and_files_and_unchanged_ones_make_no_other(files: FileSet) -> None:
     files.write("cat.jpg")
     make_app(files, "cat.jpg")
@@ -100,6 +170,29 @@ def test_file_that_database_names_and_copy_lacks_degrades_the_files_and_is_named
     missing = "/outside/of/it, lost-1, lost-2 and 2 more"
     assert done.reports[1].warnings == (f"app names 5 files that uploads does not have: {missing}",)
     assert done.point is not None, "what there is, is a restore point all the same"
+
+
+def test_row_without_a_file_names_none(files: FileSet) -> None:
+    files.write("cat.jpg")
+    make_app(files, "cat.jpg", "")
+    done = run(files, database(files), replace(files.request, database="app", query=f"{QUERY} UNION SELECT NULL"))
+    assert [(report.outcome, report.warnings) for report in done.reports] == [("published", ())] * 2
+
+
+def test_query_that_no_database_answers_degrades_backup_and_drill(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", tmp_path / "backupd.toml"
+    (data / "uploads").mkdir(parents=True)
+    for name in ("one.db", "two.db"):
+        make_bank(data / name, rows=2)
+    config.write_text(
+        f'backups_dir = "{tmp_path}/backups"\n[sources.app]\npath = "{data}"\nexclude = ["uploads/"]\n'
+        f'[files.uploads]\npath = "{data}/uploads"\nquery = "{QUERY}"\n[space]\nreserve = "0"\n'
+    )
+    backupd = Backupd({"BACKUPD_CONFIG": str(config)}, tmp_path)
+    why = "files.uploads.query was not run: set files.uploads.with to the source whose database it reads"
+    for command in ("backup", "drill"):
+        done = backupd(command)
+        assert (done.code, why in done.err) == (3, True), done
 
 
 def test_query_that_fails_degrades_the_files_and_database_is_published(files: FileSet) -> None:

@@ -24,6 +24,7 @@ from zlib import crc32
 from backupd.archive.file_list import escaped
 from backupd.errors import SourceReplaced
 from backupd.files.index import DAY_DIGITS, GRAIN_NS, day_of, key_of, order_of
+from backupd.files.selection import LOST_AND_FOUND
 from backupd.system.owners import become_owner
 from backupd.system.path_patterns import excluded
 from backupd.system.worker import ParentPipe, serve
@@ -192,6 +193,8 @@ class Walk:
         is_plain = not all_names.translate(None, _PLAIN)
         if b".backupd" in all_names or b".pre-restore-" in all_names:
             names = [name for name in names if not (name.startswith(b".backupd") or b".pre-restore-" in name)]
+        if not above and LOST_AND_FOUND in names and _is_of_file_system(descriptor):
+            names.remove(LOST_AND_FOUND)
         has_rules = self._has_rules or len(above) + _MAX_NAME_BYTES > _MAX_PATH_BYTES
         for name in names:
             try:
@@ -363,6 +366,16 @@ class Walk:
         name = os.fsdecode(path)
         if name not in self.reply["mounts"] and len(self.reply["mounts"]) < _MOST_NAMED:
             self.reply["mounts"].append(name)
+
+
+def _is_of_file_system(descriptor: int) -> bool:
+    """Tell whether `lost+found` in an open directory is that of its file system (mklost+found(8)): not the app's."""
+    try:
+        state = os.stat(LOST_AND_FOUND, dir_fd=descriptor, follow_symlinks=False)
+    except OSError:
+        return False
+    is_foreign = stat.S_ISDIR(state.st_mode) and state.st_uid != os.geteuid()
+    return is_foreign and not os.access(LOST_AND_FOUND, os.R_OK | os.X_OK, dir_fd=descriptor, effective_ids=True)
 
 
 class _Lines:

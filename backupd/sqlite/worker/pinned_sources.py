@@ -72,6 +72,12 @@ class OpenSource:
         self.is_pinned = True
         return True
 
+    def release(self) -> None:
+        """Give up the pin, if there is one: it can be taken again."""
+        if self.is_pinned:
+            self.source.execute("ROLLBACK")
+            self.is_pinned = False
+
     def costs_too_much(self) -> bool:
         """Return whether its writers have waited for their whole budget, or its WAL or the disk grew too much."""
         if self.holds_writers:
@@ -120,10 +126,14 @@ class PinnedSources:
                 self._sources[number] = source
 
     def pin(self, wait_s: float) -> dict[int, PinReply]:
-        """Pin the sources, those first whose writers wait; what stays locked for `wait_s` is left alone.
+        """Pin the sources, again where they are pinned, those first whose writers wait.
+
+        What stays locked for `wait_s` is left alone.
 
         That time is shorter where writers wait: half of what the most impatient of them accept.
         """
+        for one in self._sources.values():
+            one.release()
         held = self._within_budgets()
         give_up = time.monotonic() + min([wait_s, *(one.copier.settings.writer_budget_s / 2 for one in held)])
         _pin_each(held, give_up)

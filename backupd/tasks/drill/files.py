@@ -60,6 +60,9 @@ def check_files(
 def _check_references(files: FilesRequest, session: DrillSession, entries: Entries, run: DrillRun) -> None:
     """Look for each file that the database names. Raises DrillFailed where one is not in the list."""
     references = session.references(files.source)
+    if files.unread_query:
+        run.warn(files.unread_query)
+        return
     if references is None:
         run.note(
             f"files.{files.source}.query was not run: {files.database} was not restored from the same restore point"

@@ -3,7 +3,7 @@
 So no row of a copy lacks its file, in an app that writes a file before its row and removes it after.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from backupd.errors import BackupdError
@@ -58,11 +58,11 @@ class SetsOfRun:
                     why = error.message if isinstance(error, BackupdError) else os_error_text(error)
                     run.warn(f"files.{request.source}.query failed: {why}")
 
-    def publish(self, databases: Sequence[PointPart]) -> list[PointPart]:
+    def publish(self, databases: Sequence[PointPart], unsure_ms: Mapping[str, int]) -> list[PointPart]:
         """Store the contents of each, then publish its list; return the parts of a restore point.
 
         It degrades a set that one of the `databases` was copied after it, because that could not be pinned; what is new
-        since is held at least.
+        since is held at least. Of the databases in `unsure_ms` a note tells how long a file must have been there.
         """
         parts = list[PointPart]()
         for request, run, held in self._held:
@@ -74,6 +74,12 @@ class SetsOfRun:
                     parts.append(self._publish(request, run, held))
                     for source in late if self._looks > 1 else ():
                         run.warn(f"{source} was copied after {request.source}: its newest rows may lack their files")
+                    for source, span_ms in unsure_ms.items():
+                        if request.database in ("", source):
+                            run.note(
+                                f"{source} was written to whenever it was pinned: a file that its app made and deleted "
+                                f"within {span_ms} ms at that moment may be missing, though a row of the copy names it"
+                            )
         return parts
 
     def _publish(self, request: FilesRequest, run: BackupRun, held: HeldSet) -> PointPart:
@@ -83,7 +89,9 @@ class SetsOfRun:
         lacking = [str(references)] if references and references.lacking else []
         decision = decide_files(request, capture, state, context.clock(), lacking)
         apply_files(decision, request, capture, state, run, context)
-        if request.query and not references:
+        if request.unread_query:
+            run.warn(request.unread_query)
+        elif request.query and not references:
             run.note(f"files.{request.source}.query is checked when its database is backed up in the same run")
         details = run.details
         assert details.generation is not None  # noqa: S101 - for the type checker: it was published, or is unchanged

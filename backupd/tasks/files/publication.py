@@ -1,5 +1,6 @@
 """What becomes of the copy of a set of files: one pure decision, and the one place that acts on it."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -139,8 +140,11 @@ def _warnings(request: FilesRequest, capture: FilesCapture) -> Iterator[str]:
     seen, findings, source = capture.seen, capture.findings, request.source
     if count := _unreadable(capture):
         names = _named([*seen.unreadable_names, *map(shown_path, findings.unreadable)], count)
-        owner = f"by uid {capture.directory.facts.uid}, the owner of {request.path}"
-        what = f"{counted(count, 'file')} of {source} could not be read {owner}"
+        owner, reader = capture.directory.facts.uid, os.geteuid() or capture.directory.facts.uid
+        who = f"uid {reader}, the owner of {request.path}"
+        if reader != owner:
+            who = f"uid {reader} (with PUID=0 backupd reads {request.path} as its owner, uid {owner})"
+        what = f"{counted(count, 'file')} of {source} could not be read by {who}"
         yield f"{what}, and {_are(count)} not in the copy: {names}"
     if count := capture.not_held:
         yield (

@@ -22,6 +22,7 @@ from backupd.files.comparison import Changes, Comparison, Stays
 from backupd.files.restoration import Goal, Restoration, State
 from backupd.files.staging import Staged, Staging, damage_error, wanted_entries
 from backupd.files.steps import Move, Step, decode_steps, encode_step
+from backupd.formatting import counted
 from backupd.model import FilesManifest
 from backupd.sqlite.history import PointRestore
 from backupd.sqlite.swap import SwapJournal
@@ -203,11 +204,13 @@ class InspectedFiles:
     def _warn(self, staged: Staged) -> None:
         if staged.foreign:
             self.run.warn(
-                f"{staged.foreign} files and directories in {self.target} did not get the owner that they had: "
+                f"{counted(staged.foreign, 'file')} or directories in {self.target} did not get the owner of the copy: "
                 f"uid {os.geteuid()} may not give them away; run backupd as root, or as their owner (PUID)"
             )
         if staged.set_id:
-            self.run.note(f"{staged.set_id} files in {self.target} lost setuid and setgid: chmod gives them back")
+            self.run.note(
+                f"{counted(staged.set_id, 'file')} in {self.target} lost setuid and setgid: chmod gives them back"
+            )
 
     def _entries(self) -> Iterator[FileEntry]:
         return decode_entries(self.entries.lines(), self.manifest.id)
@@ -333,9 +336,11 @@ class PreparedFiles:
                     return self._result
         if late:
             self._run.warn(
-                f"{late} files appeared in {root.path} during the restore: they are in {root.path_of(kept)}/late"
+                f"{counted(late, 'file')} appeared in {root.path} during the restore: see {root.path_of(kept)}/late"
             )
-        return replace(self._result, kept=root.path_of(kept), undo=self._request.undo_command)
+        return replace(
+            self._result, kept=root.path_of(kept), undo=self._request.undo_command if self._request.together else None
+        )
 
 
 class _Scratch:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backupd.errors import GenerationMissing
 from backupd.files.restoration import KEPT, RUNNING, Restoration, State, restorations
+from backupd.formatting import counted
 from backupd.sqlite.history import Kind, PointRestore, RestoreRecord
 from backupd.sqlite.target import Target
 from backupd.system.directory import Directory
@@ -76,7 +77,7 @@ def turn_back(restoration: Restoration) -> str:
     if state is not None:
         restoration.turn_back()
     if state is not None and (late := restoration.late()):
-        return f"{len(late)} files that appeared during the restore are in {restoration.keep()}/late"
+        return f"{counted(len(late), 'file')} appeared during the restore: see {restoration.keep()}/late"
     if state is None or state.first:
         restoration.remove()
     else:

@@ -5,7 +5,7 @@
 A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -98,8 +98,13 @@ def restore_point(
         run.details = RestoreDetails(
             generation=chosen.point.id, snapshot_bytes=sum(manifest.content_bytes for manifest in chosen.manifests)
         )
-        results = _replace_changing(inspected(run, chosen), chosen, run, context, stopped=requests[0].stopped)
-        result = _result(chosen, results)
+        parts = inspected(run, chosen)
+        unchanged = {part.source for part in parts if _is_equal(part)}  # of these nothing has to be kept
+        changing = [part for part in parts if part.source not in unchanged]
+        replaced = replace_all(changing, chosen.point.id, run, context, stopped=requests[0].stopped) if changing else ()
+        results = {part.source: part for part in replaced}
+        all_parts = tuple(results.get(part.source) or part.planned() for part in parts)
+        result = _result(chosen, all_parts, unchanged)
     return run.report, result and replace(result, notes=run.report.notes)
 
 
@@ -124,9 +129,11 @@ def _unknown(source: str, chosen: ChosenPoint) -> UsageError:
     )
 
 
-def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool = False) -> PointResult:
-    point = chosen.point
-    undo = next((part.undo for part in parts if part.undo is not None), None)
+def _result(
+    chosen: ChosenPoint, parts: tuple[PartResult, ...], unchanged: Collection[str] = (), *, dry_run: bool = False
+) -> PointResult:
+    point, undos = chosen.point, [part.undo for part in parts if part.source not in unchanged]
+    undo = None if None in undos or not undos else undos[0]
     return PointResult(point.id, point.taken_at, point.spread_ms, dry_run, parts, undo)
 
 
@@ -189,15 +196,6 @@ def recover_targets(requests: Sequence[AnyRestoreRequest], held: Sequence[Path],
 def _is_equal(part: InspectedPart) -> bool:
     """Return whether `part` is a set of files that is as in the copy already."""
     return isinstance(part, InspectedFiles) and part.is_equal
-
-
-def _replace_changing(
-    parts: Sequence[InspectedPart], chosen: ChosenPoint, run: RestoreRun, context: TaskContext, *, stopped: bool
-) -> tuple[PartResult, ...]:
-    """Replace `parts` as `replace_all` does, except those that are equal: of these nothing has to be kept."""
-    changing = [part for part in parts if not _is_equal(part)]
-    replaced = iter(replace_all(changing, chosen.point.id, run, context, stopped=stopped) if changing else ())
-    return tuple(part.planned() if _is_equal(part) else next(replaced) for part in parts)
 
 
 def require_possible(parts: Sequence[InspectedPart], *, stopped: bool) -> None:
