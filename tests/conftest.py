@@ -1,16 +1,20 @@
 """Fixtures that all tests share."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from coverage import CoverageData
 from coverage.config import CoverageConfig
+from coverage.exceptions import DataError
 
 pytest.register_assert_rewrite("support.faults")
 
@@ -19,7 +23,7 @@ from backupd.stores.local import DirectoryStore  # noqa: E402
 from backupd.tasks.context import TaskContext  # noqa: E402
 from backupd.tasks.requests import BackupRequest  # noqa: E402
 from support.bank import make_bank  # noqa: E402
-from support.command import Backupd  # noqa: E402
+from support.command import Backupd, end_fork_servers  # noqa: E402
 from support.fork_server import COVERAGE_CONFIG, FORK_COVERAGE_CONFIG  # noqa: E402
 from support.sshd import Sshd, running_sshd  # noqa: E402
 from support.unmeasured import unmeasured  # noqa: E402
@@ -29,6 +33,8 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 _PACKAGE = Path(__file__).parents[1] / "backupd"
+_MEASURED = Path(tempfile.mkdtemp(prefix="measured-"))
+_MEASURED.chmod(0o1777)
 _SLOW = {"e2e": "waits", "deploy": "computes", "faults": "computes"}
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
 _COVERED_TIERS = frozenset({"gate", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
@@ -56,6 +62,20 @@ def pytest_collection() -> Generator[None, object, object]:
     """Measure nothing while tests are imported: fork servers import the same modules, and are measured."""
     with unmeasured():
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Hand what children have measured to coverage, which adds it up next; not what one was killed while it wrote."""
+    try:
+        return (yield)
+    finally:
+        end_fork_servers()
+        for path in _MEASURED.iterdir():
+            with suppress(DataError), closing(CoverageData(str(path))) as measured:
+                measured.read()
+                shutil.move(path, session.config.rootpath)
+        shutil.rmtree(_MEASURED)
 
 
 def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:
@@ -91,9 +111,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         elif COVERAGE_CONFIG in os.environ:
             config = _of_files_that_run(os.environ[COVERAGE_CONFIG])
             patch.setenv(COVERAGE_CONFIG, config)
-            if _is_variant(item):
+            if item.get_closest_marker("cover_processes"):
+                pass
+            elif _is_variant(item):
                 patch.delenv(COVERAGE_CONFIG)
-            elif not item.get_closest_marker("cover_processes"):
+            else:
                 patch.setenv(FORK_COVERAGE_CONFIG, config)
                 if item.path.parent.name not in _COVERED_TIERS:
                     patch.delenv(COVERAGE_CONFIG)
@@ -110,10 +132,12 @@ def _is_variant(item: pytest.Item) -> bool:
 def _of_files_that_run(config: str) -> str:
     """Return the configuration of coverage for children: at its end each would look for files that it did not run.
 
-    This process looks for them, and names them in its own data.
+    This process looks for them, and names them in its own data. Children write theirs to a directory in which every
+    user may: some have become another one.
     """
     of_children = CoverageConfig.deserialize(config)
     of_children.source, of_children.run_include = None, [f"{_PACKAGE}/*"]
+    of_children.data_file = str(_MEASURED / Path(of_children.data_file).name)
     return of_children.serialize()
 
 

@@ -48,6 +48,7 @@ def completed(settings: dict[str, str], line: str) -> list[str]:
     return [answer.partition(",")[2] for answer in done.stdout.splitlines() if answer]
 
 
+@pytest.mark.cover_processes
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -67,6 +68,7 @@ def test_completion_offers_existing_names(settings: dict[str, str], line: str, o
     assert sorted(completed(settings, line)) == sorted(offered)
 
 
+@pytest.mark.cover_processes
 def test_completion_with_broken_configuration_offers_and_prints_nothing(settings: dict[str, str]) -> None:
     Path(settings["BACKUPD_CONFIG"]).write_text("[sources")
     assert completed(settings, "backupd list --source ") == []

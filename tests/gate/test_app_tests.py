@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,24 @@ from backupd.gate import app_tests
 from backupd.gate.app_tests import TestResult, end_leftovers, require_rights, run_tests
 from backupd.gate.model import AppTests
 from backupd.gate.unprivileged import HALF_OF_OUTPUT, processes_of
+from backupd.system.process import start_module
 from support.app_trees import left_of, run_script, tail_of, text_of, tree_of
 from support.daemon import wait_until
+from support.fork_server import measured
 from support.rights import Rights
 from support.user_namespace import IN_USER_NAMESPACE
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def measured_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the process that runs the tests as well, which gets nothing of the environment of this one."""
+
+    def start(module: str, *arguments: str, environ: Mapping[str, str], **how: Any) -> subprocess.Popen[bytes]:
+        return start_module(module, *arguments, environ={**environ, **measured()}, **how)
+
+    monkeypatch.setattr("backupd.gate.app_tests.start_module", start)
 
 
 def test_tests_pass_on_their_own_copy_of_tree(tmp_path: Path, uid: int) -> None:

@@ -333,6 +333,7 @@ def test_check_finds_nothing_wrong(deploying: Deployment) -> None:
     assert deploying.forgejo.statuses == {}
 
 
+@pytest.mark.cover_processes
 @pytest.mark.parametrize(
     ("keys", "check", "words"),
     [

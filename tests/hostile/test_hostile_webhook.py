@@ -19,6 +19,7 @@ from support.pushes import SECRET
 from support.recording_server import CannedResponse
 
 HOOK = "/hooks/tasks"
+pytestmark = pytest.mark.cover_processes
 
 
 @pytest.fixture(scope="module")

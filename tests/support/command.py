@@ -25,8 +25,8 @@ atexit.register(_at_exit.close)
 class Backupd:
     """The `backupd` command with an environment of its own.
 
-    It calls `enter` first, a function of a module in tests/support. With that or other `rights` it is not measured,
-    since it may not be able to write what was covered.
+    It calls `enter` first, a function of a module in tests/support. With that it is not measured, since it may not be
+    able to write what was covered.
     """
 
     environ: Mapping[str, str]
@@ -36,7 +36,7 @@ class Backupd:
 
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **environ: str) -> CommandResult:
         """Run `backupd ARGUMENTS`; keyword arguments are more of the environment."""
-        with borrowed_fork_server(measured=not (self.rights or self.enter)) as fork_server:
+        with borrowed_fork_server(measured=not self.enter) as fork_server:
             environ = self.environment(**environ)
             answer = fork_server.run(
                 arguments, environ, self.cwd, after_s=timeout_s, rights=self.rights, enter=self.enter
@@ -64,6 +64,12 @@ def borrowed_fork_server(*, measured: bool = True) -> Iterator[ForkServer]:
     finally:
         if fork_server.is_free():
             free.put(fork_server)
+
+
+def end_fork_servers() -> None:
+    """End those that are free, and wait until each has written what it has measured."""
+    _fork_servers.clear()
+    _at_exit.close()
 
 
 def log_lines(backups: Path) -> list[dict[str, Any]]:

@@ -89,6 +89,11 @@ def _execve(_program: str, command: Sequence[str], environ: Mapping[str, str]) -
     raise StartedAgain(command[4:], {**environ, HANDED_OVER: kept})  # after `python -P -m backupd`
 
 
+def measured() -> dict[str, str]:
+    """Return what has to be in the environment of a process so that it is measured, if it is to be."""
+    return {name: value for name, value in os.environ.items() if name == COVERAGE_CONFIG}
+
+
 class ForkServer:
     """A fork server; forks one run at a time.
 

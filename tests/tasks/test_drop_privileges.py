@@ -15,12 +15,13 @@ import pytest
 
 from backupd.stores.ownership import transfer_ownership
 from support.bank import make_bank
+from support.fork_server import measured
 
 APP = 1234
 GROUP = 5678
 ID = "tasks-20261121-0400"
 LOG = "backup.log"
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.cover_processes]
 
 # All is imported first: after that the interpreter may lie where only root can reach it.
 CHILD = """
@@ -59,7 +60,12 @@ class Volume:
 
     def drop_privileges(self, capabilities: str = "", **environ: str) -> Any:
         """Settle in a child that has only `capabilities`, such as "chown,setuid" ("all" for all of them)."""
-        names = {"BACKUPD_DATABASE": str(self.database), "BACKUPD_BACKUPS_DIR": str(self.backups), **environ}
+        names = {
+            "BACKUPD_DATABASE": str(self.database),
+            "BACKUPD_BACKUPS_DIR": str(self.backups),
+            **environ,
+            **measured(),
+        }
         bounding = ",".join(["-all", *(f"+{name}" for name in capabilities.split(",") if name)])
         limits = [] if capabilities == "all" else ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all"]
         done = subprocess.run(

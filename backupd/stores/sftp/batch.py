@@ -151,7 +151,8 @@ def handle_in(kind: int, body: bytes, what: str) -> bytes:
     if kind != sftp.CMD_HANDLE:
         require_ok(kind, body, what)
         raise unexpected(kind, what)
-    if len(body) > _INT.size + MAX_HANDLE_BYTES or body[: _INT.size] != _INT.pack(len(body) - _INT.size):
+    length = len(body) - _INT.size
+    if not 0 <= length <= MAX_HANDLE_BYTES or body[: _INT.size] != _INT.pack(length):
         raise ProtocolViolated(f"it sends a handle of {len(body)} bytes")
     return body
 
