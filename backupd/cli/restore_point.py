@@ -23,6 +23,7 @@ from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.choice import LATEST, Accept
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.inventory import Inventory, require_same_database
+from backupd.tasks.provenance import adopt
 from backupd.tasks.restore import RestoreRequest, RestoreResult
 from backupd.tasks.restore.files import FilesRestoreRequest, FilesRestoreResult
 from backupd.tasks.restore.point import AnyRestoreRequest, PointRestored, PointResult, missing_of, restore_point
@@ -82,7 +83,7 @@ def restore_wanted_point(wanted: WantedPoint, options: Options, config: Config, 
     with common.opened(name, config, context) as (archives, inventory):
         asking = is_to_be_confirmed("point", "only")
         accept = accept_shown if asking else _accepting(options)
-        chosen, warning = _choose(wanted, name, inventory, config, context, accept)
+        chosen, warning = _choose(wanted, name, inventory, config, context, accept, options)
         if asking or (options.dry_run and not options.as_json):
             place = f"local, {context.store.directory}" if name == LOCAL_STORE else name
             requests = _given(chosen, _requests(chosen, config, options, dry_run=True), config)
@@ -119,7 +120,9 @@ def restore_missing_point(wanted: WantedPoint, options: Options, config: Config,
     for name in names:
         with common.opened(name, config, context) as (archives, inventory):
             try:
-                chosen, warning = _choose(wanted, name, inventory, config, context, lambda _why: options.accept_older)
+                chosen, warning = _choose(
+                    wanted, name, inventory, config, context, lambda _why: options.accept_older, options
+                )
                 chosen, left_out = _of_configured(chosen, sources)
                 require_same_path(chosen.manifests, requests, name, inventory, context)
             except GenerationMissing as error:
@@ -173,13 +176,22 @@ def _accepting(options: Options) -> Accept:
 
 
 def _choose(
-    wanted: WantedPoint, name: str, inventory: Inventory, config: Config, context: TaskContext, accept: Accept
+    wanted: WantedPoint,
+    name: str,
+    inventory: Inventory,
+    config: Config,
+    context: TaskContext,
+    accept: Accept,
+    options: Options,
 ) -> tuple[ChosenPoint, str]:
     """Choose a point of the store that is open, and return the warning that was `accept`ed with an older one."""
     if name == LOCAL_STORE:
         chosen = choose_point(inventory, wanted.id, wanted.at, wanted.only)
     else:
         claims = common.read_claims(context)
+        if options.adopt:
+            foreign = claims.foreign(inventory)
+            claims = adopt(foreign, read_inventory(context), inventory, name, context, dry_run=options.dry_run)
         chosen = choose_usable_point(inventory, claims, wanted.id, wanted.at, wanted.only, name)
         common.warn_of_foreign(chosen.manifests, inventory, claims, name)
         inventory = claims.usable(inventory)
@@ -277,21 +289,22 @@ def _print(result: PointResult, zone: str, *, planned: bool) -> None:
         verb = f"would be {verb}" if result.dry_run else verb
         output.echo(f"{counted(len(result.parts), 'part')} of {result.point} {verb}")
     for part in result.parts:
+        if planned:
+            output.echo(part.source)
         if isinstance(part, RestoreResult):
-            output.print_restored(replace(part, undo=None), zone, as_json=False)
+            output.print_restored(replace(part, undo=None), zone, as_json=False, planned=planned)
         elif isinstance(part, FilesRestoreResult):
-            _print_files(part)
+            _print_files(part, planned=planned)
     output.print_notes(result.notes)
     if result.undo:
         output.echo(f"undo of all: {result.undo}")
 
 
-def _print_files(part: FilesRestoreResult) -> None:
-    verb = "would put back" if part.dry_run else "put back"
-    if part.generation is None:
-        output.echo(f"{verb} the files in {part.target}")
-    else:
-        output.echo(f"{verb} {part.generation} to {part.target}")
+def _print_files(part: FilesRestoreResult, *, planned: bool) -> None:
+    if not planned:
+        verb = "would put back" if part.dry_run else "put back"
+        output.echo(f"{verb} {f'{part.generation} to' if part.generation else 'the files in'} {part.target}")
+    if part.generation is not None:
         unpacked = f"{counted(part.files, 'file')} ({human_bytes(part.size_bytes)})"
         gone = f", {part.extra} not in the copy" if part.extra else ""
         whole = " (a directory counts once)" if part.files > part.missing + part.differing else ""

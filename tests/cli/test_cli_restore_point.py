@@ -79,7 +79,7 @@ def test_restore_of_point_is_told_and_logged(app: PointedApp, typed: Keyboard) -
     lines = log_lines(app.backups)
     restored = [line for line in lines if line["event.action"] == "generation.restored"]
     assert [line["backupd.generation"] for line in restored] == [*app.generations]
-    assert f"restore of point: done {app.point}" in lines[-1]["message"]
+    assert f"restore of {app.point}: done" in lines[-1]["message"]
     undone = typed("restore", "--undo")
     assert f"taking back the restore of {app.point}: tasks, notes" in undone.out
     assert f"2 parts of {app.point} taken back" in undone.out
@@ -369,7 +369,8 @@ def test_space_for_all_parts_is_required_before_the_first_is_unpacked(tmp_path: 
         for more in ((), ("--dry-run",)):
             refused = typed("restore", "--point", app.point, *more)
             assert (refused.code, app.rows) == (1, OLD)
-            assert f"restoring {app.point} needs 4." in refused.err
+            assert "restoring tasks and notes needs 4." in refused.err
+            assert (f"error: restore of {app.point}: restoring tasks" in refused.err) == (not more)
         assert typed("restore", "--point", app.point, "--only", "notes").code == 0
         assert app.rows == [OLD[0], NEW[1]]
 
