@@ -35,6 +35,7 @@ class Limit:
     task: Task
     subject: str
     limit_s: float
+    of_files: bool = False  # the source is a set of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,8 @@ def _of_sources(facts: HealthFacts) -> Iterator[Problem]:
 def _failing(facts: HealthFacts, now: datetime) -> Iterator[Problem]:
     for failure in facts.failures:
         if _source_kind(failure) is None:
-            yield _problem(failure, "failed", "unhealthy" if repeats(failure, now) else "warning")
+            problem = _problem(failure, "failed", "unhealthy" if repeats(failure, now) else "warning")
+            yield replace(problem, of_files=failure.subject in facts.files)
 
 
 def repeats(failure: Failure, now: datetime) -> bool:

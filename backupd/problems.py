@@ -58,8 +58,8 @@ _RETRY: Final[Mapping[str, str]] = {
     "scrub": "run backupd verify --all to check every generation now",
 }
 CAUSES: Final[Mapping[ErrorKind, str]] = {
-    "missing": "the database is missing",
-    "unusable": "the database cannot be used",
+    "missing": "the {what} is missing",
+    "unusable": "the {what} cannot be used",
     "corrupt": "a copy is damaged",
     "busy": "something else was using it",
     "no-space": "there is too little free space",
@@ -193,7 +193,7 @@ class Problem:
     restore: str = ""  # the command that restores `subject`; empty where there is no copy
     detail: str = ""
     hint: str = ""
-    of_files: bool = False  # `subject` is a set of files
+    of_files: bool = False  # `subject` is a set of files, in a directory
 
     def __str__(self) -> str:
         """Return what is wrong, in one sentence."""
@@ -240,21 +240,21 @@ class Problem:
         return self._filled(_TEXTS[self.kind].resolved)
 
     def _filled(self, template: str) -> str:
-        task = str(self.task)
+        task, what = str(self.task), "directory" if self.of_files else "database"
         return template.format(
             subject=self.subject,
-            what="directory" if self.of_files else "database",
+            what=what,
             reference=self.reference,
             run=self.run,
             success=self.success,
             age=human_duration(self.age_s),
             limit=human_duration(self.limit_s),
             count="" if self.runs == 1 else f" {self.runs} times in a row",
-            cause=f": {CAUSES[self.cause]}" if self.cause and self.cause in CAUSES else "",
+            cause=f": {CAUSES[self.cause].format(what=what)}" if self.cause and self.cause in CAUSES else "",
             renew=_RENEW.get(task, _DOCTOR).format(self.subject),
             retry=_RETRY.get(task, _DOCTOR).format(self.subject),
             restore=self._restore_step(""),
-            restore_if_lost=self._restore_step("if the database is lost, "),
+            restore_if_lost=self._restore_step(f"if the {what} is lost, "),
             restore_if_not=self._restore_step("if not, "),
             refused_step=refused_step(self.reference, archive_lost=self.kind == "archive"),
         )

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from backupd.errors import BackupdError, ErrorKind, Postponed
 from backupd.formatting import counted, human_bytes, human_duration
-from backupd.model import Outcome, Verification, utc_from_text
+from backupd.model import POINT, Outcome, Verification, utc_from_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +160,11 @@ def drill_of(report: AnyReport | None) -> DrillReport | None:
 def describe(report: AnyReport) -> str:
     """Return the one line that `backup.log` ends a run with."""
     details = report.details
-    head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {report.subject}"
+    head = f"{report.task} {'to' if report.task == 'replicate' else 'of'} {subject_of(report)}"
     if report.outcome == "failed":
         return f"{head}: failed: {report.error}"
-    parts = [f"{head}: {report.outcome}" + (f" {report.generation}" if report.generation else "")]
+    generation = f" {report.generation}" if report.generation not in (None, subject_of(report)) else ""
+    parts = [f"{head}: {report.outcome}{generation}"]
     if isinstance(details, BackupDetails | DrillDetails):
         if details.snapshot_bytes is not None and details.archive_bytes is not None:
             parts.append(f"{human_bytes(details.snapshot_bytes)} as {human_bytes(details.archive_bytes)}")
@@ -181,6 +182,11 @@ def describe(report: AnyReport) -> str:
     if isinstance(details, PruneDetails) and (details.kept or details.removed):
         parts.append(f"{details.kept} kept, {len(details.removed)} removed")
     return ", ".join(parts) + "".join(f"; {warning}" for warning in report.warnings)
+
+
+def subject_of(report: AnyReport) -> str:
+    """Return what a run is of, in words: a restore of several sources is of its restore point, once that is known."""
+    return report.generation if report.subject == POINT and report.generation else report.subject
 
 
 def sent_text(details: ReplicationDetails) -> str:

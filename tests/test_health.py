@@ -279,6 +279,19 @@ def test_public_health_text_has_no_path_and_only_warnings_are_healthy(
         assert not health.healthy
 
 
+@pytest.mark.parametrize(("files", "what"), [(frozenset(), "database"), (frozenset({"uploads"}), "directory")])
+def test_every_text_on_lost_source_says_what_it_is(files: frozenset[str], what: str) -> None:
+    for kind in ("missing", "unusable"):
+        fresh = replace(WELL, subject="uploads")
+        backed_up = HealthFacts((fresh,), failures=(failed(kind, subject="uploads"),), files=files)
+        drilled = replace(backed_up, failures=(failed(kind, task="drill", subject="uploads"),))
+        (lost,), (undrilled,) = Health.of(backed_up, NOW).problems, Health.of(drilled, NOW).problems
+        assert str(lost).startswith(f"the {what} of uploads ")
+        assert lost.resolved.startswith(f"the {what} of uploads ")
+        assert f"if the {what} is lost, stop the app" in lost.next_step
+        assert f"failed: the {what} " in str(undrilled)
+
+
 # ---- the limit that a schedule implies
 
 

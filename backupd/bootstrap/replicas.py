@@ -143,7 +143,7 @@ def diagnose(config: Config, context: TaskContext) -> Iterator[Finding]:
         yield Finding("configuration", ok=True, detail=what, hint=_UNKNOWN, warning=True)
     requests = tuple(backup_request(config, name) for name in config.sources)
     sets = {name: section.path for name, section in config.files.items()}
-    yield from check_local(requests, context, [*sets.values()])
+    yield from check_local(requests, context, sets)
     yield from check_sets(sets)
     yield from check_restored_files(sets.values(), context)
     yield from check_hooks(hooks(config))

@@ -344,7 +344,11 @@ def limits(config: Config) -> tuple[Limit, ...]:
         "replicate": config.replicas,
         "drill": [drill_store(config)] if drills(config) else [],
     }
-    return tuple(Limit(task, name, _limit_s(config, task, name)) for task, names in subjects.items() for name in names)
+    return tuple(
+        Limit(task, name, _limit_s(config, task, name), of_files=task == "backup" and name in config.files)
+        for task, names in subjects.items()
+        for name in names
+    )
 
 
 def _schedule(config: Config, task: Task, subject: str) -> Schedule:

@@ -72,7 +72,7 @@ def _print(source: "RemoteSource") -> None:
     if source.hold:
         print_error(
             f"pruning of {source.source} is on hold: {source.hold}",
-            "find out why before you deploy; backupd prune --unfreeze there accepts the database as it is",
+            "find out why before you deploy; backupd prune --unfreeze there accepts the loss",
         )
 
 

@@ -33,7 +33,11 @@ class _Row:
 
 
 @command("list", "backupd list --source tasks --json", {75: ""})
-@click.option("--points", is_flag=True, help="Show restore points: what was backed up together, and restores as one.")
+@click.option(
+    "--points",
+    is_flag=True,
+    help="Show restore points: what was backed up together and restores as one, and how much that is.",
+)
 @store_option()
 @source_option
 def list_command(config: Config, store: str, names: tuple[str, ...], *, points: bool, as_json: bool) -> None:
@@ -143,6 +147,11 @@ def _list_points(
         print_warning(problem)
 
 
+def _size_text(generation: Generation) -> str:
+    """Return the size of an archive; of a set of files that of the files, since its archive is their list alone."""
+    return human_bytes(generation.snapshot_bytes if generation.kind == "files" else generation.archive_bytes)
+
+
 def _print(rows: list[_Row], context: TaskContext, store: str, zone: str) -> None:
     if not rows:
         echo(f"no generations in {context.store.directory if store == LOCAL_STORE else store}")
@@ -153,7 +162,7 @@ def _print(rows: list[_Row], context: TaskContext, store: str, zone: str) -> Non
             row.generation.id,
             minute_text(row.generation.taken_at, zone),
             human_age((now - row.generation.taken_at).total_seconds()),
-            human_bytes(row.generation.archive_bytes),
+            _size_text(row.generation),
             row.generation.state,
             ", ".join(row.kept_for) or "removed by the next prune",
             ", ".join(row.stores),

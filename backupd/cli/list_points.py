@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from backupd.cli.output import echo, minute_text, print_table, print_warning
 from backupd.cli.pin import pin_facts
-from backupd.formatting import human_age, human_bytes
-from backupd.model import Generation, Pin, RestorePoint
+from backupd.formatting import counted, human_age, human_bytes
+from backupd.model import AnyManifest, FilesManifest, Generation, Manifest, Pin, PointPart, RestorePoint
 from backupd.tasks.inventory import Inventory
 from backupd.tasks.pruning_plan import points_as_generations
 
@@ -17,9 +17,30 @@ class PointRow:
 
     point: RestorePoint
     generation: Generation  # as which retention sees it
+    manifests: Mapping[str, AnyManifest]  # of its parts that can be read, by generation
     kept_for: tuple[str, ...]
     pin: Pin | None
     stores: tuple[str, ...]
+
+    @property
+    def content_bytes(self) -> int | None:
+        """The size of all its databases and files, as they are restored; None where that of a part is not known."""
+        is_known = len(self.manifests) == len(self.point.parts)
+        return sum(manifest.content_bytes for manifest in self.manifests.values()) if is_known else None
+
+    @property
+    def contents(self) -> str:
+        """What is restored of it, as far as it is known: `2 databases (31 MiB), 1204 files (2.1 GiB)`."""
+        databases = [one for one in self.manifests.values() if isinstance(one, Manifest)]
+        sets = [one for one in self.manifests.values() if isinstance(one, FilesManifest)]
+        found = []
+        if databases:
+            size = human_bytes(sum(one.content_bytes for one in databases))
+            found.append(f"{counted(len(databases), 'database')} ({size})")
+        if sets:
+            size = human_bytes(sum(one.content_bytes for one in sets))
+            found.append(f"{counted(sum(one.files.files for one in sets), 'file')} ({size})")
+        return ", ".join(found) or "unknown"
 
 
 def point_rows(
@@ -37,7 +58,13 @@ def point_rows(
             places = [stores.get(part.generation, (inventory.store,)) for part in point.parts]
             common = tuple(name for name in places[0] if all(name in one for one in places))
             kept_for = reasons.get(point.id, ())
-            rows.append(PointRow(point, generation, kept_for, pins.get(point.id), common or (inventory.store,)))
+            manifests = {
+                part.generation: manifest
+                for part in point.parts
+                if (manifest := inventory.manifests.get(part.generation)) is not None
+            }
+            pin, common = pins.get(point.id), common or (inventory.store,)
+            rows.append(PointRow(point, generation, manifests, kept_for, pin, common))
     return rows
 
 
@@ -48,12 +75,24 @@ def point_facts(row: PointRow) -> dict[str, object]:
         "id": point.id,
         "taken_at": point.taken_at,
         "spread_ms": point.spread_ms,
-        "parts": [{"source": part.source, "kind": part.kind, "generation": part.generation} for part in point.parts],
+        "parts": [_part_facts(part, row.manifests.get(part.generation)) for part in point.parts],
+        "content_bytes": row.content_bytes,
         "archive_bytes": row.generation.archive_bytes,
         "verification": row.generation.state,
         "kept_for": list(row.kept_for),
         **pin_facts(row.pin),
         "stores": list(row.stores),
+    }
+
+
+def _part_facts(part: PointPart, manifest: AnyManifest | None) -> dict[str, object]:
+    """Return what `--json` prints of a part; without a `manifest` that can be read its size is not known."""
+    return {
+        "source": part.source,
+        "kind": part.kind,
+        "generation": part.generation,
+        "content_bytes": None if manifest is None else manifest.content_bytes,
+        "files": manifest.files.files if isinstance(manifest, FilesManifest) else None,
     }
 
 
@@ -68,16 +107,16 @@ def print_points(rows: Sequence[PointRow], inventory: Inventory, place: str, zon
             minute_text(row.point.taken_at, zone),
             human_age((inventory.now - row.point.taken_at).total_seconds()),
             f"{row.point.spread_ms} ms apart",
-            human_bytes(row.generation.archive_bytes),
             row.generation.state,
+            row.contents,
             ", ".join(part.source for part in row.point.parts),
             ", ".join(row.kept_for) or "removed by the next prune",
             ", ".join(row.stores),
         )
         for row in rows
     ]
-    headings = ("point", "taken", "age", "spread", "size", "verified", "parts", "kept for", "stores")
-    print_table(headings, lines, below=("parts", "kept for", "stores"))
+    headings = ("point", "taken", "age", "spread", "verified", "contents", "parts", "kept for", "stores")
+    print_table(headings, lines, below=("contents", "parts", "kept for", "stores"))
     for row in rows:
         if row.generation.damaged:
             here = {generation.id for generation in inventory.generations if inventory.counts(generation)}

@@ -18,7 +18,7 @@ from backupd.errors import BackupdError
 from backupd.formatting import human_bytes, local_time, printable
 from backupd.masking import Mask
 from backupd.model import NoProgress, Progress
-from backupd.report import AnyReport
+from backupd.report import AnyReport, subject_of
 from backupd.sqlite.history import KEPT_FOR
 from backupd.tasks.doctor import Finding
 from backupd.tasks.restore import RestoreResult
@@ -87,7 +87,7 @@ def print_problems(report: AnyReport) -> None:
     for warning in report.warnings:
         print_warning(warning)
     if report.outcome == "failed":
-        print_error(f"{report.task} of {report.subject}: {report.error}", report.hint)
+        print_error(f"{report.task} of {subject_of(report)}: {report.error}", report.hint)
 
 
 def _print_finding(finding: Finding) -> None:

@@ -128,11 +128,11 @@ def restore_command(
     back = undo or redo
     _refuse_contradictions(wanted, at, target, online=online, back=back, if_missing=if_missing, allow_none=allow_none)
     if point is not None or only or exact:
-        _refuse_beside_point(point, wanted, at, source, target, online=online, back=back, adopt=adopt)
+        _refuse_beside_point(point, wanted, at, source, target, online=online, back=back)
     if undo and redo:
         raise common.refuse_together("--undo", "--redo")
     if adopt and (store in (None, LOCAL_STORE) or if_missing or back):
-        raise UsageError("--adopt goes with --from a replica", "leave it out")
+        raise UsageError("--adopt goes with --from a replica", "add --from NAME, or leave --adopt out")
     before = _parse_time(at, ZoneInfo(config.schedule.timezone)) if at else None
     chosen = Wanted(wanted, before, store)
     how = Options(adopt, online, accept_older, allow_none, stopped, yes, dry_run, as_json, exact)
@@ -226,7 +226,6 @@ def _refuse_beside_point(
     *,
     online: bool,
     back: bool,
-    adopt: bool,
 ) -> None:
     if point is None:
         raise UsageError("--only and --exact go with --point", "add --point latest, or name one source with --source")
@@ -243,8 +242,6 @@ def _refuse_beside_point(
         )
     if back:
         raise UsageError("--undo and --redo take back whatever was restored last", "leave --point out")
-    if adopt:
-        raise common.refuse_together("--point", "--adopt")
 
 
 def _choose(

@@ -97,7 +97,8 @@ def _warn_of_others(request: RestoreRequest, entry: RecordedRestore) -> None:
     together = entry.record.together
     if together is not None:
         others = ", ".join(source for source in together.sources if source != request.source)
-        output.print_warning(
-            f"{request.source} alone is taken back: {others} stay as restored with it ({together.point}); "
-            "without --source, all of them are taken back"
-        )
+        if others:
+            output.print_warning(
+                f"{request.source} alone is taken back: {others} stay as restored with it ({together.point}); "
+                "without --source, all of them are taken back"
+            )

@@ -45,6 +45,11 @@ class Changes:
     new_bytes: int = 0
     examples: dict[str, list[bytes]] = field(default_factory=dict)  # the first paths of each kind, for people
 
+    @property
+    def is_none(self) -> bool:
+        """Whether everything is as in the copy."""
+        return not (self.missing or self.differing or self.extra or self.attributes or self.new_names)
+
     def count(self, kind: _Kind, path: bytes) -> None:
         """Count one of a kind."""
         setattr(self, kind, getattr(self, kind) + 1)

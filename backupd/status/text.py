@@ -126,10 +126,10 @@ def _holdings(source: SourceFigures, status: Status) -> Iterator[str]:
     yield f"{source.generations}, {source.verified} of them verified"
     if source.newest_at is not None:
         yield f"the newest {human_duration((status.taken_at - source.newest_at).total_seconds())} old"
-    if source.snapshot_bytes is not None and source.archive_bytes is not None:
+    if source.files is not None:  # whose archive is their list alone
+        yield f"{counted(source.files.files, 'file')} ({human_bytes(source.files.size_bytes)})"
+    elif source.snapshot_bytes is not None and source.archive_bytes is not None:
         yield f"{human_bytes(source.snapshot_bytes)} as {human_bytes(source.archive_bytes)}"
-    if source.files is not None:
-        yield counted(source.files.files, "file")
     if source.frozen:
         yield "ON HOLD: nothing is pruned"
 

@@ -27,6 +27,8 @@ def choose_database(inventory: Inventory, wanted: str, source: str | None, at: d
     """
     if at is None and wanted in inventory.manifests and wanted not in inventory.refused:
         return require_database(inventory.manifests[wanted])
+    if source is not None and inventory.of(source) and not inventory.databases().of(source):
+        raise _set_of_files(source, source)
     return require_database(choose_generation(inventory.databases(), wanted, source, at))
 
 
@@ -34,9 +36,14 @@ def require_database(manifest: AnyManifest) -> Manifest:
     """Return `manifest` as that of a database. Raises UsageError for that of a set of files."""
     if isinstance(manifest, Manifest):
         return manifest
-    raise UsageError(
-        f"{manifest.id} is a set of files, not a database",
-        "restore it with the restore point that it is part of: backupd restore --point (backupd list --points)",
+    raise _set_of_files(manifest.id, manifest.source)
+
+
+def _set_of_files(what: str, source: str) -> UsageError:
+    return UsageError(
+        f"{what} is a set of files, not a database",
+        f"restore it with a restore point that it is part of: backupd restore --point latest --only {source}; "
+        "backupd list --points shows the others",
     )
 
 

@@ -32,6 +32,7 @@ def read_health_facts(limits: Iterable[Limit], context: TaskContext, inventory: 
     except OSError:
         freshness = (Freshness(limit.task, limit.subject, None, limit.limit_s) for limit in limits)
         facts = HealthFacts(tuple(freshness), store_unreadable=True)
+    facts = replace(facts, files=frozenset(limit.subject for limit in limits if limit.of_files))
     return _with_runs(facts, limits, context)
 
 
@@ -60,7 +61,6 @@ def _health_facts(limits: tuple[Limit, ...], inventory: Inventory, context: Task
             for key, source in ours
             if key in inventory.refused
         ),
-        files=frozenset(one.source for one in inventory.generations if one.kind == "files"),
         points=newest_points(inventory),
     )
 

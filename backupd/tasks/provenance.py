@@ -156,7 +156,8 @@ def adopt(
     for group in foreign:  # the clock of a machine that was lost may have run ahead
         until[group.store] = max(until[group.store], group.manifests[0].taken_at)
     if foreign and not dry_run:
-        _pin_adopted([key for group in foreign for key in group.ids], context)
+        points = [key for key, point in remote.points.items() if point.store in until and not provenance.counts(point)]
+        _pin_adopted([*points, *(key for group in foreign for key in group.ids)], context)
         context.identities.adopt(until)
         for group in foreign:
             what = f"adopted at {name}: {group.describe(now)}"
@@ -173,7 +174,8 @@ def adopt_local(local: Inventory, remote: Inventory, context: TaskContext) -> No
     if not provenance.adopted.items() - known.items() or remote.unreadable:  # which could not be pinned
         return
     before = replace(provenance, adopted=known)
-    counted = [m.id for m in remote.manifests.values() if provenance.counts(m) and not before.counts(m)]
+    made = (*remote.manifests.values(), *remote.points.values())
+    counted = [one.id for one in made if provenance.counts(one) and not before.counts(one)]
     _pin_adopted(counted, context)
     context.identities.adopt(provenance.adopted)
 

@@ -25,6 +25,15 @@ PROBLEMS: Final[Mapping[str, Phrase]] = {
         "The database of {subject} can no longer be read", "La base {subject} ya no se puede leer"
     ),
     "state.shrunk": Phrase("The database of {subject} has shrunk", "La base {subject} se ha reducido"),
+    "state.missing.files": Phrase("The directory of {subject} is missing", "Falta el directorio de {subject}"),
+    "state.unusable.files": Phrase(
+        "The directory of {subject} cannot be backed up", "El directorio de {subject} no se puede copiar"
+    ),
+    "state.damaged.files": Phrase("The directory of {subject} is damaged", "El directorio de {subject} está dañado"),
+    "state.unreadable.files": Phrase(
+        "The directory of {subject} can no longer be read", "El directorio de {subject} ya no se puede leer"
+    ),
+    "state.shrunk.files": Phrase("The directory of {subject} has shrunk", "El directorio de {subject} se ha reducido"),
     "state.never.backup": Phrase("There is no backup of {subject} yet", "Aún no hay ninguna copia de {subject}"),
     "state.never.replicate": Phrase("There is no off-site copy yet", "Aún no hay ninguna copia externa"),
     "state.never.drill": Phrase("No restore has been rehearsed yet", "Aún no se ha ensayado ninguna restauración"),
@@ -124,6 +133,26 @@ PROBLEMS: Final[Mapping[str, Phrase]] = {
         "The database of {subject} cannot be backed up in its current state.",
         "La base {subject} no se puede copiar en su estado actual.",
     ),
+    "problem.damaged.files": Phrase(
+        "The directory of {subject} is damaged; pruning is on hold.",
+        "El directorio de {subject} está dañado: no se elimina ninguna copia.",
+    ),
+    "problem.shrunk.files": Phrase(
+        "The directory of {subject} has shrunk; pruning is on hold until an operator accepts it.",
+        "El directorio de {subject} se ha reducido: no se elimina ninguna copia hasta que usted lo acepte.",
+    ),
+    "problem.unreadable.files": Phrase(
+        "The directory of {subject} can no longer be read; pruning is on hold.",
+        "El directorio de {subject} ya no se puede leer: no se elimina ninguna copia.",
+    ),
+    "problem.missing.files": Phrase(
+        "The directory of {subject} is missing: it cannot be backed up.",
+        "Falta el directorio de {subject}: no se puede hacer ninguna copia.",
+    ),
+    "problem.unusable.files": Phrase(
+        "The directory of {subject} cannot be backed up in its current state.",
+        "El directorio de {subject} no se puede copiar en su estado actual.",
+    ),
     "problem.failed": Phrase(
         "The {task} of {subject} has failed for {age} (failed runs: {runs}).",
         "Falla {task} de {subject} desde hace {age} (ejecuciones fallidas: {runs}).",
@@ -185,6 +214,10 @@ PROBLEMS: Final[Mapping[str, Phrase]] = {
         "The live database of the app is damaged: restore a verified generation (`backupd list`), or repair it.",
         "La base de datos en uso está dañada: restaure una copia verificada (`backupd list`) o repárela.",
     ),
+    "advice.damaged.files": Phrase(
+        "The live files of the app are damaged: restore them, or repair them.",
+        "Los archivos en uso están dañados: restáurelos o repárelos.",
+    ),
     "advice.shrunk": Phrase(
         "If the loss is intended: `backupd prune --unfreeze`. Otherwise restore the latest generation before it.",
         "Si la pérdida es intencionada: `backupd prune --unfreeze`. Si no, restaure la última copia anterior.",
@@ -198,6 +231,10 @@ PROBLEMS: Final[Mapping[str, Phrase]] = {
     "advice.restore": Phrase(
         "To restore it, stop the app: `{command}`.",
         "Para restaurarla, pare la aplicación: `{command}`.",
+    ),
+    "advice.restore.files": Phrase(
+        "To restore it, stop the app: `{command}`.",
+        "Para restaurarlo, pare la aplicación: `{command}`.",
     ),
     "advice.generation": Phrase(
         "Check the disk (`dmesg`); `backupd verify --all` verifies every generation.",

@@ -120,7 +120,7 @@ def _to_do(problem: Problem, history: History, localizer: Localizer) -> ToDo:
     if problem.kind == "never":
         steps.insert(0, first_run(due_run(history, problem.task, problem.subject), localizer))
     if problem.restore:
-        steps.append(localizer.translate("advice.restore", command=problem.restore))
+        steps.append(localizer.translate(_of_kind("advice.restore", problem), command=problem.restore))
     hint = translate_hint(problem.hint, localizer.language)
     if hint:
         steps.append(localizer.translate("to-do.says", hint=hint))
@@ -153,7 +153,7 @@ def _is_night(moment: datetime) -> bool:
 def _translated(key: str, problem: Problem, status: Status, localizer: Localizer) -> str:
     lasted_s = (status.taken_at - problem.since).total_seconds() if problem.since else 0.0
     return localizer.translate(
-        key,
+        _of_kind(key, problem),
         subject=problem.subject,
         task=localizer.task(problem.task or ""),
         runs=problem.runs,
@@ -161,6 +161,12 @@ def _translated(key: str, problem: Problem, status: Status, localizer: Localizer
         age=human_duration(problem.age_s or max(0.0, lasted_s)),
         limit=human_duration(problem.limit_s),
     )
+
+
+def _of_kind(key: str, problem: Problem) -> str:
+    """Return the key of the text on a set of files, where the problem is of one and there is another text for it."""
+    of_files = f"{key}.files"
+    return of_files if problem.of_files and of_files in TRANSLATIONS else key
 
 
 def _phrase(part: str, problem: Problem) -> str:

@@ -127,6 +127,57 @@ def test_dry_run_shows_the_changes_and_makes_none(app: App) -> None:
     assert app.kept == []
 
 
+def test_restore_that_changes_no_file_leaves_nothing_behind_and_is_taken_back_with_its_database(app: App) -> None:
+    before = facts(app.uploads, inodes=True)
+    spend(app.database, 2)
+    rows = transfers(app.database)
+    done = app.typed("restore", "--point", "latest")
+    assert done.code == 0, done
+    assert "  changes  0 missing, 0 differing" in done.out
+    assert "undo of all: backupd restore --undo" in done.out
+    assert (facts(app.uploads, inodes=True), app.kept, transfers(app.database)) == (before, [], 0)
+    alone = app.typed("restore", "--point", "latest", "--only", "uploads", "--json")
+    assert (alone.code, alone.json["parts"][0]["kept"], alone.json["undo"]) == (0, None, None)
+    back = app.typed("restore", "--undo")
+    assert (back.code, transfers(app.database)) == (0, rows), back
+    assert (facts(app.uploads, inodes=True), app.kept) == (before, [])
+
+
+def test_size_of_set_is_that_of_its_files(app: App) -> None:
+    listed = {line.split()[0].split("-")[0]: line for line in app.typed("list").out.splitlines()[1:]}
+    assert " 1.9 MiB  full " in listed["uploads"]
+    assert ", 2 files (1.9 MiB)\n" in app.typed("status").out
+
+
+def test_set_of_files_is_restored_with_the_command_of_the_hint(app: App) -> None:
+    change(app)
+    refused = app.typed("restore", "latest", "--source", "uploads")
+    assert (refused.code, "error: uploads is a set of files, not a database" in refused.err) == (2, True)
+    assert "backupd restore --point latest --only uploads" in refused.err
+    assert app.typed("restore", "--point", "latest", "--only", "uploads").code == 0
+
+
+def test_set_that_was_never_backed_up_is_no_database_in_status_and_doctor(app: App) -> None:
+    shutil.rmtree(app.uploads)
+    shutil.rmtree(app.root / "backups")
+    assert app.typed("backup").code == 1
+    said = app.typed("status").out
+    assert "the directory of uploads is missing: no backup can be made" in said
+    assert "database of" not in said
+
+
+def test_doctor_names_set_of_files_whose_pruning_is_on_hold(app: App) -> None:
+    for number in range(40):
+        (app.uploads / f"{number}.txt").write_text(str(number))
+    assert app.typed("backup").code == 0
+    for number in range(40):
+        (app.uploads / f"{number}.txt").unlink()
+    app.typed("backup", BACKUPD_SHRINK_GUARD__MIN_ROWS="9")
+    (held,) = [one for one in app.typed("doctor", "--json").json if one["check"] == "pruning"]
+    assert held["hint"] == "check the directory, then: backupd prune --unfreeze --source uploads"
+    assert "the directory of uploads has shrunk" in app.typed("status").out
+
+
 def test_only_files_leaves_the_database_alone(app: App) -> None:
     before = facts(app.uploads)
     change(app)
@@ -174,6 +225,7 @@ def test_empty_machine_gets_database_and_files(app: App) -> None:
     assert done.code == 0, done
     assert facts(app.uploads) == before
     assert transfers(app.database) == 0
+    assert app.kept == [], "nothing was there before"
     assert "--undo" not in done.out, "nothing was there that could come back"
 
 

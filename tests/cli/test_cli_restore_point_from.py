@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from keyboard import Keyboard
 
-from support.generations import flip_byte
-from support.points import NEW, OLD, PointedApp, make_app
+from support.generations import backdated, flip_byte
+from support.points import NEW, OLD, PointedApp, make_app, publish_point
 
 
 @pytest.fixture
@@ -70,6 +70,36 @@ def test_point_of_other_store_is_refused_where_this_store_has_its_own(app: Point
     assert (refused.code, app.rows) == (1, OLD)
     # by which of the two it is known depends on whether both stores made theirs in one minute
     assert "that another store has made" in refused.err or "is not the copy that this store has made" in refused.err
+
+
+def test_new_machine_adopts_points_of_lost_one_and_keeps_them(app: PointedApp, remote: Keyboard, offsite: Path) -> None:
+    lost = publish_point(app.backups, [backdated(app.backups, one, days=2) for one in app.generations])
+    for key in (app.point, *app.generations):
+        for path in app.backups.glob(f"{key}.*"):
+            path.unlink()
+    shutil.rmtree(offsite)
+    shutil.copytree(app.backups, offsite, ignore=shutil.ignore_patterns(".backupd", "backup.log"))
+    shutil.rmtree(app.backups)
+    one = {f"BACKUPD_RETENTION__{rule}": count for rule, count in (("WITHIN", "0"), ("DAILY", "1"), ("WEEKLY", "0"))}
+    assert remote("backup", **one).code == 0
+    refused = remote("restore", "--point", lost, "--from", "offsite")
+    assert (refused.code, "that another store has made" in refused.err) == (1, True)
+    assert "the same command with --adopt" in refused.err
+    (theirs,) = remote("list", "--points", "--store", "offsite", "--json").json
+    assert (theirs["id"], "of another store" in theirs["kept_for"][0]) == (lost, True)
+    adopting = ("restore", "--point", lost, "--from", "offsite", "--adopt")
+    tried = remote(*adopting, "--dry-run")
+    assert (tried.code, app.rows) == (0, OLD), tried
+    assert remote("restore", "--point", lost, "--from", "offsite").code == 1, "a dry run adopts nothing"
+    done = remote(*adopting, "--json")
+    assert (done.code, done.json["point"], app.rows) == (0, lost, NEW), done
+    assert remote("replicate", **one).code == 0
+    listed = {point["id"]: point for point in remote("list", "--points", "--store", "offsite", "--json", **one).json}
+    assert (listed[lost]["pin_reason"], len(listed)) == ("adopted from a lost machine", 2)
+    for key in (lost, *(part["generation"] for part in listed[lost]["parts"])):
+        assert remote("unpin", key).code == 0
+    assert remote("replicate", **one).code == 0
+    assert len(remote("list", "--points", "--store", "offsite", "--json", **one).json) == 1
 
 
 def test_part_that_replica_lacks_refuses_whole_point(app: PointedApp, remote: Keyboard, offsite: Path) -> None:

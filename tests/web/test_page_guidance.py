@@ -10,13 +10,14 @@ from page_reader import shown
 from backupd.cli.restore import restore_command
 from backupd.formatting import human_bytes, human_duration
 from backupd.health import Failure, Freshness, Health, HealthFacts
+from backupd.problems import Problem, ProblemKind
 from backupd.status.history import NOT_CONFIGURED
 from backupd.status.model import Instance
 from backupd.web.drawings import MOST_SPOTS
-from backupd.web.localizer import Localizer
+from backupd.web.localizer import Language, Localizer
 from backupd.web.page import REFRESH_S
 from backupd.web.page_view import restore_commands
-from backupd.web.verdict import headline
+from backupd.web.verdict import headline, to_dos
 from support.page_states import INSTANCE, NOW, STATES, ZONE, failing, first_day, healthy
 from support.web_site import FakeService, WebSite, serving
 
@@ -36,6 +37,20 @@ def test_error_for_everyone_names_no_instance() -> None:
     assert refused.status == 401
     assert INSTANCE.name not in refused.text
     assert "0a1b2c3d4e5f" not in refused.text
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("kind", ["missing", "unusable", "damaged", "unreadable", "shrunk"])
+def test_lost_set_of_files_is_no_database(kind: ProblemKind, language: Language) -> None:
+    problem = Problem(kind, "unhealthy", "backup", "uploads", NOW, restore="backupd restore …", of_files=True)
+    history = healthy()
+    health = replace(history.status.health, problems=(problem,))
+    history = replace(history, status=replace(history.status, health=health))
+    localizer = Localizer(language, ZONE)
+    (to_do,) = to_dos(history, localizer)
+    said = f"{headline(history, localizer)} {to_do.what} {to_do.advice}"
+    assert said.count({"en": "directory of uploads", "es": "directorio de uploads"}[language]) == 2
+    assert re.findall(r"database|\bbase\b|restaurarla", said) == []
 
 
 def test_page_refreshes_until_it_is_stopped(site: WebSite) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from backupd.catalog import read_catalog
 from backupd.errors import BackupdError, CatalogUnavailable, CheckFailed, SourceUnusable, StoreUnusable, TargetRefused
@@ -49,12 +50,15 @@ _KEY_HINT = (
 )
 
 
+_NO_SETS: Final[Mapping[str, Path]] = {}
+
+
 def check_local(
-    requests: tuple[BackupRequest, ...], context: TaskContext, covered: Collection[Path] = ()
+    requests: tuple[BackupRequest, ...], context: TaskContext, sets: Mapping[str, Path] = _NO_SETS
 ) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up of this host, in the order in which a backup needs them.
 
-    What lies below the directories `covered` is backed up as files.
+    `sets` are the directories of the sets of files, by name: what lies below them is backed up.
     """
     yield run_check("clock", lambda: _clock(context))
     if requests:
@@ -68,9 +72,9 @@ def check_local(
     yield from _unexpected_files(context)
     yield from _found(requests)
     searches = [request.search for request in requests if request.search is not None]
-    yield from find_uncovered([request.path for request in requests], context.store.directory, searches, covered)
+    yield from find_uncovered([request.path for request in requests], context.store.directory, searches, sets.values())
     if store.ok:
-        checked = _check_store(tuple(request.source for request in requests), context)
+        checked = _check_store(tuple(request.source for request in requests), tuple(sets), context)
         yield from _until_error("generations", checked)
 
 
@@ -262,7 +266,7 @@ def _space(request: BackupRequest, context: TaskContext) -> str:
     return f"{human_bytes(needed)} needed, {human_bytes(free)} free, {human_bytes(reserve)} kept in reserve"
 
 
-def _check_store(sources: Iterable[str], context: TaskContext) -> Iterator[Finding]:
+def _check_store(databases: Sequence[str], sets: Sequence[str], context: TaskContext) -> Iterator[Finding]:
     """Yield a finding for each part of the local store."""
     inventory = local_inventory(context)
     yield run_check("catalog", lambda: _catalog(inventory, context))
@@ -271,10 +275,11 @@ def _check_store(sources: Iterable[str], context: TaskContext) -> Iterator[Findi
     if unpaired_files := context.store.unpaired_files():
         hint = "backupd does not remove files that it does not know; check them, then delete them"
         yield Finding("stray files", ok=False, detail=", ".join(unpaired_files), hint=hint)
-    for source in sources:
+    for source in (*databases, *sets):
         if hold := context.holds.get(source):
             detail = f"pruning of {source} is on hold since {hold.since:%F}: {hold.reason}"
-            hint = f"check the database, then: backupd prune --unfreeze --source {source}"
+            what = "directory" if source in sets else "database"
+            hint = f"check the {what}, then: backupd prune --unfreeze --source {source}"
             yield Finding("pruning", ok=False, detail=detail, hint=hint)
     yield from _quarantine(context)
 

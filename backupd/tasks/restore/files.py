@@ -127,6 +127,11 @@ class InspectedFiles:
         return self.request.source
 
     @property
+    def is_equal(self) -> bool:
+        """Whether everything is as in the copy already."""
+        return self.replaces and self.changes.is_none
+
+    @property
     def replaces(self) -> bool:
         """Whether the directory exists."""
         return self.target.is_dir()
@@ -324,6 +329,11 @@ class PreparedFiles:
         kept, root = self._restoration.kept_name, self._restoration.root
         with Restoration.open(root, kept) as restoration:
             late = len(restoration.late())
+            if not late and self._request.together is None:  # there was nothing before: an undo has nothing to put back
+                with suppress(OSError):
+                    restoration.run_again()  # under that name the next restore removes it, where this one is killed
+                    restoration.remove()
+                    return self._result
         if late:
             self._run.warn(
                 f"{counted(late, 'file')} appeared in {root.path} during the restore: see {root.path_of(kept)}/late"

@@ -5,13 +5,15 @@
 A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from backupd.errors import BackupdError, RestoreFailed, TargetInUse, TargetRefused, UsageError
+from backupd.formatting import counted
 from backupd.model import POINT, AnyManifest, FilesManifest, Manifest
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import PointRestore
@@ -55,6 +57,7 @@ class PointResult:
 PointRestored = tuple[RunReport[RestoreDetails], PointResult | None]  # no result after an error
 
 
+_MOST_NAMED: Final = 3
 AnyRestoreRequest = RestoreRequest | FilesRestoreRequest
 
 
@@ -76,14 +79,15 @@ def restore_point(
         is_one_database = len(found) == 1 and isinstance(found[0], InspectedDatabase)
         if is_one_database or not any(part.replaces for part in found):  # nothing to take back together
             return [*found]
-        together = PointRestore(chosen.point.id, new_run(), tuple(part.source for part in found))
+        changing = tuple(part.source for part in found if not _is_equal(part))
+        together = PointRestore(chosen.point.id, new_run(), changing)
         return [part.joined(together) for part in found]
 
     if requests[0].dry_run:
         run, chosen = context.new_run("restore", POINT, RestoreDetails()), choose()
         run.warn_all(requests[0].warnings)
         parts = inspected(run, chosen)
-        require_possible(parts, chosen.point.id, stopped=requests[0].stopped)
+        require_possible(parts, stopped=requests[0].stopped)
         return run.report, _result(chosen, tuple(part.planned() for part in parts), dry_run=True)
     result = None
     with context.run("restore", POINT, RestoreDetails()) as run, locked_targets(requests, run, context):
@@ -94,8 +98,13 @@ def restore_point(
         run.details = RestoreDetails(
             generation=chosen.point.id, snapshot_bytes=sum(manifest.content_bytes for manifest in chosen.manifests)
         )
-        results = replace_all(inspected(run, chosen), chosen.point.id, run, context, stopped=requests[0].stopped)
-        result = _result(chosen, results)
+        parts = inspected(run, chosen)
+        unchanged = {part.source for part in parts if _is_equal(part)}  # of these nothing has to be kept
+        changing = [part for part in parts if part.source not in unchanged]
+        replaced = replace_all(changing, chosen.point.id, run, context, stopped=requests[0].stopped) if changing else ()
+        results = {part.source: part for part in replaced}
+        all_parts = tuple(results.get(part.source) or part.planned() for part in parts)
+        result = _result(chosen, all_parts, unchanged)
     return run.report, result and replace(result, notes=run.report.notes)
 
 
@@ -120,9 +129,11 @@ def _unknown(source: str, chosen: ChosenPoint) -> UsageError:
     )
 
 
-def _result(chosen: ChosenPoint, parts: tuple[PartResult, ...], *, dry_run: bool = False) -> PointResult:
-    point = chosen.point
-    undo = None if any(part.undo is None for part in parts) else parts[0].undo
+def _result(
+    chosen: ChosenPoint, parts: tuple[PartResult, ...], unchanged: Collection[str] = (), *, dry_run: bool = False
+) -> PointResult:
+    point, undos = chosen.point, [part.undo for part in parts if part.source not in unchanged]
+    undo = None if None in undos or not undos else undos[0]
     return PointResult(point.id, point.taken_at, point.spread_ms, dry_run, parts, undo)
 
 
@@ -142,7 +153,8 @@ def missing_of(requests: Sequence[AnyRestoreRequest]) -> list[RestoreRequest]:
         raise TargetRefused(
             f"only some databases exist: {there} {'do' if ', ' in there else 'does'}, and {gone} "
             f"{'do' if ', ' in gone else 'does'} not: a restore of the missing ones alone would mix two instants",
-            "find out why; then restore the whole point without --if-missing, which keeps the existing ones beside the "
+            "find out why; take one that is gone on purpose out of the configuration (or exclude it), "
+            "else restore the whole point without --if-missing, which keeps the existing ones beside the "
             f"restored ones, or the missing ones alone: {alone}",
         )
     return missing
@@ -182,7 +194,12 @@ def recover_targets(requests: Sequence[AnyRestoreRequest], held: Sequence[Path],
         recover(request.path, context, held=held, stopped=request.stopped)
 
 
-def require_possible(parts: Sequence[InspectedPart], what: str, *, stopped: bool) -> None:
+def _is_equal(part: InspectedPart) -> bool:
+    """Return whether `part` is a set of files that is as in the copy already."""
+    return isinstance(part, InspectedFiles) and part.is_equal
+
+
+def require_possible(parts: Sequence[InspectedPart], *, stopped: bool) -> None:
     """Require the space that all parts need together on each file system, and that no process uses their databases.
 
     Raises NoSpace, TargetInUse, TargetRefused.
@@ -193,6 +210,8 @@ def require_possible(parts: Sequence[InspectedPart], what: str, *, stopped: bool
     for group in on_disk.values():
         needed_bytes = sum(part.needed_bytes for part in group)
         needed_files = sum(part.needed_files for part in group)
+        sources = [part.source for part in group]
+        what = counted(len(sources), "part") if len(sources) > _MOST_NAMED else " and ".join(sources)
         require_space(group[0].directory, needed_bytes, 0, f"restoring {what}", files=needed_files)
     require_unused(parts, stopped=stopped)
 
@@ -201,7 +220,7 @@ def replace_all(
     parts: Sequence[InspectedPart], point: str, run: RestoreRun, context: TaskContext, *, stopped: bool
 ) -> tuple[PartResult, ...]:
     """Prepare all parts, then put all of them in place. Raises BackupdError, OSError, with everything unchanged."""
-    require_possible(parts, point, stopped=stopped)
+    require_possible(parts, stopped=stopped)
     with ExitStack() as stack:
         prepared = [stack.enter_context(part.prepared()) for part in parts]
         with run.stage("swap"):

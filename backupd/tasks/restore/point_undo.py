@@ -141,7 +141,7 @@ def undo_point(requests: Sequence[AnyRestoreRequest], context: TaskContext) -> P
         run = context.new_run("restore", POINT, RestoreDetails())
         with without_elsewhere():
             parts = inspected(run)
-            require_possible(parts, together.point, stopped=requests[0].stopped)
+            require_possible(parts, stopped=requests[0].stopped)
             planned = tuple(part.planned() for part in parts)
         return run.report, PointResult(together.point, None, None, dry_run=True, parts=planned)
     result = None
