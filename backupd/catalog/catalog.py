@@ -223,6 +223,21 @@ class Catalog:
                 channels = " ".join(sorted(message.channels))
                 session.add(OutboxRow(scope=scope, **asdict(message) | {"channels": channels}))
 
+    def notification_scopes(self) -> tuple[str, ...]:
+        """Return the scopes that have notices or messages, the one that was in use last first."""
+        with self._unit.reading() as session:
+            found = [
+                *session.execute(select(NoticeRow.scope, func.max(NoticeRow.since)).group_by(NoticeRow.scope)),
+                *session.execute(select(OutboxRow.scope, func.max(OutboxRow.made_at)).group_by(OutboxRow.scope)),
+            ]
+        return tuple(dict.fromkeys(scope for scope, _at in sorted(found, key=lambda row: row[1], reverse=True)))
+
+    def move_notification_state(self, scope: str, to: str) -> None:
+        """Give the notices and messages of `scope` to the daemon of another one, which has none."""
+        with self._unit.writing() as session:
+            for rows in (NoticeRow, OutboxRow):
+                session.execute(update(rows).where(rows.scope == scope).values(scope=to))
+
     def record_ping(self, task: str, source: str, at: datetime, error: str = "") -> None:
         """Count a ping of a task of a source: failed with `error`, accepted where that is empty."""
         with self._unit.writing() as session:

@@ -14,7 +14,7 @@ from backupd.cli import common, output
 from backupd.cli.restore_missing import missing_request, require_same_path
 from backupd.cli.restore_plan import Options, RestorePlan, accept_shown, confirm, is_to_be_confirmed, print_plan
 from backupd.config import Config
-from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, StoreUnusable
+from backupd.errors import BackupdError, CopyUnreadable, GenerationMissing, NewestUnusable, StoreUnusable, TargetRefused
 from backupd.files.restoration import KEPT
 from backupd.formatting import counted, human_age, human_bytes, printable
 from backupd.model import LOCAL_STORE, FilesManifest, Manifest, Progress
@@ -132,6 +132,7 @@ def restore_missing_point(wanted: WantedPoint, options: Options, config: Config,
                 chosen, warning = _choose(
                     wanted, name, inventory, config, context, lambda _why: options.accept_older, options
                 )
+                chosen, left_out = _of_configured(chosen, sources)
                 require_same_path(chosen.manifests, requests, name, inventory, context)
             except GenerationMissing as error:
                 has_copies = any(inventory.of(source) for source in sources)
@@ -142,11 +143,34 @@ def restore_missing_point(wanted: WantedPoint, options: Options, config: Config,
                 continue
             given = _given(chosen, [one for one in requests if one.source in _sources(chosen)], config)
             given += _files_beside(chosen, config, options)
-            given = [replace(request, warnings=(warning,) if warning else ()) for request in given]
-            end_with_point(restore_point(partial(_same, chosen), given, archives, context), config, options)
+            warnings = tuple(filter(None, (warning, left_out)))
+            given = [replace(request, warnings=warnings) for request in given]
+            restored = restore_point(partial(_same, chosen), given, archives, context)
+            end_with_point(restored, config, options, at_start=True)
     if refused or not options.allow_none:
         raise (*refused, *none)[0]
     _end_without("none", "there is no restore point yet: nothing to restore", options)
+
+
+def _of_configured(chosen: ChosenPoint, configured: Sequence[str]) -> tuple[ChosenPoint, str]:
+    """Leave out the parts of sources that are no longer configured, and return what is to be said of that.
+
+    Raises TargetRefused where a configured source has no part: it may be one of these under another name.
+    """
+    parts = {part.source for part in chosen.point.parts}
+    unknown = ", ".join(sorted({*_sources(chosen)} - {*configured}))
+    if not unknown:
+        return chosen, ""
+    if new := ", ".join(source for source in configured if source not in parts):
+        raise TargetRefused(
+            f"{chosen.point.id} has parts of {unknown}, which are not configured, and none of {new}: this may be "
+            "another name of the same data",
+            f"give the sources the names that the point has; or, if {new} is new, restore without --if-missing, with "
+            "--only for each part that you want",
+        )
+    manifests = tuple(manifest for manifest in chosen.manifests if manifest.source in configured)
+    what = f"{chosen.point.id} has also parts of {unknown}, which are no longer configured: they are left out"
+    return replace(chosen, manifests=manifests), what
 
 
 def _files_beside(chosen: ChosenPoint, config: Config, options: Options) -> list[AnyRestoreRequest]:
@@ -241,8 +265,13 @@ def _files_lines(manifest: FilesManifest, request: FilesRestoreRequest) -> Itera
     yield f"    kept     what is replaced or goes, in {request.path}/{KEPT}TIME, for at least {KEPT_FOR.days} days"
 
 
-def end_with_point(restored: PointRestored, config: Config, options: Options, *, planned: bool = False) -> NoReturn:
-    """Print the result of a restore, or why it failed, and exit with its code."""
+def end_with_point(
+    restored: PointRestored, config: Config, options: Options, *, planned: bool = False, at_start: bool = False
+) -> NoReturn:
+    """Print the result of a restore, or why it failed, and exit with its code.
+
+    That is 0 also after warnings where it is `at_start` of an app, which is not started after any other code.
+    """
     report, result = restored
     if result is None and report.outcome != "failed":
         _end_without("there", "; ".join(report.notes), options)
@@ -252,7 +281,7 @@ def end_with_point(restored: PointRestored, config: Config, options: Options, *,
     elif result is not None:
         _print(result, config.schedule.timezone, planned=planned)
     output.print_problems(report)
-    sys.exit(report.exit_code)
+    sys.exit(0 if at_start and report.outcome != "failed" else report.exit_code)
 
 
 def _end_without(outcome: str, text: str, options: Options) -> NoReturn:

@@ -73,6 +73,10 @@ class Daemon:
         """Return whether this daemon held the claim on `source` at its last tick."""
         return source in self._owned
 
+    def is_free(self, source: str) -> bool:
+        """Return whether no other daemon holds the claim on a source, which need not be configured."""
+        return self._claims.is_free(source)
+
     def alive(self) -> tuple[str, ...]:
         """Return what does not work of scheduler, task queues and catalog, without paths; empty when all do."""
         found = []
@@ -201,6 +205,16 @@ class SourceClaims:
     def held_by_others(self) -> tuple[str, ...]:
         """Return the subjects that another daemon held at the last `acquire`."""
         return tuple(one for one in self._subjects if one not in self._held and one not in self.unusable)
+
+    def is_free(self, subject: str) -> bool:
+        """Return whether no other daemon holds the claim on `subject`, which need not be one of this daemon."""
+        if subject in self._held:
+            return True
+        try:
+            with file_lock(self._directory / f"daemon-{subject}.lock", "daemon"):
+                return True
+        except (errors.LockHeld, OSError):
+            return False
 
     def release_all(self) -> None:
         """Release all claims."""

@@ -77,6 +77,7 @@ def serve(config: Config) -> NoReturn:
         options,
         context,
         is_owner=lambda: daemon.owns(options.scope),
+        is_free=daemon.is_free,
         errors=daemon.alive,
         digest=lambda: status_lines(read_status(scope), config.docs_url),
         wake=run_ended,

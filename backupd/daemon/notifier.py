@@ -46,6 +46,7 @@ class Notifier:
         options: NotificationOptions,
         context: TaskContext,
         is_owner: Callable[[], bool],
+        is_free: Callable[[str], bool],
         errors: Callable[[], tuple[str, ...]],
         digest: Callable[[], tuple[str, ...]],
         wake: threading.Event,
@@ -53,7 +54,7 @@ class Notifier:
     ) -> None:
         self._options, self._context, self._is_owner = options, context, is_owner
         self._errors, self._digest, self._wake, self._sender = errors, digest, wake, sender or Sender()
-        self._outbox = Outbox(options.scope, context)
+        self._outbox = Outbox(options.scope, options.subjects, is_free, context)
         self._daily: DailyPing | None = None
         if options.daily is not None and options.daily_schedule is not None:
             pinger = Pinger({}, context.log, ping_recorder(context))

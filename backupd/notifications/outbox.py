@@ -3,10 +3,10 @@
 So a crash loses none; one between sending and saving sends the message twice, with the same reference.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backupd.catalog import CatalogUnavailable, NoticeRecord, NotificationState, OutboxMessage, open_catalog
 from backupd.log import Event
@@ -14,6 +14,9 @@ from backupd.notifications.apprise import Sender
 from backupd.notifications.message import Channel, Message
 from backupd.notifications.planner import TRANSIENT
 from backupd.tasks.context import TaskContext
+
+if TYPE_CHECKING:
+    from backupd.catalog.catalog import Catalog
 
 # Keys of the record: when a channel last accepted a message, and when one last refused one, with the error.
 ACCEPTED = "accepted"
@@ -31,12 +34,18 @@ _HINT: Final = "check its URL under [notify] with backupd notify --test"
 class Outbox:
     """The notification state of `scope`: read from the catalog once, and written there when it changes.
 
+    Where that has none, the state of an earlier first source is taken over that `is_free`, as no other daemon works for
+    it: one of `subjects`, else any. So sources may get other names and another order.
+
+
     While the catalog cannot be read, `state` is None at first and empty after `TRANSIENT`: at worst a problem is
     reported twice.
     """
 
-    def __init__(self, scope: str, context: TaskContext) -> None:
-        self._scope, self._context = scope, context
+    def __init__(
+        self, scope: str, subjects: Collection[str], is_free: Callable[[str], bool], context: TaskContext
+    ) -> None:
+        self._scope, self._subjects, self._is_free, self._context = scope, subjects, is_free, context
         self._saved: NotificationState | None = None
         self._began = context.clock()
         self.state: NotificationState | None = None
@@ -46,12 +55,20 @@ class Outbox:
         if self.state is None:
             try:
                 with open_catalog(self._context.catalog_path) as catalog:
+                    self._take_over(catalog)
                     self.state = catalog.read_notification_state(self._scope)
             except CatalogUnavailable:
                 long = self._context.clock() - self._began >= TRANSIENT
                 self.state = NotificationState() if long else None
             self._saved = self.state
         return self.state
+
+    def _take_over(self, catalog: "Catalog") -> None:
+        scopes = catalog.notification_scopes()
+        if self._scope not in scopes:
+            known_first = sorted(scopes, key=lambda scope: scope not in self._subjects)
+            if (earlier := next(filter(self._is_free, known_first), None)) is not None:
+                catalog.move_notification_state(earlier, self._scope)
 
     def unload(self) -> None:
         """Read the catalog again before the next use: another daemon may change the state until then."""

@@ -17,7 +17,6 @@ POINT_HINTS: Final[Mapping[str, str]] = {
         "backupd verify --all nombra las copias que lo necesitan"
     ),
     "another store may have it whole": "otro almacén puede tenerlo intacto",
-    "another store may have them whole: backupd list": "otro almacén puede tenerlos intactos: backupd list",
     "check rights": "revise los permisos",
     "find out what removes these files": "averigüe qué elimina estos archivos",
     "names them before they exist (docs/drill.md)": "qué los nombra antes de que existan (docs/drill.md)",

@@ -16,7 +16,7 @@ from backupd.sqlite.swap import FileMark, SwapJournal
 from backupd.system.resources import free_bytes
 from backupd.tasks.restore.point_journal import PartPlace, PointJournal, new_run, write_copy
 from support.app import running_app
-from support.bank import spend, transfers
+from support.bank import make_bank, spend, transfers
 from support.command import Backupd, log_lines
 from support.directories import beside, kept_databases, sha256, small_disk
 from support.documents import CommandBlock, blocks_run_by
@@ -227,6 +227,44 @@ def test_if_missing_refuses_where_only_some_databases_exist(app: PointedApp, typ
     assert f"{app.tasks} does, and {app.notes} does not" in refused.err
     assert typed("restore", "--point", "latest", "--if-missing", "--only", "notes").code == 0
     assert transfers(app.notes) == NEW[1]
+
+
+def with_third_source(app: PointedApp, typed: Keyboard) -> Path:
+    """Add a database to the app, and make a restore point of all three."""
+    (app.tasks.parent / "more").mkdir()
+    third = app.tasks.parent / "more" / "cache.db"
+    make_bank(third)
+    app.config.write_text(f'{app.config.read_text()}[sources.cache]\npath = "{third}"\n')
+    assert typed("backup").code == 0
+    for path in (*app.databases, third):
+        path.unlink()
+    return third
+
+
+def rename(app: PointedApp, source: str, to: str) -> None:
+    """Rename a source in the configuration, or remove it, with the table that it begins."""
+    lines = app.config.read_text().replace(f'[sources.{source}]\npath = "{app.notes}"\n', to)
+    app.config.write_text(lines)
+
+
+def test_if_missing_leaves_out_what_is_no_longer_configured_and_says_so(app: PointedApp, typed: Keyboard) -> None:
+    third = with_third_source(app, typed)
+    rename(app, "notes", "")
+    done = typed("restore", "--point", "latest", "--if-missing")
+    assert done.code == 0, done
+    assert "has also parts of notes, which are no longer configured: they are left out" in done.err
+    assert (app.tasks.exists(), third.exists(), app.notes.exists()) == (True, True, False)
+    again = typed("restore", "--point", "latest", "--if-missing")
+    assert (again.code, again.err) == (0, "")
+
+
+def test_if_missing_refuses_a_point_whose_source_may_have_another_name_now(app: PointedApp, typed: Keyboard) -> None:
+    third = with_third_source(app, typed)
+    rename(app, "notes", f'[sources.memos]\npath = "{app.notes}"\n')
+    refused = typed("restore", "--point", "latest", "--if-missing", "--allow-none")
+    assert refused.code == 1
+    assert "has parts of notes, which are not configured, and none of memos" in refused.err
+    assert not any(path.exists() for path in (*app.databases, third))
 
 
 def test_if_missing_recovers_restore_that_was_killed_at_its_end(app: PointedApp, typed: Keyboard) -> None:

@@ -55,6 +55,7 @@ class NotifierHarness:
     options: NotificationOptions
     sender: Sender = field(default_factory=Sender)
     is_owner: bool = True
+    others: frozenset[str] = frozenset()  # sources of other daemons
     errors: tuple[str, ...] = ()
     status: tuple[str, ...] = ("healthy",)
     notifier: Notifier | None = None
@@ -64,6 +65,7 @@ class NotifierHarness:
             self.options,
             self.context,
             lambda: self.is_owner,
+            lambda scope: scope not in self.others,
             lambda: self.errors,
             lambda: self.status,
             threading.Event(),
@@ -117,6 +119,52 @@ def record_run(harness: NotifierHarness, outcome: str, task: str = "backup", cod
     report = replace(report, exit_code=code)
     with open_catalog(harness.context.catalog_path) as catalog:
         catalog.record_run(report, now)
+
+
+@pytest.mark.parametrize("subjects", [{"notes", "tasks", "local"}, {"notes", "local"}], ids=["reordered", "renamed"])
+def test_state_is_neither_lost_nor_doubled_when_another_source_is_the_first(
+    harness: NotifierHarness, order: BackupRequest, subjects: set[str]
+) -> None:
+    with recording_server() as there:
+        notifying(harness, there.url("/", "json")).deployed()
+        order.path.rename(order.path.with_name("away.db"))
+        backup(order, harness.context)
+        harness.run_once()
+        backup(order, harness.context)
+        harness.run_once()
+        told = titles(there)
+        assert told[1:] == [MISSING]
+        harness.options = replace(harness.options, scope="notes", subjects=frozenset(subjects))
+        harness.restart().run_once()
+        harness.run_once()
+        assert MISSING not in titles(there)[len(told) :]
+        assert not [title for title in titles(there)[len(told) :] if title.startswith("deploy")]
+        with open_catalog(harness.context.catalog_path) as catalog:
+            assert catalog.notification_scopes() == ("notes",)
+
+
+def test_message_on_its_way_is_sent_once_by_a_daemon_whose_first_source_is_another(harness: NotifierHarness) -> None:
+    codes = [500]
+    with recording_server(lambda _asked: CannedResponse(codes[-1])) as there:
+        notifying(harness, there.url("/", "json")).deployed()
+        failed = len(there.requests)
+        assert failed
+        codes.append(200)
+        harness.options = replace(harness.options, scope="notes", subjects=frozenset({"notes", "local"}))
+        harness.restart().run_once(after=2 * MINUTE)
+        harness.run_once()
+        assert titles(there)[failed:] == [f"deploy OK: backupd {__version__}"]
+
+
+def test_state_of_another_daemon_that_runs_is_left_to_it(harness: NotifierHarness) -> None:
+    with recording_server() as there:
+        notifying(harness, there.url("/", "json")).deployed()
+        harness.options = replace(harness.options, scope="notes", subjects=frozenset({"notes", "local"}))
+        harness.others = frozenset({"tasks"})
+        harness.deployed()
+        with open_catalog(harness.context.catalog_path) as catalog:
+            assert set(catalog.notification_scopes()) == {"notes", "tasks"}
+            assert catalog.read_notification_state("tasks").notices
 
 
 def test_failure_and_its_end_are_reported_once_across_restarts(harness: NotifierHarness, order: BackupRequest) -> None:
@@ -372,7 +420,7 @@ def test_defect_is_logged_once_and_the_next_minute_comes(harness: NotifierHarnes
         raise ZeroDivisionError
 
     order = replace(harness.options, channels=parse_channels(["json://127.0.0.1:9"]))
-    notifier = Notifier(order, harness.context, broken, lambda: (), lambda: (), wake)
+    notifier = Notifier(order, harness.context, broken, lambda _scope: True, lambda: (), lambda: (), wake)
     notifier.start()
     for _ in range(3):
         wait_until(lambda: not wake.is_set() and events(harness.context, "notification.failed"), "a turn")

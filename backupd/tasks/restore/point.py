@@ -153,7 +153,8 @@ def missing_of(requests: Sequence[AnyRestoreRequest]) -> list[RestoreRequest]:
         raise TargetRefused(
             f"only some databases exist: {there} {'do' if ', ' in there else 'does'}, and {gone} "
             f"{'do' if ', ' in gone else 'does'} not: a restore of the missing ones alone would mix two instants",
-            "find out why; then restore the whole point without --if-missing, which keeps the existing ones beside the "
+            "find out why; take one that is gone on purpose out of the configuration (or exclude it), "
+            "else restore the whole point without --if-missing, which keeps the existing ones beside the "
             f"restored ones, or the missing ones alone: {alone}",
         )
     return missing
