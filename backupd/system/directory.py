@@ -56,7 +56,8 @@ class Directory:
         *above, last = [part for part in text.split(os.sep) if part] or ["."]
         for part in above:
             with directory:
-                directory = cls(directory._open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW), text)
+                descriptor = directory._open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            directory = cls(descriptor, directory.path_of(part))
         with directory:
             return cls(directory._open(last, _DIRECTORY | os.O_NOFOLLOW), text)
 

@@ -100,6 +100,14 @@ def test_link_of_operator_is_followed_where_allowed(place: Path, outside: Path) 
         read_small_file(place / "zero", links=True)
 
 
+@pytest.mark.parametrize("below", ["", "below", "below/deeper"])
+def test_file_on_path_without_links_is_named(place: Path, below: str) -> None:
+    (place / "uploads").write_bytes(b"")
+    with pytest.raises(UnexpectedFile) as caught:
+        Directory.open(place / "uploads" / below, links=False)
+    assert caught.value.filename == str(place / "uploads")
+
+
 def test_path_without_links_is_opened_and_path_with_link_is_refused(place: Path, tmp_path: Path) -> None:
     (place / "below").mkdir()
     (tmp_path / "link").symlink_to(place)

@@ -163,7 +163,7 @@ def _warnings(request: FilesRequest, capture: FilesCapture) -> Iterator[str]:
         names = _named(capture.uncovered, count)
         yield (
             f"{counted(count, 'file')} of {source} {_are(count)} SQLite: {names}; a copy of one that is open may be "
-            "torn: add it to [sources], or to exclude"
+            "torn: add it to [sources] by its own path, or to exclude"
         )
 
 
