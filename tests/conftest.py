@@ -33,8 +33,6 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
     signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 _PACKAGE = Path(__file__).parents[1] / "backupd"
-_MEASURED = Path(tempfile.mkdtemp(prefix="measured-"))
-_MEASURED.chmod(0o1777)
 _SLOW = {"e2e": "waits", "deploy": "computes", "faults": "computes"}
 # Folders whose tests start processes that no other tests cover; elsewhere only this process and forks are measured.
 _COVERED_TIERS = frozenset({"gate", "notifications", "pings", "sqlite", "status", "system", "web", "tests"})
@@ -67,15 +65,16 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Hand what children have measured to coverage, which adds it up next; not what one was killed while it wrote."""
+    directory = _data_of_children()
     try:
         return (yield)
     finally:
         end_fork_servers()
-        for path in _MEASURED.iterdir():
-            with suppress(DataError), closing(CoverageData(str(path))) as measured:
+        for path in directory.iterdir():
+            with suppress(DataError, FileNotFoundError), closing(CoverageData(str(path))) as measured:
                 measured.read()
                 shutil.move(path, session.config.rootpath)
-        shutil.rmtree(_MEASURED)
+        shutil.rmtree(directory, ignore_errors=True)  # one that cannot be killed may still write there
 
 
 def _slow_ones_first(items: Sequence[pytest.Item], processes: int) -> Iterator[pytest.Item]:
@@ -129,15 +128,22 @@ def _is_variant(item: pytest.Item) -> bool:
 
 
 @cache
+def _data_of_children() -> Path:
+    """Make the directory for what children measure, in which every user may write: some have become another one."""
+    directory = Path(tempfile.mkdtemp(prefix="measured-"))
+    directory.chmod(0o1777)
+    return directory
+
+
+@cache
 def _of_files_that_run(config: str) -> str:
     """Return the configuration of coverage for children: at its end each would look for files that it did not run.
 
-    This process looks for them, and names them in its own data. Children write theirs to a directory in which every
-    user may: some have become another one.
+    This process looks for them, and names them in its own data.
     """
     of_children = CoverageConfig.deserialize(config)
     of_children.source, of_children.run_include = None, [f"{_PACKAGE}/*"]
-    of_children.data_file = str(_MEASURED / Path(of_children.data_file).name)
+    of_children.data_file = str(_data_of_children() / Path(of_children.data_file).name)
     return of_children.serialize()
 
 

@@ -79,7 +79,7 @@ class _Known(NamedTuple):
     lines: "array[int]"  # a hash of the key and the path of each entry
 
 
-class Walk:
+class _Walk:
     """One walk, and what it remembers of it."""
 
     def __init__(self, request: WalkRequest, out: Edits) -> None:
@@ -396,7 +396,7 @@ def serve_walk(request: WalkRequest, _parent: ParentPipe) -> None:
     """Walk, and after the end of that look again as often as the parent commands."""
     become_owner(request["uid"], request["gid"])
     with socket.socket(fileno=request["socket"]) as peer:
-        walk = Walk(request, Edits(peer, request["most_together"]))
+        walk = _Walk(request, Edits(peer, request["most_together"]))
         walk.walk()
         while command := peer.recv(_COMMAND_BYTES):
             walk.rescan(int(command))
