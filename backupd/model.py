@@ -324,55 +324,6 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class RetentionPolicy:
-    """Which generations stay: some of the newest, and the newest of each hour, day, week, month and year.
-
-    All stay that were taken within `within` before the newest verified one, and the newest that was taken earlier.
-    """
-
-    last: int = 0
-    within: timedelta = timedelta(hours=48)
-    hourly: int = 0
-    daily: int = 7
-    weekly: int = 4
-    monthly: int = 0
-    yearly: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A generation that stays, with every reason for it."""
-
-    generation: Generation
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """A generation that goes, with the reason."""
-
-    generation: Generation
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionPlan:
-    """A retention decision for one source, newest first; nothing has been deleted yet."""
-
-    keep: tuple[Kept, ...]
-    remove: tuple[Removed, ...]
-
-    @property
-    def removed_ids(self) -> tuple[str, ...]:
-        """Ids of the generations that go."""
-        return tuple(removed.generation.id for removed in self.remove)
-
-    def reasons(self) -> Mapping[str, tuple[str, ...]]:
-        """Reasons by id of each generation that stays."""
-        return {kept.generation.id: kept.reasons for kept in self.keep}
-
-
-@dataclass(frozen=True, slots=True)
 class Hold:
     """Why nothing of a source is pruned, until a good backup or an operator releases it."""
 

@@ -12,23 +12,13 @@ stays too, whatever the plan of its own source says.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
 from backupd.errors import PolicyEmpty
 from backupd.formatting import printable, written_span
-from backupd.model import (
-    CLOCK_TOLERANCE,
-    Generation,
-    Hold,
-    Kept,
-    Pin,
-    Removed,
-    RetentionPlan,
-    RetentionPolicy,
-    source_of,
-)
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Pin, source_of
 
 DAMAGED = "damaged: not counted; backupd remove deletes it"
 UNREADABLE = "its manifest cannot be read now: not counted"
@@ -37,6 +27,55 @@ LAST_VERIFIED = "last-verified"
 NO_PINS: Final[Mapping[str, Pin]] = {}
 NO_HOLDS: Final[Mapping[str, Hold]] = {}
 Parts = Mapping[str, Collection[str]]  # the ids of the generations of each restore point, by its id
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """Which generations stay: some of the newest, and the newest of each hour, day, week, month and year.
+
+    All stay that were taken within `within` before the newest verified one, and the newest that was taken earlier.
+    """
+
+    last: int = 0
+    within: timedelta = timedelta(hours=48)
+    hourly: int = 0
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A generation that stays, with every reason for it."""
+
+    generation: Generation
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A generation that goes, with the reason."""
+
+    generation: Generation
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPlan:
+    """A retention decision for one source, newest first; nothing has been deleted yet."""
+
+    keep: tuple[Kept, ...]
+    remove: tuple[Removed, ...]
+
+    @property
+    def removed_ids(self) -> tuple[str, ...]:
+        """Ids of the generations that go."""
+        return tuple(removed.generation.id for removed in self.remove)
+
+    def reasons(self) -> Mapping[str, tuple[str, ...]]:
+        """Reasons by id of each generation that stays."""
+        return {kept.generation.id: kept.reasons for kept in self.keep}
 
 
 def _week(day: date) -> str:

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from backupd.model import Generation, Hold, Pin, RetentionPlan, RetentionPolicy, Verification, generation_id
-from backupd.retention import plan_retention
+from backupd.model import Generation, Hold, Pin, Verification, generation_id
+from backupd.retention import RetentionPlan, RetentionPolicy, plan_retention
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)  # a Sunday, the last day of 2026-W47
 LAST_NIGHT = NOW.replace(hour=3)

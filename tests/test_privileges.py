@@ -140,3 +140,38 @@ def test_linked_database_has_own_owner(tmp_path: Path) -> None:
     assert owners_of([database]) == (Owner(database, 0, 0),)
     os.chown(database, 1000, 2000)
     assert owners_of([tmp_path / "link.db"]) == (Owner(tmp_path / "link.db", 1000, 2000),)
+
+
+def doubt_about(database: Path) -> str:
+    (owner,) = owners_of([database])
+    return owner.doubt
+
+
+@pytest.mark.root
+def test_root_is_not_followed_where_others_could_put_a_database(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    (data / "tasks.db").touch()
+    assert doubt_about(data / "tasks.db") == ""
+    assert owners_of([data / "missing.db"]) == ()
+    data.chmod(0o1777)
+    assert doubt_about(data / "tasks.db") == ""
+    assert f"others may write to {data}" in doubt_about(data / "missing.db")
+    data.chmod(0o777)
+    assert f"others may write to {data}" in doubt_about(data / "tasks.db")
+    os.chown(data, 1000, 1000)
+    assert f"{data} belongs to user 1000" in doubt_about(data / "tasks.db")
+    message = refusal(*owners_of([data / "tasks.db"]), PUID="auto").message
+    assert message.startswith(f"PUID=auto does not follow the owner of {data / 'tasks.db'}, which is root's")
+
+
+@pytest.mark.root
+def test_link_of_one_user_to_database_of_another_is_not_followed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    os.chown(data, 1000, 1000)
+    (tmp_path / "other.db").touch()
+    (data / "tasks.db").symlink_to(tmp_path / "other.db")
+    os.chown(data / "tasks.db", 1000, 1000, follow_symlinks=False)
+    assert doubt_about(data / "tasks.db").startswith(f"{data / 'tasks.db'}: ")
+    assert str(tmp_path / "other.db") in doubt_about(data / "tasks.db")

@@ -21,8 +21,8 @@ from retention_histories import (
 )
 
 from backupd.errors import PolicyEmpty
-from backupd.model import CLOCK_TOLERANCE, Hold, Pin, RetentionPlan, RetentionPolicy
-from backupd.retention import FUTURE, plan_retention
+from backupd.model import CLOCK_TOLERANCE, Hold, Pin
+from backupd.retention import FUTURE, RetentionPlan, RetentionPolicy, plan_retention
 
 
 def test_policy_that_keeps_nothing_is_refused_with_hint() -> None:

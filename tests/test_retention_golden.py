@@ -28,7 +28,8 @@ from retention_histories import (
 )
 
 from backupd.formatting import written_span
-from backupd.model import CLOCK_TOLERANCE, Generation, RetentionPolicy
+from backupd.model import CLOCK_TOLERANCE, Generation
+from backupd.retention import RetentionPolicy
 
 GOLDEN = Path(__file__).parent / "golden" / "retention"
 

@@ -13,19 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from retention_histories import DAY, NOW, counts
 
-from backupd.model import (
-    CLOCK_TOLERANCE,
-    POINT,
-    Generation,
-    Hold,
-    Pin,
+from backupd.model import CLOCK_TOLERANCE, POINT, Generation, Hold, Pin, Verification, generation_id, source_of
+from backupd.retention import (
+    LAST_VERIFIED,
     RetentionPlan,
     RetentionPolicy,
-    Verification,
-    generation_id,
-    source_of,
+    keep_all,
+    keep_parts,
+    plan_points,
+    plan_retention,
 )
-from backupd.retention import LAST_VERIFIED, keep_all, keep_parts, plan_points, plan_retention
 
 GOLDEN = Path(__file__).parent / "golden" / "points"
 SOURCES = ("tasks", "settings", "uploads")

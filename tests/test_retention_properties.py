@@ -33,8 +33,8 @@ from retention_histories import (
     taken,
 )
 
-from backupd.model import CLOCK_TOLERANCE, Generation, Hold, RetentionPolicy, Verification
-from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED
+from backupd.model import CLOCK_TOLERANCE, Generation, Hold, Verification
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, RetentionPolicy
 
 pytestmark = pytest.mark.no_cover
 

@@ -17,8 +17,7 @@ from retention_histories import (
     survivors,
 )
 
-from backupd.model import RetentionPolicy
-from backupd.retention import plan_retention
+from backupd.retention import RetentionPolicy, plan_retention
 
 pytestmark = pytest.mark.no_cover
 

@@ -8,8 +8,9 @@ import click
 from backupd.bootstrap.tasks import retention_rule, subjects_of_backups
 from backupd.cli import common, complete, output
 from backupd.config import Config
-from backupd.model import LOCAL_STORE, Generation, RetentionPlan
+from backupd.model import LOCAL_STORE, Generation
 from backupd.report import AnyReport
+from backupd.retention import RetentionPlan
 from backupd.tasks.context import local_inventory
 from backupd.tasks.prune import prune, release_hold
 from backupd.tasks.pruning_plan import PruningPlans

@@ -81,6 +81,8 @@ def restore_wanted_point(wanted: WantedPoint, options: Options, config: Config, 
     context = common.open_context_for_restore(config, progress, reading=options.dry_run)
     name = wanted.store or LOCAL_STORE
     with common.opened(name, config, context) as (archives, inventory):
+        if name == LOCAL_STORE:
+            _require_points(inventory, config, context)
         asking = is_to_be_confirmed("point", "only")
         accept = accept_shown if asking else _accepting(options)
         chosen, warning = _choose(wanted, name, inventory, config, context, accept, options)
@@ -98,6 +100,13 @@ def restore_wanted_point(wanted: WantedPoint, options: Options, config: Config, 
         choose = _choose_again(chosen, wanted, name, warning, context, dry_run=options.dry_run)
         restored = restore_point(choose, requests, archives, context)
     end_with_point(restored, config, options, planned=options.dry_run)
+
+
+def _require_points(inventory: Inventory, config: Config, context: TaskContext) -> None:
+    """Raise GenerationMissing, with the replicas that may have some, where the local store has no restore points."""
+    if config.replicas and not (inventory.points or inventory.refused_points):
+        ways = (f"restore from a replica: --from {name}" for name in config.replicas)
+        raise GenerationMissing(f"there is no restore point in {context.store.directory}", "; or ".join(ways))
 
 
 def restore_missing_point(wanted: WantedPoint, options: Options, config: Config, progress: Progress) -> NoReturn:
@@ -297,7 +306,7 @@ def _print(result: PointResult, zone: str, *, planned: bool) -> None:
             _print_files(part, planned=planned)
     output.print_notes(result.notes)
     if result.undo:
-        output.echo(f"undo of all: {result.undo}")
+        output.echo(f"undo{' of all' if len(result.parts) > 1 else ''}: {result.undo}")
 
 
 def _print_files(part: FilesRestoreResult, *, planned: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from backupd.config import kinds
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 
 
 class Table(BaseModel):

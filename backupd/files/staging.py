@@ -137,7 +137,7 @@ def damage_error(staged: Staged, generation: str) -> CopyCorrupt:
     more = f"; and {len(staged.damage) - _MAX_NAMED} more" if len(staged.damage) > _MAX_NAMED else ""
     return CopyCorrupt(
         f"{generation}: {counted(len(staged.damage), 'file')} cannot be restored: {named}{more}",
-        "use another generation, or this one from another store (backupd list)",
+        "use another restore point (backupd list --points), or this one from another store (--from NAME)",
     )
 
 

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple, Self
 
 from backupd.errors import SourceMissing, SourceUnusable, WorkerFailed, WorkerHung
 from backupd.files.selection import path_below
-from backupd.files.worker.walk import END, FILES_OF_A_MESSAGE, MESSAGE_BYTES, WalkReply, WalkRequest
+from backupd.files.worker.edits import END, FILES_OF_A_MESSAGE, MESSAGE_BYTES
+from backupd.files.worker.walk import WalkReply, WalkRequest
 from backupd.model import DirectoryFacts
 from backupd.system.fs import OPEN_FILES, opened
 from backupd.system.links import LINK_HINT, foreign_link

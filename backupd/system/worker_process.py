@@ -55,13 +55,14 @@ class WorkerProcess(Generic[Reply]):
         )
         self._stdout = pipe(self._process.stdout)
         self._received = self._lines()
+        self._has_failed = False  # by its own word: nothing is left for it to do
         send(self._process, json.dumps(request).encode() + b"\n")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_rest: object) -> None:
-        if error is None:  # one that waits for a further command ends by itself, and in order
+        if error is None or self._has_failed:  # one that waits for a further command ends by itself, and in order
             close_input(self._process)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
@@ -104,6 +105,7 @@ class WorkerProcess(Generic[Reply]):
                 case "event":
                     on_event(message["event"], message["message"])
                 case "error":
+                    self._has_failed = True
                     kind: type[BackupdError] = getattr(errors, message["error"])
                     raise kind(message["message"], message["hint"])
                 case _:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from backupd.errors import GenerationMissing
-from backupd.model import POINT, Pin, RetentionPlan, source_of
+from backupd.model import POINT, Pin, source_of
 from backupd.report import PruneDetails, RunReport
+from backupd.retention import RetentionPlan
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.events import (
     CopyForgotten,

@@ -4,8 +4,17 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 
-from backupd.model import POINT, Generation, Hold, Kept, Pin, Removed, RestorePoint, RetentionPlan, source_of
-from backupd.retention import keep_all, keep_more, plan_points, plan_retention, reasons_of_parts
+from backupd.model import POINT, Generation, Hold, Pin, RestorePoint, source_of
+from backupd.retention import (
+    Kept,
+    Removed,
+    RetentionPlan,
+    keep_all,
+    keep_more,
+    plan_points,
+    plan_retention,
+    reasons_of_parts,
+)
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.requests import RetentionRule

@@ -8,8 +8,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from backupd.model import Generation, Hold, Kept, Pin, Removed, RestorePoint, RetentionPlan
-from backupd.retention import NO_PINS, Parts, keep_all, keep_parts, plan_points, plan_retention
+from backupd.model import Generation, Hold, Pin, RestorePoint
+from backupd.retention import (
+    NO_PINS,
+    Kept,
+    Parts,
+    Removed,
+    RetentionPlan,
+    keep_all,
+    keep_parts,
+    plan_points,
+    plan_retention,
+)
 from backupd.tasks.context import TaskContext
 from backupd.tasks.inventory import Inventory, by_database
 from backupd.tasks.provenance import ForeignGenerations, Provenance, provenance_of

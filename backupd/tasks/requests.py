@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from backupd.errors import UsageError
 from backupd.formatting import printable
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.sqlite.discovery import Search
 from backupd.sqlite.worker.protocol import SnapshotSettings
 from backupd.system.resources import NORMAL, Priority

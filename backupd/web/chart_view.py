@@ -21,11 +21,11 @@ class ChartView:
 
 
 def size_chart(source: SourceHistory, localizer: Localizer) -> ChartView | None:
-    """Draw the sizes of database and archive; None without any."""
-    serieses = {
-        "snapshot": _series(source, lambda point: point.snapshot_bytes),
-        "archive": _series(source, lambda point: point.archive_bytes),
-    }
+    """Draw the sizes of database and archive, or of a set of files, whose archive is a list; None without any."""
+    serieses = {"snapshot": _series(source, lambda point: point.snapshot_bytes)}
+    if source.files is not None:
+        return _view("chart.files-summary", source, serieses, (), BYTES, human_bytes, localizer)
+    serieses["archive"] = _series(source, lambda point: point.archive_bytes)
     names = ("chart.database", "chart.archive")
     return _view("chart.size-summary", source, serieses, names, BYTES, human_bytes, localizer)
 

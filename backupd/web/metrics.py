@@ -42,10 +42,10 @@ _HELP: Final[Mapping[str, str]] = {
     "backupd_drill_recovery_seconds": "Duration of the last successful drill, from reading the store to the end.",
     "backupd_drill_data_age_seconds": "Age of the data that the last successful drill restored, at its start.",
     "backupd_drill_generation_timestamp_seconds": "Time of the generation that the last successful drill restored.",
-    "backupd_snapshot_size_bytes": "Size of the newest verified generation as a database.",
-    "backupd_archive_size_bytes": "Size of the newest verified generation as stored.",
+    "backupd_snapshot_size_bytes": "Size of the newest verified generation as a database, or of its files.",
+    "backupd_archive_size_bytes": "Size of the newest verified generation as stored; of files, of their list.",
     "backupd_generation_timestamp_seconds": "Time of the newest verified generation; earlier than the last "
-    "backup where the database has not changed since.",
+    "backup where the source has not changed since.",
     "backupd_generations": "Number of generations in the local store, verified or damaged.",
     "backupd_files": "Number of files in the newest verified generation of a set of files.",
     "backupd_files_size_bytes": "Size of all these files.",

@@ -140,6 +140,10 @@ TRANSLATIONS: Final[Mapping[str, Phrase]] = {
         "Size of {source} from {first} to {last}: latest database {snapshot}, latest archive {archive}.",
         "Tamaño de {source} del {first} al {last}: última base {snapshot}, última copia comprimida {archive}.",
     ),
+    "chart.files-summary": Phrase(
+        "Size of the files of {source} from {first} to {last}: latest {snapshot}.",
+        "Tamaño de los archivos de {source} del {first} al {last}: el último {snapshot}.",
+    ),
     "chart.duration-summary": Phrase(
         "Duration of the backups of {source} from {first} to {last}: latest {duration}.",
         "Duración de las copias de {source} del {first} al {last}: la última {duration}.",

@@ -212,6 +212,7 @@ def test_damaged_content_restores_nothing(app: App) -> None:
     done = app.typed("restore", "--point", "latest")
     assert done.code == 1
     assert "'dog.jpg'" in done.err
+    assert "use another restore point (backupd list --points), or this one from another store" in done.err
     assert (facts(app.uploads, inodes=True), transfers(app.database)) == (before, rows)
     assert kept_databases(app.database) == ()
     assert app.kept == []

@@ -101,6 +101,7 @@ def test_online_restore_blocked_by_app_gives_up_unchanged(typed: Keyboard, datab
         assert app.sql("SELECT count(*) FROM ledger") == [[2]]
 
 
+@pytest.mark.cover_processes
 def test_generation_with_other_page_size_is_refused_in_wal_mode(
     typed: Keyboard, database: Path, generation: str
 ) -> None:
@@ -119,6 +120,7 @@ def test_generation_with_other_page_size_is_refused_in_wal_mode(
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.cover_processes
 def test_generation_with_other_encoding_is_refused_and_app_continues(
     typed: Keyboard, database: Path, mode: str
 ) -> None:
@@ -192,6 +194,7 @@ def test_notes_and_checks_that_need_app_are_no_damage_after_online_restore(typed
         assert app.sql("SELECT count(*) FROM t NOT INDEXED") == [[1]]
 
 
+@pytest.mark.cover_processes
 def test_schema_of_another_engine_is_refused_online_with_hint(typed: Keyboard, database: Path) -> None:
     rewrite(database, "CREATE TABLE ledger(", "CREATE RANDOM TABLE ledger(")
     assert typed("backup").code == 3

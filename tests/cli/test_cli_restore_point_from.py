@@ -48,6 +48,8 @@ def test_point_is_restored_from_replica_where_local_part_is_damaged(app: Pointed
 
 def test_point_is_restored_on_new_machine(app: PointedApp, remote: Keyboard) -> None:
     lose(app)
+    empty = remote("restore", "--point", "latest")
+    assert (empty.code, "restore from a replica: --from offsite" in empty.err) == (1, True), empty
     done = remote("restore", "--point", "latest", "--from", "offsite")
     assert (done.code, app.rows) == (0, NEW), done
     assert done.err.count("warning: offsite holds 1 generation by store ") == 1, "all sources in one sentence"

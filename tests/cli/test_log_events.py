@@ -15,8 +15,8 @@ import pytest
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import open_catalog
 from backupd.log import Event, open_log
-from backupd.model import RetentionPolicy
 from backupd.report import BackupDetails, DrillDetails, DrillReport, ReplicationDetails, RunReport, report_facts
+from backupd.retention import RetentionPolicy
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import back_up_together, backup

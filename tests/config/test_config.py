@@ -9,7 +9,7 @@ import pytest
 from backupd.config import Config, load_config, to_toml
 from backupd.config.load import merge
 from backupd.errors import ConfigError
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 
 DATABASE = {"BACKUPD_DATABASE": "/app/data/tasks.db"}
 NOWHERE = Path("/no/such/directory")

@@ -12,13 +12,13 @@ from backupd import __version__
 from backupd.catalog import open_catalog
 from backupd.daemon.notifier import INTERVAL_S, Notifier
 from backupd.health import Limit
-from backupd.model import RetentionPolicy
 from backupd.notifications.apprise import Sender
 from backupd.notifications.delivery import NotificationOptions, examine_messages
 from backupd.notifications.deploy import App
 from backupd.notifications.message import Channel, Message, parse_channels
 from backupd.pings import Monitor
 from backupd.report import RunDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.schedule import Schedule
 from backupd.status.current import StatusScope, read_status
 from backupd.tasks.backup import backup

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from forks import hit
 
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.context import read_inventory

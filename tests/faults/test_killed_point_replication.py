@@ -18,8 +18,8 @@ from forks import BY_CTYPES, CHANGES, hit
 
 from backupd.log import null_log
 from backupd.masking import Mask
-from backupd.model import RetentionPolicy
 from backupd.report import ReplicationDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore

@@ -1,5 +1,6 @@
 """A restore of a point whose second swap fails: the first one is undone, or it is said that it has to be."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from pairs import NEW, OLD, Pair, make_pair
+from test_killed_point_files import NEW as NEW_TRANSFERS
+from test_killed_point_files import OLD as OLD_TRANSFERS
+from test_killed_point_files import App
 from workspaces import Workspace
 
 from backupd.log import Event
@@ -18,6 +22,14 @@ from support.faults import BackupdRunner
 from support.fork_server import CommandResult
 from support.processes import wait_until
 
+STARTS = """
+import json, os, sqlite3, sys
+open(sys.argv[1], "rb").close()  # waits for a lease; sqlite3 itself asks with O_RDWR
+rows = sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM ledger").fetchone()[0]
+names = sorted(name for name in os.listdir(sys.argv[2]) if not name.startswith("."))
+print(json.dumps([rows, names]), flush=True)
+input()
+"""
 OPENS = "import sys; file = open(sys.argv[1], 'rb'); print(len(file.read()), flush=True); input()"
 
 
@@ -151,3 +163,43 @@ def test_journal_that_another_process_removes_is_reported(pair: Pair, runner: Ba
     for source in ("tasks", "notes"):
         assert runner.run(["restore", "--undo", "--source", source], pair.environ).code == 0
     assert pair.found() == [OLD, OLD]
+
+
+def test_app_that_starts_while_files_are_put_in_place_waits_and_finds_all_as_it_was(
+    runner: BackupdRunner, tmp_path: Path
+) -> None:
+    app, openers = App(tmp_path / "app"), list[subprocess.Popen[str]]()
+    app.make(runner)
+    before = app.state()
+
+    def start() -> None:
+        command = [sys.executable, "-c", STARTS, str(app.database), str(app.uploads)]
+        openers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        wait_until(lambda: is_waiting(openers[0].pid))
+
+    moment = Moment((app.uploads / "2026" / "cat").exists, start)
+    ended = runner.run(["restore", "--point", "latest"], app.environ, watch=moment)
+    assert moment.came
+    assert ended.code == 75, ended
+    assert f"{app.database} was opened during the swap" in ended.err
+    (started,) = openers
+    assert json.loads(started.communicate("\n")[0]) == [OLD_TRANSFERS, ["dog", "stays"]]
+    assert app.state() == before
+    assert runner.run(["restore", "--point", "latest"], app.environ).code == 0
+    assert app.state() != before
+
+
+def test_app_that_starts_after_the_files_finds_the_new_database_with_them_as_soon_as_it_is_there(
+    runner: BackupdRunner, tmp_path: Path
+) -> None:
+    app, openers = App(tmp_path / "app"), list[subprocess.Popen[str]]()
+    app.make(runner)
+    command = [sys.executable, "-c", STARTS, str(app.database), str(app.uploads)]
+
+    def start() -> None:
+        openers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+
+    moment = Moment(swapped(app.database), start)
+    ended = runner.run(["restore", "--point", "latest"], app.environ, watch=moment)
+    assert ended.code == 0, ended
+    assert json.loads(openers[0].communicate("\n")[0]) == [NEW_TRANSFERS, ["2026", "dog", "stays"]]

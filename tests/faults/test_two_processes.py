@@ -14,7 +14,7 @@ import pytest
 from workspaces import RECOVERY_EVENTS, Workspace, assert_listed, assert_tidy, events, verify_generation, write
 
 from backupd.log import Event, null_log
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext

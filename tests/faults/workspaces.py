@@ -22,7 +22,8 @@ from typing import Any
 
 from backupd.archive.manifest import decode_manifest
 from backupd.log import Event, open_log
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest, RetentionPolicy
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, Manifest
+from backupd.retention import RetentionPolicy
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext

@@ -14,8 +14,8 @@ import pytest
 from backupd.catalog import open_catalog
 from backupd.health import Limit
 from backupd.log_reader import last_lines
-from backupd.model import RetentionPolicy
 from backupd.report import DrillDetails, DrillReport, RunDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.schedule import Planned, Schedule
 from backupd.status import history as status_history
 from backupd.status.current import StatusScope

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backupd.health import Health, HealthFacts
-from backupd.status.model import NextRun, TaskFigures
+from backupd.status.model import NextRun, PointFigures, TaskFigures
 from backupd.status.text import status_lines
 from support.web_site import BACKUP, ILL, NOW, WELL, status_of
 
@@ -77,3 +77,17 @@ def test_missing_catalog_before_first_run_is_no_problem() -> None:
     assert [line for line in lines if line.startswith("  what to do")] == [
         "  what to do: run backupd backup --source tasks now; if it fails, backupd doctor finds the cause"
     ]
+
+
+def test_newest_restore_point_is_told_with_its_age_and_spread() -> None:
+    parts = ("tasks-20261125-1100", "uploads-20261125-1100")
+    point = PointFigures("point-20261125-1100", NOW - timedelta(hours=3), 3, parts, sound=True, stores=("local",))
+    told = {
+        "restore point    point-20261125-1100: 3 h old, 2 parts at most 3 ms apart, 7 in all": point,
+        "restore point    point-20261125-1100: 3 h old, nothing has changed since, 2 parts at most 3 ms apart, "
+        "7 in all": replace(point, current=True),
+        "restore point    none of 7 IS SOUND | what to do: backupd list --points": None,
+    }
+    for line, newest in told.items():
+        assert line in status_lines(replace(status_of(WELL), point=newest, points=7))
+    assert not [line for line in status_lines(status_of(WELL)) if line.startswith("restore point")]

@@ -11,10 +11,11 @@ from backupd.catalog import open_catalog
 from backupd.daemon.notifier import observe
 from backupd.errors import ErrorKind
 from backupd.health import Health, Limit
-from backupd.model import RetentionPolicy, Task
+from backupd.model import Task
 from backupd.notifications.planner import facts_of
 from backupd.problems import ProblemSeverity
 from backupd.report import RunDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.schedule import Planned
 from backupd.status.current import StatusScope
 from backupd.status.history import read_history

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import Hold, RetentionPolicy
+from backupd.model import Hold
+from backupd.retention import RetentionPolicy
 from backupd.stores.state import Holds, Quarantine
 from backupd.tasks.context import TaskContext
 from backupd.tasks.prune import prune

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from backupd.catalog import RunSummary
 from backupd.health import Failure, Freshness, Health, HealthFacts
-from backupd.model import Generation, Outcome, RetentionPolicy, Task, generation_id
-from backupd.retention import plan_retention
+from backupd.model import Generation, Outcome, Task, generation_id
+from backupd.retention import RetentionPolicy, plan_retention
 from backupd.schedule import Schedule
 from backupd.status.calendar import SourceRecords, judge_days, runs_by_day
 from backupd.status.model import (

@@ -13,8 +13,9 @@ from typing import Protocol
 
 from backupd.archive.manifest import decode_manifest
 from backupd.errors import ReplicaUnreachable
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
 from backupd.report import ReplicationDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.sftp.auth import Credentials
 from backupd.stores.sftp.connection import SftpConnection, Timeouts, connection_errors

@@ -10,7 +10,8 @@ import pytest
 
 from backupd.archive.manifest import decode_manifest
 from backupd.catalog import open_catalog
-from backupd.model import Pin, RetentionPolicy
+from backupd.model import Pin
+from backupd.retention import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, read_inventory
 from backupd.tasks.prune import pin_generation, prune

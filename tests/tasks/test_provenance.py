@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RetentionPolicy
 from backupd.report import AnyReport
+from backupd.retention import RetentionPolicy
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import GenerationMissing, RemovalRefused
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore
 from backupd.tasks.backup import backup

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext, local_inventory
 from backupd.tasks.prune import prune, release_hold

@@ -13,7 +13,8 @@ import pytest
 
 from backupd.errors import HostKeyRefused, LoginFailed
 from backupd.log import open_log
-from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX, RetentionPolicy
+from backupd.model import ARCHIVE_SUFFIX, MANIFEST_SUFFIX
+from backupd.retention import RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from backupd.log import null_log
-from backupd.model import LOCAL_STORE, RetentionPolicy
+from backupd.model import LOCAL_STORE
 from backupd.report import AnyReport
+from backupd.retention import RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.stores.local import DirectoryStore

@@ -12,8 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from backupd.archive.manifest import decode_point, encode_point
-from backupd.model import ARCHIVE_SUFFIX, LIST_SUFFIX, POINT_SUFFIX, RetentionPolicy, source_of
+from backupd.model import ARCHIVE_SUFFIX, LIST_SUFFIX, POINT_SUFFIX, source_of
 from backupd.report import ReplicationDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.stores.contract import Replica
 from backupd.stores.directory_replica import DirectoryReplica
 from backupd.system.directory import Directory

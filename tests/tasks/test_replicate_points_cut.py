@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.context import TaskContext
 from backupd.tasks.requests import BackupRequest, ReplicationRequest, RetentionRule

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupd.model import Generation, Hold, Kept, PointPart, RestorePoint, RetentionPolicy, generation_id
+from backupd.model import Generation, Hold, PointPart, RestorePoint, generation_id
+from backupd.retention import Kept, RetentionPolicy
 from backupd.tasks.provenance import ForeignGenerations
 from backupd.tasks.replication_plan import PointsPlan, ReplicationPlan, ReplicationPlans, plan_replication
 from backupd.tasks.requests import ReplicationRequest, RetentionRule

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backupd.model import Hold, RetentionPolicy
+from backupd.model import Hold
+from backupd.retention import RetentionPolicy
 from backupd.stores.contents import LocalContents
 from backupd.tasks.clean import clean
 from backupd.tasks.context import read_inventory

@@ -14,8 +14,9 @@ import pytest
 from backupd.archive.manifest import decode_point
 from backupd.catalog import open_catalog
 from backupd.errors import LockHeld
-from backupd.model import NoProgress, RetentionPolicy
+from backupd.model import NoProgress
 from backupd.report import BackupDetails, RunReport
+from backupd.retention import RetentionPolicy
 from backupd.system.file_lock import file_lock
 from backupd.tasks.backup import Backups, back_up_together
 from backupd.tasks.context import TaskContext

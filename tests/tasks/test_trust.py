@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupd.errors import CopyCorrupt, GenerationMissing
-from backupd.model import RetentionPolicy
+from backupd.retention import RetentionPolicy
 from backupd.tasks.backup import backup
 from backupd.tasks.choice import choose_database
 from backupd.tasks.context import TaskContext, local_inventory

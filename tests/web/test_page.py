@@ -279,4 +279,8 @@ def test_restore_points_and_files_are_shown_with_the_command_that_restores_them(
     assert text.count("nothing has changed since") == 1
     assert "12,345 files, 2.1 GiB" in text
     assert "+12 files, +3.0 MiB" in text
+    english, spanish = (site.ask("/", Accept_Language=language).text for language in ("en", "es"))
+    assert "Size of the files of uploads from " in english
+    assert "Tamaño de los archivos de uploads del " in spanish
+    assert not re.search("Size of uploads|Tamaño de uploads", english + spanish), "their archive is a list"
     assert "backupd restore uploads-" not in text, "files come back with their restore point"

@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 
 from backupd.gate.model import STEPS, DeployState, StepState
-from backupd.model import RetentionPolicy, Severity, Task
+from backupd.model import Severity, Task
 from backupd.problems import ProblemKind
-from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE
+from backupd.retention import DAMAGED, FUTURE, LAST_VERIFIED, UNREADABLE, RetentionPolicy
 from backupd.status import history
 from backupd.web import (
     gate_hint_translations,

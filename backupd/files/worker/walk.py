@@ -1,17 +1,11 @@
 """Walk a directory as its owner, and tell how it differs from an index; then tell what has changed since the walk.
 
-Run as `python -m backupd.files.worker.walk`. Edits of the index go over a socket, in messages that the parent asks for:
-
-    =N          the next N lines of the index hold still
-    -N          the next N lines are gone, or another one follows
-    +LINE       a new line, without its day; the content of a file is `?`, its open descriptor comes with the message
-
-A second command tells what has changed since, as lines alone, in no order. Names are looked up in directories that are
-held open, and no link is followed, whatever is exchanged meanwhile.
+Run as `python -m backupd.files.worker.walk`. What differs goes to the parent as edits of the index (`edits.py`). A
+second command tells what has changed since, as new lines alone, in no order. Names are looked up in directories that
+are held open, and no link is followed, whatever is exchanged meanwhile.
 """
 
 import errno
-import json
 import os
 import socket
 import stat
@@ -25,15 +19,12 @@ from backupd.archive.file_list import escaped
 from backupd.errors import SourceReplaced
 from backupd.files.index import DAY_DIGITS, GRAIN_NS, day_of, key_of, order_of
 from backupd.files.selection import LOST_AND_FOUND
+from backupd.files.worker.edits import Edits
 from backupd.system.owners import become_owner
 from backupd.system.path_patterns import excluded
 from backupd.system.worker import ParentPipe, serve
 
-MESSAGE_BYTES: Final = 96 << 10  # at most: the socket's buffer takes more
-FILES_OF_A_MESSAGE: Final = 64
-END: Final = b"."
 _COMMAND_BYTES: Final = 32
-_FULL_BYTES: Final = 32 << 10
 _MAX_DEPTH: Final = 256
 _MAX_PATH_BYTES: Final = 4000
 _MAX_NAME_BYTES: Final = 255
@@ -91,7 +82,7 @@ class _Known(NamedTuple):
 class Walk:
     """One walk, and what it remembers of it."""
 
-    def __init__(self, request: WalkRequest, out: "_Edits") -> None:
+    def __init__(self, request: WalkRequest, out: Edits) -> None:
         self._request, self._out = request, out
         self._files = excluded(request["exclude"], directories=False)
         self._directories = excluded(request["exclude"], directories=True)
@@ -401,70 +392,11 @@ class _Lines:
         return not self.line.startswith(b"\t") and bool(self.line)
 
 
-class _Edits:
-    """The edits that the parent has not asked for yet, at most one message of them."""
-
-    def __init__(self, peer: socket.socket, most_together: int) -> None:
-        self._peer, self._most_together = peer, most_together
-        self._count, self._sign = 0, b"="
-        self._parts = list[bytes]()
-        self._size = 0
-        self._descriptors = list[int]()
-
-    def keep(self, count: int) -> None:
-        if self._sign == b"=":
-            self._count += count
-        elif count:
-            self._run(b"=", count)
-
-    def drop(self) -> None:
-        if self._sign == b"-":
-            self._count += 1
-        else:
-            self._run(b"-")
-
-    def add(self, line: bytes, descriptor: int) -> None:
-        self._run(b"=", 0)
-        self._append(b"+%s\n" % line)
-        if descriptor >= 0:
-            self._descriptors.append(descriptor)
-        if self._size >= _FULL_BYTES or len(self._descriptors) == self._most_together:
-            self._send()
-
-    def end(self, reply: WalkReply) -> None:
-        """Send the rest, and what the walk has seen; begin anew."""
-        self._run(b"=", 0)
-        self._send()
-        self._append(END + json.dumps(reply).encode())
-        self._send()
-
-    def _run(self, sign: bytes, count: int = 1) -> None:
-        if self._count:
-            self._append(b"%s%d\n" % (self._sign, self._count))
-        self._sign, self._count = sign, count
-
-    def _append(self, part: bytes) -> None:
-        if self._size + len(part) > MESSAGE_BYTES:
-            self._send()
-        self._parts.append(part)
-        self._size += len(part)
-
-    def _send(self) -> None:
-        if not self._parts:
-            return
-        if not self._peer.recv(1):  # the parent has ended
-            raise SystemExit
-        socket.send_fds(self._peer, [b"".join(self._parts)], self._descriptors)
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._parts, self._size, self._descriptors = [], 0, []
-
-
 def serve_walk(request: WalkRequest, _parent: ParentPipe) -> None:
     """Walk, and after the end of that look again as often as the parent commands."""
     become_owner(request["uid"], request["gid"])
     with socket.socket(fileno=request["socket"]) as peer:
-        walk = Walk(request, _Edits(peer, request["most_together"]))
+        walk = Walk(request, Edits(peer, request["most_together"]))
         walk.walk()
         while command := peer.recv(_COMMAND_BYTES):
             walk.rescan(int(command))

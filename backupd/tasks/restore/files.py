@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from backupd.archive.file_list import MAX_LINE_BYTES, FileEntry, decode_entries
 from backupd.errors import NoSpace, RestoreFailed, TargetRefused
@@ -40,8 +40,6 @@ from backupd.tasks.restore.files_left import KeptFiles, discard_unused, opened_s
 from backupd.tasks.restore.point_journal import PartPlace
 from backupd.tasks.run import RestoreRun
 from backupd.tasks.verify import marking_damage
-
-_HINT: Final = "use another generation, or this one from another store (backupd list)"
 
 
 @dataclass(frozen=True, slots=True)

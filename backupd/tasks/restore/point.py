@@ -1,6 +1,7 @@
 """Restore the parts of a point: all of them or none.
 
-    lock, recover -> inspect all -> space for all -> prepare all -> settle all -> lease all -> swap one after the other
+    lock, recover -> inspect all -> space for all -> prepare all -> settle all -> lease all -> swap one after the other,
+    sets of files before databases
 
 A part that cannot be swapped undoes the ones before it. `point_undo` takes a restore back in the same way.
 """
@@ -18,7 +19,7 @@ from backupd.model import POINT, AnyManifest, FilesManifest, Manifest
 from backupd.report import RestoreDetails, RunReport
 from backupd.sqlite.history import PointRestore
 from backupd.sqlite.source import real_path
-from backupd.sqlite.target import lease_all, restore_locks
+from backupd.sqlite.target import Target, lease_all, restore_locks
 from backupd.stores.contract import Archives
 from backupd.system.directory import Directory
 from backupd.system.resources import require_space
@@ -233,10 +234,15 @@ def replace_all(
                 with defer_signals(), _concluded(journal, context, run, stopped=stopped) as committed:
                     for part, swap in zip(prepared, swaps, strict=True):
                         _write_copy(part, replace(journal, swap=swap))
-                    for part, target in zip(prepared, targets, strict=True):
+                    # An app that starts now opens its database first, and waits for the lease until all is decided.
+                    for part, target in sorted(zip(prepared, targets, strict=True), key=_is_database):
                         part.commit(leases[target.path] if target else None)
                         committed.append(part)
         return tuple(part.result() for part in prepared)
+
+
+def _is_database(one: tuple[PreparedPart, Target | None]) -> bool:
+    return one[0].place.kind == "database"
 
 
 def _write_copy(part: PreparedPart, journal: PointJournal) -> None:

@@ -150,6 +150,7 @@ def undo_point(requests: Sequence[AnyRestoreRequest], context: TaskContext) -> P
         without_elsewhere(),
         locked_targets(requests, run, context),
     ):
+        run.details = RestoreDetails(generation=together.point)
         results = replace_all(inspected(run), together.point, run, context, stopped=requests[0].stopped)
         undo = requests[0].undo_command
         result = PointResult(together.point, None, None, dry_run=False, parts=results, undo=undo)
