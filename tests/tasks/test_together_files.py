@@ -15,6 +15,7 @@ import pytest
 
 from backupd.model import NoProgress
 from backupd.report import BackupDetails, RunReport
+from backupd.sqlite.target import restore_lock
 from backupd.tasks.backup import Backups, back_up_together
 from backupd.tasks.files.backup import SetsOfRun
 from backupd.tasks.requests import AnyBackupRequest, BackupRequest
@@ -222,6 +223,19 @@ def test_database_whose_pin_is_lost_after_the_files_were_looked_at_degrades_them
     done = run(files, database(files), files.request)
     assert [report.outcome for report in done.reports] == ["published", "degraded"]
     assert done.reports[1].warnings == ("app was copied after uploads: its newest rows may lack their files",)
+
+
+def test_what_a_killed_restore_unpacked_is_removed_and_not_taken_for_a_file(files: FileSet) -> None:
+    make_app(files)
+    whole = replace(files.request, path=files.root, databases=(files.root / "app.db",), exclude=("uploads/",))
+    unpacked = files.root / ".app.db.0badf00d.part"
+    unpacked.write_bytes((files.root / "app.db").read_bytes())
+    with restore_lock(files.root / "app.db"):
+        run(files, database(files))
+        assert unpacked.exists(), "a restore is running"
+    done = run(files, database(files), whole)
+    assert [(report.outcome, report.warnings) for report in done.reports] == [("unchanged", ()), ("published", ())]
+    assert not unpacked.exists()
 
 
 def test_missing_directory_of_files_fails_alone(files: FileSet) -> None:

@@ -10,10 +10,17 @@ from typing import Final
 from backupd.errors import RestoreFailed, TargetInUse, TargetRefused
 from backupd.files.restoration import RUNNING, restorations
 from backupd.sqlite.database_files import DatabasePlace, side_files
-from backupd.sqlite.history import finish_online_restore, pending_online_restore, point_journal_name, took_effect
+from backupd.sqlite.history import (
+    finish_online_restore,
+    is_part_file,
+    pending_online_restore,
+    point_journal_name,
+    took_effect,
+)
 from backupd.sqlite.source import real_path
-from backupd.sqlite.swap import pending_swap, recover_swap
+from backupd.sqlite.swap import pending_swap, recover_swap, sweep_parts
 from backupd.sqlite.target import restore_lock, restore_locks
+from backupd.system.file_lock import directory_lock
 from backupd.system.owners import ownership_hint
 from backupd.tasks.context import TaskContext
 from backupd.tasks.events import RestoreRecovered
@@ -81,12 +88,14 @@ def restore_left(path: Path) -> bool:
 def recover_before_backup(path: Path, context: TaskContext) -> str:
     """Recover a killed restore before a backup; returns the problem where that fails, and the backup goes on.
 
-    Raises LockHeld while another restore puts a database in place.
+    What one has only unpacked beside the database is removed, unless a restore is running. Raises LockHeld while
+    another restore puts a database in place.
     """
     try:
         if restore_left(path):
             with restore_lock(path):
                 recover_restore(path, context)
+        _sweep_unpacked(path)
     except (TargetRefused, TargetInUse) as error:
         return f"{error.message}: {error.hint}"
     except PermissionError:  # the backup fails for the same reason, and reports it
@@ -94,6 +103,16 @@ def recover_before_backup(path: Path, context: TaskContext) -> str:
     except OSError as error:
         return f"a killed restore of {path} could not be recovered: {error}"
     return ""
+
+
+def _sweep_unpacked(path: Path) -> None:
+    target = real_path(path)
+    with suppress(OSError), _opened(target) as place:
+        if place is None or not any(is_part_file(name, place.name) for name in place.names()):
+            return
+        with directory_lock(target.parent, timeout_s=0) as is_held:  # an OSError where there are no locks (NFS)
+            if is_held:
+                sweep_parts(place)
 
 
 def recover_files(path: Path, context: TaskContext, *, held: Iterable[Path] = (), stopped: bool = False) -> None:
