@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -16,11 +17,18 @@ from support.daemon import running_daemon, wait_until
 HEAVY_ROWS = 400_000
 
 
+@pytest.fixture(scope="module")
+def heavy_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that takes seconds to back up, made once; tests get copies of it."""
+    path = tmp_path_factory.mktemp("heavy") / "heavy.db"
+    make_bank(path, rows=HEAVY_ROWS)
+    return path
+
+
 @pytest.fixture
-def heavy(backupd: Backupd, database: Path) -> Backupd:
+def heavy(backupd: Backupd, database: Path, heavy_bank: Path) -> Backupd:
     """The command on a database that takes seconds to back up."""
-    make_bank(database.parent / "heavy.db", rows=HEAVY_ROWS)
-    (database.parent / "heavy.db").replace(database)
+    shutil.copyfile(heavy_bank, database)
     return backupd
 
 
